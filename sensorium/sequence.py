@@ -1,0 +1,207 @@
+"""The one data type: what every data source yields, and what every model reads.
+
+    Sample(segments)  --render.py-->  Sequence: ids (T)  modality (T)  position (T, 3)  doc (T)  branch (T)  weight (T)
+                                                spans [Span]   items {kind: [Item]}
+
+Packed is the only layout: a batch is a longer Sequence, and `doc` keeps its samples apart. Within a document, tokens of
+`branch` 0 are the trunk; every branch b > 0 continues from the end of the trunk and sees the trunk and itself only. So
+ten questions about one picture cost one picture, and the four options of a multiple choice cost one prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+KINDS = ("text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state")
+Kind = Literal["text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state"]
+Mode = Literal["embed", "token", "latent", "memory"]
+
+
+@runtime_checkable
+class Media(Protocol):
+    """A picture, clip or sound that is decoded only when it is needed."""
+
+    def key(self) -> str:
+        """sha256 (hex) of what the content is made from; equal keys mean equal decoded content."""
+        ...
+
+    def shape(self) -> tuple[int, ...]:
+        """Extent of the decoded content, (height, width) for a picture, read without decoding pixels."""
+        ...
+
+    def load(self) -> Any:
+        """Decoded content: a PIL image in mode RGB for a picture. Raises MediaError, which names the file."""
+        ...
+
+
+class MediaError(ValueError):
+    """A media file cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One piece of an interleaved sample.
+
+    kind   one of KINDS
+    data   str for text; Media for a picture, clip or sound; plain numbers for boxes, states and actions
+    role   "system", "user", "assistant", "tool"; None in plain (not chat) samples
+    train  whether its tokens carry loss; None means the recipe's rule: only what the assistant says
+    branch 0 for what every branch shares; segments of branch b > 0 see the trunk and their own branch only
+    start, end  seconds, for content with time
+    call_id, keep  the tool call a result answers, and how long it is retained
+    """
+
+    kind: Kind
+    data: Any
+    role: str | None = None
+    train: bool | None = None
+    branch: int = 0
+    start: float | None = None
+    end: float | None = None
+    call_id: str | None = None
+    keep: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Segments in order, with where they came from. `cost` estimates its tokens before anything is decoded."""
+
+    segments: tuple[Segment, ...]
+    id: str = ""
+    source: str = ""
+    cost: int | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    """What evaluation needs and the model never sees: expected answers, boxes, the concept's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of tokens that an item fills: `ids[start : start + length]` are placeholders."""
+
+    kind: Kind
+    start: int
+    length: int
+    item: int
+    mode: Mode = "embed"
+    op: Literal["replace", "add"] = "replace"
+    layer: int | None = None
+    route: int | None = None
+    time: float | None = None
+    visible: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture, clip or sound, ready for its encoder.
+
+    data      what the encoder reads; a picture is (views, 3, H, W), the first view the whole picture, then its tiles
+    shape     extent of the original, (height, width) for a picture
+    key       content hash; with the encoder's fingerprint it addresses the feature cache
+    features  (N, D) what a frozen encoder made of it earlier; then `data` may be None
+    """
+
+    data: Tensor | None
+    shape: tuple[int, ...]
+    key: str = ""
+    features: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Item:
+        moved = [None if tensor is None else tensor.to(device) for tensor in (self.data, self.features)]
+        return Item(moved[0], self.shape, self.key, moved[1])
+
+
+@dataclass(slots=True)
+class Sequence:
+    """Packed tokens of one or more documents.
+
+    ids       (T) or (T, K) for K parallel streams, long
+    modality  (T) uint8, an index into KINDS
+    position  (T, 3) long: time, row, column; one-dimensional schemes read column 0
+    doc       (T) int, non-decreasing
+    branch    (T) int, 0 on the trunk
+    weight    (T) or (T, K) float, the loss weight of predicting this token
+    """
+
+    ids: Tensor
+    modality: Tensor
+    position: Tensor
+    doc: Tensor
+    branch: Tensor
+    weight: Tensor
+    spans: list[Span] = field(default_factory=list)
+    items: dict[str, list[Item]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def documents(self) -> int:
+        return int(self.doc[-1]) + 1 if len(self) else 0
+
+    @classmethod
+    def pack(cls, parts: Many[Sequence]) -> Sequence:
+        """Concatenate; documents and items are renumbered, spans are moved along."""
+        if not parts:
+            raise ValueError("nothing to pack: give at least one Sequence")
+        docs, spans, items = [], [], {}
+        tokens = documents = 0
+        for part in parts:
+            docs.append(part.doc + documents)
+            for span in part.spans:
+                offset = len(items.get(span.kind, ()))
+                spans.append(replace(span, start=span.start + tokens, item=span.item + offset))
+            for kind, members in part.items.items():
+                items.setdefault(kind, []).extend(members)
+            tokens += len(part)
+            documents += part.documents
+        names = ("ids", "modality", "position", "branch", "weight")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(doc=torch.cat(docs), spans=spans, items=items, **joined)
+
+    def unpack(self) -> Iterator[Sequence]:
+        """The documents one by one: the inverse of `pack`."""
+        lengths = torch.bincount(self.doc, minlength=self.documents).tolist()
+        start = 0
+        for number, length in enumerate(lengths):
+            stop = start + length
+            spans, items = [], {}
+            for span in self.spans:
+                if start <= span.start < stop:
+                    members = items.setdefault(span.kind, [])
+                    spans.append(replace(span, start=span.start - start, item=len(members)))
+                    members.append(self.items[span.kind][span.item])
+            names = ("ids", "modality", "position", "branch", "weight")
+            cut = {name: getattr(self, name)[start:stop] for name in names}
+            yield Sequence(doc=self.doc[start:stop] - number, spans=spans, items=items, **cut)
+            start = stop
+
+    def predecessor(self) -> Tensor:
+        """(T) the index of the token each token is predicted from, -1 for the first of a document.
+
+        That is the token before, except for the first token of a branch, which continues from the trunk's last.
+        """
+        index = torch.arange(len(self), device=self.ids.device)
+        before = index - 1
+        first = torch.ones_like(index, dtype=torch.bool)
+        first[1:] = self.doc[1:] != self.doc[:-1]
+        before = torch.where(first, -1, before)
+        starts = torch.zeros_like(first)
+        starts[1:] = (self.branch[1:] != self.branch[:-1]) & ~first[1:]
+        if bool(starts.any()):
+            trunk = torch.full((self.documents,), -1, dtype=before.dtype, device=before.device)
+            on_trunk = self.branch == 0
+            trunk.scatter_reduce_(0, self.doc[on_trunk].long(), index[on_trunk], "amax")
+            before = torch.where(starts, trunk[self.doc.long()], before)
+        return before
+
+    def to(self, device: torch.device | str) -> Sequence:
+        names = ("ids", "modality", "position", "doc", "branch", "weight")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        items = {kind: [item.to(device) for item in members] for kind, members in self.items.items()}
+        return Sequence(spans=self.spans, items=items, **moved)
