@@ -1,0 +1,59 @@
+"""What every part is, and how features travel from an encoder to a connector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sensorium.config import Config, owned
+
+
+class Part(nn.Module):
+    """A module with a nested frozen `Config`; `Config.build(...)` makes it."""
+
+    Config: type[Config]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owned(cls)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How the features of one item are laid out.
+
+    Without `tiles`: frames x rows x cols features, row-major. With tiles (R, C), any-resolution pictures: the
+    whole-picture view first, then R x C tile views in row-major order, each rows x cols features.
+
+    size  (height, width) of the original picture in pixels, where a connector needs its aspect ratio
+    """
+
+    rows: int
+    cols: int
+    frames: int = 1
+    tiles: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def views(self) -> int:
+        """Pictures the encoder sees for this item."""
+        return self.frames if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
+
+    @property
+    def tokens(self) -> int:
+        """Features the encoder returns for this item."""
+        return self.views * self.rows * self.cols
+
+
+@dataclass(slots=True)
+class Features:
+    """Packed features of several items: values (N, D), N = sum of grid.tokens."""
+
+    values: Tensor
+    grids: list[Grid]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [grid.tokens for grid in self.grids]
