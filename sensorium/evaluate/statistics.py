@@ -196,4 +196,4 @@ def _by_group(array: Floats, groups: Sequence[Hashable] | None) -> tuple[Floats,
         raise ValueError(f"groups must name one group per item: {len(groups)} groups, {len(array)} items")
     number: dict[Hashable, int] = {}
     index = np.array([number.setdefault(group, len(number)) for group in groups])
-    return np.bincount(index, weights=array), np.bincount(index).astype(np.float64)
+    return np.bincount(index, weights=array).astype(np.float64), np.bincount(index).astype(np.float64)
