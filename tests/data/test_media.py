@@ -232,7 +232,7 @@ def test_decompression_bombs_are_refused_before_decoding(tmp_path: Path):
     path = tmp_path / "bomb.png"
     path.write_bytes(png(60_000, 60_000, b"", depth=8, colour=0))
     refused(path, "pixels")
-    with pytest.raises(MediaError, match="bomb.png"):
+    with pytest.raises(MediaError, match=r"bomb\.png"):
         PictureFile(path).shape()
     small = encode(Image.new("RGB", (101, 100)), "PNG")
     refused(small, "101 x 100 = 10,100 pixels", "10,000", limits=Limits(max_pixels=10_000))
@@ -290,14 +290,13 @@ def test_damaged_bytes_decode_or_raise_media_error(data: bytes, edits, keep: flo
     for place, value in edits:
         damaged[int(place * (len(damaged) - 1))] = value
     picture = PictureFile(bytes(damaged[: max(1, int(len(damaged) * max(keep, 0.5)))]), limits=Limits(max_pixels=10**6))
-    try:
+    try:  # any other exception fails the test
         shape = picture.shape()
         loaded = picture.load()
-    except MediaError as error:
-        assert "picture given as bytes" in str(error)
-    else:
-        assert loaded.mode == "RGB"
-        assert (loaded.height, loaded.width) == shape
+    except MediaError:
+        return
+    assert loaded.mode == "RGB"
+    assert (loaded.height, loaded.width) == shape
 
 
 def test_limits_are_a_typed_value():
