@@ -1,0 +1,142 @@
+"""A stack of blocks with optional token embedding and head."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sensorium.config import Config
+from sensorium.mask import Layout
+from sensorium.nn.block import Block
+from sensorium.nn.norm import Norm
+from sensorium.nn.part import Part
+from sensorium.nn.rope import Rope, signed
+
+if TYPE_CHECKING:
+    from sensorium.infer.cache import Cache
+
+
+class Backbone(Part):
+    """Embedding -> blocks -> norm -> head.
+
+    vocab       0: the stack reads embeddings only and has no head (a ViT)
+    rope        rotary positions; None when positions are learned or come from outside
+    positions   number of learned absolute positions (BERT, GPT-2); 0: none
+    embed_norm  normalise the embeddings before the first block (BERT)
+    final_norm  normalise after the last block
+    tied        the head is the embedding transposed
+    """
+
+    class Config(Config):
+        width: int
+        depth: int
+        block: Block.Config
+        vocab: int = 0
+        rope: Rope.Config | None = None
+        positions: int = 0
+        embed_norm: bool = False
+        final_norm: bool = True
+        tied: bool = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embed = nn.Embedding(config.vocab, width) if config.vocab else None
+        self.place = nn.Embedding(config.positions, width) if config.positions else None
+        self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
+        self.blocks = nn.ModuleList(config.block.build(width) for _ in range(config.depth))
+        self.norm = config.block.norm.build(width) if config.final_norm else None
+        self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
+        self.rope = config.rope.build(self.blocks[0].attention.head_width) if config.rope else None
+        self.checkpointing = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal(0, 0.02); projections into the residual stream are scaled by 1 / sqrt(2 depth) (GPT-2 section 2.3)."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                last = name.endswith(("attention.o", "ffn.down"))
+                std = 0.02 / math.sqrt(2 * self.config.depth) if last else 0.02
+                nn.init.normal_(module.weight, std=std)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """ids (T) -> (T, D)."""
+        if self.embed is None:
+            raise ValueError("this backbone has no vocabulary: it reads embeddings, not token ids")
+        return self.embed(ids)
+
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None = None, depth: int | None = None) -> Tensor:
+        """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all)."""
+        if self.place is not None:
+            x = x + self.place(layout.position[:, 0])
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        rope = None
+        if self.rope is not None:
+            cos, sin = self.rope(layout.position)
+            rope = (cos.to(x.dtype), signed(sin).to(x.dtype))
+        blocks = self.blocks if depth is None else self.blocks[:depth]
+        for index, block in enumerate(blocks):
+            memory = cache.layer(index) if cache is not None else None
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, layout, rope, memory, use_reentrant=False)  # type: ignore[assignment]
+            else:
+                x = block(x, layout, rope, memory)
+        return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (N, D) -> (N, vocab)."""
+        if self.head is not None:
+            return self.head(hidden)
+        if self.embed is None:
+            raise ValueError("this backbone has no vocabulary, so it has no logits")
+        return nn.functional.linear(hidden, self.embed.weight)
+
+
+def llama(
+    *,
+    vocab: int,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+    kv_heads: int | None = None,
+    theta: float = 10_000.0,
+    tied: bool = False,
+    eps: float = 1e-5,
+) -> Backbone.Config:
+    """The Llama family's setting: RMSNorm, RoPE, SwiGLU, no biases (Touvron et al. 2023)."""
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.ffn import FeedForward
+
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, kv_heads=kv_heads),
+        ffn=FeedForward.Config(hidden=hidden),
+        norm=Norm.Config(eps=eps),
+    )
+    return Backbone.Config(vocab=vocab, width=width, depth=depth, block=block, rope=Rope.Config(theta=theta), tied=tied)
+
+
+def bert(
+    *, vocab: int, width: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072, positions: int = 512
+) -> Backbone.Config:
+    """BERT's setting: post-norm LayerNorm, learned positions, GELU, biases (Devlin et al. 2019)."""
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.ffn import FeedForward
+
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, bias=True),
+        ffn=FeedForward.Config(hidden=hidden, activation="gelu", gated=False, bias=True),
+        norm=Norm.Config(kind="layer", eps=1e-12),
+        place="post",
+    )
+    return Backbone.Config(
+        vocab=vocab, width=width, depth=depth, block=block, positions=positions, embed_norm=True, final_norm=False
+    )

@@ -1,0 +1,50 @@
+"""Feed-forward layers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sensorium.config import Config
+from sensorium.nn.part import Part
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu"]
+
+
+def activate(x: Tensor, kind: Activation) -> Tensor:
+    match kind:
+        case "silu":
+            return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "quick_gelu":  # CLIP's x * sigmoid(1.702 x)
+            return x * torch.sigmoid(1.702 * x)
+        case "relu":
+            return F.relu(x)
+
+
+class FeedForward(Part):
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (GLU variants, Shazeer 2020). x: (T, D) -> (T, D)."""
+
+    class Config(Config):
+        hidden: int
+        activation: Activation = "silu"
+        gated: bool = True
+        bias: bool = False
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.gate = nn.Linear(width, config.hidden, bias=config.bias) if config.gated else None
+        self.up = nn.Linear(width, config.hidden, bias=config.bias)
+        self.down = nn.Linear(config.hidden, width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(activate(self.up(x), self.activation))
+        return self.down(activate(self.gate(x), self.activation) * self.up(x))

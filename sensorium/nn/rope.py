@@ -1,0 +1,57 @@
+"""Rotary position embedding (Su et al. 2021), half-split convention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sensorium.config import Config
+from sensorium.nn.part import Part
+
+
+class Rope(Part):
+    """Tables for rotating queries and keys.
+
+    sections  None: column 0 of the positions turns every frequency. (a, b, c): the first a frequency pairs follow time,
+              the next b rows, the last c columns (M-RoPE, Qwen2-VL section 2.1); a + b + c = head width / 2.
+    """
+
+    class Config(Config):
+        theta: float = 10_000.0
+        sections: tuple[int, int, int] | None = None
+
+    def __init__(self, config: Config, head_width: int) -> None:
+        super().__init__()
+        if head_width % 2:
+            raise ValueError(f"rotary embedding needs an even head width, got {head_width}")
+        self.config = config
+        self.head_width = head_width
+        if config.sections is not None and sum(config.sections) != head_width // 2:
+            raise ValueError(f"rope sections {config.sections} must sum to head width / 2 = {head_width // 2}")
+
+    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """position (T, 3) -> cos, sin (T, head width) float32."""
+        half = self.head_width // 2
+        exponent = torch.arange(half, device=position.device, dtype=torch.float32) / half
+        frequency = 1.0 / self.config.theta**exponent
+        if self.config.sections is None:
+            angle = position[:, :1].float() * frequency
+        else:
+            axis = torch.repeat_interleave(
+                torch.arange(3, device=position.device), torch.tensor(self.config.sections, device=position.device)
+            )
+            angle = position.float()[:, axis] * frequency
+        angle = torch.cat((angle, angle), dim=-1)
+        return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (T, heads, head width) -> the same, rotated. cos, sin (T, head width) in x's dtype; sin carries the sign."""
+    half = x.shape[-1] // 2
+    return x * cos[:, None] + torch.roll(x, half, dims=-1) * sin[:, None]
+
+
+def signed(sin: Tensor) -> Tensor:
+    """Negate the first half of sin, so that `rotate` is two products and a roll."""
+    half = sin.shape[-1] // 2
+    return torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)

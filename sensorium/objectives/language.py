@@ -1,0 +1,56 @@
+"""Next-token prediction."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sensorium.config import Config
+from sensorium.models.fused import Outputs
+from sensorium.objectives.base import Loss
+from sensorium.sequence import Sequence
+
+CHUNK = 4096  # logits rows at a time: bounds memory at CHUNK * vocab floats
+
+
+class NextToken(Config):
+    """Cross-entropy of every token with weight > 0, given what comes before it in its document and branch.
+
+    The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`.
+    """
+
+    name: str = "next_token"
+
+    def __call__(self, outputs: Outputs, sequence: Sequence) -> Loss:
+        index, targets, weights = wanted(sequence)
+        if index.numel() == 0:  # nothing to learn here, but every parameter stays in the graph
+            zero = outputs.hidden.sum() * 0.0
+            return Loss(zero.float(), weights.sum())
+        total = outputs.hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, index.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            logits = outputs.logits(index[part]).float()
+            total = total + (F.cross_entropy(logits, targets[part], reduction="none") * weights[part]).sum()
+        return Loss(total, weights.sum())
+
+
+def wanted(sequence: Sequence) -> tuple[Tensor, Tensor, Tensor]:
+    """(N) places whose hidden state predicts a weighted token, (N) that token, (N) its weight."""
+    before = sequence.predecessor()
+    places = ((sequence.weight > 0) & (before >= 0)).nonzero(as_tuple=True)[0]
+    return before[places], sequence.ids[places], sequence.weight[places]
+
+
+def log_likelihood(outputs: Outputs, sequence: Sequence) -> tuple[Tensor, Tensor]:
+    """Per (document, branch): sum of weighted log-probabilities, and their weight. Both (documents, branches + 1)."""
+    index, targets, weights = wanted(sequence)
+    logits = outputs.logits(index).float()
+    chosen = -F.cross_entropy(logits, targets, reduction="none") * weights
+    places = ((sequence.weight > 0) & (sequence.predecessor() >= 0)).nonzero(as_tuple=True)[0]
+    branches = int(sequence.branch.max()) + 1
+    cell = sequence.doc[places].long() * branches + sequence.branch[places].long()
+    size = sequence.documents * branches
+    sums = torch.zeros(size, dtype=torch.float64, device=cell.device).index_add_(0, cell, chosen.double())
+    counts = torch.zeros(size, dtype=torch.float64, device=cell.device).index_add_(0, cell, weights.double())
+    return sums.view(-1, branches), counts.view(-1, branches)

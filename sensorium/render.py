@@ -1,0 +1,285 @@
+"""From a Sample to a Sequence in one pass: chat template, tokenizer, token planning, loss weights.
+
+The same renderer serves training, evaluation and chat. The template is rendered around private marks, so it never sees
+what a user typed; text between two special tokens is then tokenized as one string (its tokens are those of the fully
+rendered prompt), special tokens are looked up in template text alone, and each token knows from its character offsets
+which segment it belongs to. There is nothing to find again afterwards, so nothing can be mismatched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sensorium.config import Config
+from sensorium.errors import UserError
+from sensorium.sequence import KINDS, Item, Media, Sample, Segment, Sequence, Span
+from sensorium.tokenizer import Tokenizer
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{% if not loop.last or message['role'] != 'assistant' %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_MARK = re.compile("\ue000(\\d+)\ue001")
+
+
+class Template(Config):
+    """How a conversation is written down.
+
+    chat     Jinja source in the Hugging Face convention: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`
+    system   a system message put first when the sample has none; "" for none
+    media    text before and after each item of a kind, for example {"image": ("<Img>", "</Img>")}
+    stop     the special token that ends an assistant's turn
+    plain    written instead of the template for samples without roles: text and items as they stand, then this token
+    """
+
+    chat: str = CHATML
+    system: str = ""
+    media: dict[str, tuple[str, str]] = {}
+    stop: str = "<|im_end|>"
+    plain: str = "<|im_end|>"
+
+
+class TooLong(ValueError):
+    """A sample has more tokens than allowed and nothing whole can be left out; it names both numbers."""
+
+
+class Renderer:
+    """Sample -> Sequence.
+
+    plan  (kind, shape) -> number of tokens an item takes: the model's own answer, asked here and checked there.
+    load  (kind, Media) -> Item; called only when `items=True`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        plan: Callable[[str, tuple[int, ...]], int],
+        load: Callable[[str, Media], Item] | None = None,
+    ) -> None:
+        self.tokenizer, self.template, self.plan, self.load = tokenizer, template, plan, load
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            self._chat = environment.from_string(template.chat)
+        except TemplateError as error:
+            raise UserError(f"the chat template is not valid Jinja: {error}") from error
+        if template.stop not in tokenizer.special:
+            known = ", ".join(sorted(tokenizer.special))
+            raise UserError(f"the template stops at {template.stop!r}, which the tokenizer lacks; it has: {known}")
+
+    def render(
+        self, sample: Sample, *, generate: bool = False, items: bool = True, max_tokens: int | None = None
+    ) -> Sequence:
+        """One document. `generate` leaves the assistant's turn open. `items=False` plans without loading media.
+
+        Over `max_tokens`, whole earlier turns are dropped (never the system message, never part of a span); raises
+        TooLong when the last turn alone does not fit.
+        """
+        segments = list(sample.segments)
+        while True:
+            sequence = self._render(replace(sample, segments=tuple(segments)), generate, items)
+            if max_tokens is None or len(sequence) <= max_tokens:
+                return sequence
+            shorter = _without_oldest_turn(segments)
+            if shorter is None:
+                raise TooLong(
+                    f"sample {sample.id or '(no id)'} has {len(sequence)} tokens, at most {max_tokens} are allowed, and "
+                    "no whole turn can be left out: raise max_tokens, or shorten the text or the number of pictures"
+                )
+            segments = shorter
+
+    def _render(self, sample: Sample, generate: bool, items: bool) -> Sequence:
+        segments = sample.segments
+        if any(segment.branch for segment in segments):
+            pieces = self._branches(segments, generate)
+        elif all(segment.role is None for segment in segments):
+            pieces = [(0, _plain(segments, self.template, generate))]
+        else:
+            pieces = [(0, self._chat_pieces(list(segments), generate))]
+        build = _Builder(self, segments, items)
+        for branch, run in pieces:
+            build.add(branch, run)
+        return build.finish(sample)
+
+    def _branches(self, segments: tuple[Segment, ...], generate: bool) -> list[tuple[int, list[Any]]]:
+        """Each branch is the conversation trunk + branch; what all have in common from the start is the trunk."""
+        numbers = sorted({segment.branch for segment in segments} - {0})
+        runs = []
+        for number in numbers:
+            chosen = [index for index, segment in enumerate(segments) if segment.branch in (0, number)]
+            if all(segments[index].role is None for index in chosen):
+                run = _plain([segments[index] for index in chosen], self.template, generate, chosen)
+            else:
+                run = self._chat_pieces([segments[index] for index in chosen], generate, chosen)
+            runs.append(run)
+        trunk = [index for index, segment in enumerate(segments) if segment.branch == 0]
+        last = max((place for place, piece in enumerate(runs[0]) if piece in trunk), default=-1) if trunk else -1
+        if any(run[: last + 1] != runs[0][: last + 1] for run in runs):
+            raise UserError("the branches of a sample must share their beginning: put shared segments first")
+        return [(0, runs[0][: last + 1]), *((number, run[last + 1 :]) for number, run in zip(numbers, runs))]
+
+    def _chat_pieces(self, segments: list[Segment], generate: bool, indices: list[int] | None = None) -> list[Any]:
+        """Template text (str) and segment indices (int) in the order the template writes them."""
+        indices = list(range(len(segments))) if indices is None else indices
+        messages: list[dict[str, str]] = []
+        for segment, index in zip(segments, indices):
+            role = segment.role or "user"
+            mark = f"\ue000{index}\ue001"
+            before, after = self.template.media.get(segment.kind, ("", ""))
+            content = f"{before}{mark}{after}"
+            if messages and messages[-1]["role"] == role:
+                messages[-1]["content"] += content
+            else:
+                messages.append({"role": role, "content": content})
+        if self.template.system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.template.system})
+        special = {"bos_token": "", "eos_token": self.template.stop}
+        try:
+            text = self._chat.render(messages=messages, add_generation_prompt=generate, **special)
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot write this conversation: {error}") from error
+        return [int(piece) if place % 2 else piece for place, piece in enumerate(_MARK.split(text)) if piece]
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _plain(
+    segments: Iterable[Segment], template: Template, generate: bool, indices: list[int] | None = None
+) -> list[Any]:
+    pieces: list[Any] = []
+    for place, segment in enumerate(segments):
+        before, after = template.media.get(segment.kind, ("", ""))
+        pieces += [piece for piece in (before, indices[place] if indices else place, after) if piece != ""]
+    return pieces if generate else [*pieces, template.plain]
+
+
+def _without_oldest_turn(segments: list[Segment]) -> list[Segment] | None:
+    """Drop the first user turn with its answer; None when it is the only one, or branches share it."""
+    if any(segment.branch for segment in segments):
+        return None
+    starts = [
+        index
+        for index, segment in enumerate(segments)
+        if segment.role == "user" and (index == 0 or segments[index - 1].role != "user")
+    ]
+    if len(starts) < 2:
+        return None
+    return segments[: starts[0]] + segments[starts[1] :]
+
+
+class _Builder:
+    """Collects tokens, weights and spans of one document."""
+
+    def __init__(self, renderer: Renderer, segments: tuple[Segment, ...], load: bool) -> None:
+        self.renderer, self.segments, self.load = renderer, segments, load
+        self.ids: list[int] = []
+        self.weights: list[float] = []
+        self.modality: list[int] = []
+        self.branch: list[int] = []
+        self.position: list[int] = []
+        self.spans: list[Span] = []
+        self.items: dict[str, list[Item]] = {}
+        self.plain_sample = all(segment.role is None for segment in segments)
+
+    def add(self, branch: int, pieces: list[Any]) -> None:
+        """One run of template text (str) and segments (int); text between specials is tokenized as one string."""
+        self.next_position = 0 if branch == 0 else self.branch.count(0)
+        self.current = branch
+        pending: list[tuple[str, float]] = []
+        closes = False  # the special token right after an assistant's words is the model's to say
+        for piece in pieces:
+            if isinstance(piece, int) and self.segments[piece].kind != "text":
+                self._text(pending)
+                self._span(self.segments[piece])
+                closes = self._trained(self.segments[piece])
+            elif isinstance(piece, int):
+                segment = self.segments[piece]
+                closes = self._trained(segment)
+                pending.append((str(segment.data), float(closes)))
+            else:
+                for part in self.renderer.tokenizer.split_special(piece):
+                    if isinstance(part, str):
+                        pending.append((part, 0.0))
+                        continue
+                    self._text(pending)
+                    self._token(part[1], float(closes))
+                    closes = False
+        self._text(pending)
+
+    def _trained(self, segment: Segment) -> bool:
+        if segment.train is not None:
+            return segment.train
+        if segment.kind != "text":
+            return self.plain_sample and segment is self.segments[-1]
+        return segment.role == "assistant" or self.plain_sample
+
+    def _text(self, pending: list[tuple[str, float]]) -> None:
+        if not pending:
+            return
+        text = "".join(part for part, _ in pending)
+        ends, total = [], 0
+        for part, weight in pending:
+            total += len(part)
+            ends.append((total, weight))
+        ids, offsets = self.renderer.tokenizer.encode_with_offsets(text)
+        place = 0
+        for token, (start, stop) in zip(ids, offsets):
+            # a token that straddles two pieces belongs to the one its last character lies in
+            while place < len(ends) - 1 and max(stop - 1, start) >= ends[place][0]:
+                place += 1
+            self._token(token, ends[place][1])
+        pending.clear()
+
+    def _token(self, token: int, weight: float, kind: int = 0) -> None:
+        self.ids.append(token)
+        self.weights.append(weight)
+        self.modality.append(kind)
+        self.branch.append(self.current)
+        self.position.append(self.next_position)
+        self.next_position += 1
+
+    def _span(self, segment: Segment) -> None:
+        media = segment.data
+        if not isinstance(media, Media):
+            raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
+        shape = media.shape()
+        length = self.renderer.plan(segment.kind, shape)
+        members = self.items.setdefault(segment.kind, [])
+        if self.load:
+            if self.renderer.load is None:
+                raise ValueError("this renderer plans only: give it `load` to read media")
+            members.append(self.renderer.load(segment.kind, media))
+        else:
+            members.append(Item(None, shape, media.key()))
+        self.spans.append(Span(segment.kind, len(self.ids), length, len(members) - 1))
+        filler, kind = self.renderer.tokenizer.pad, KINDS.index(segment.kind)
+        for _ in range(length):
+            self._token(filler if filler is not None else 0, 0.0, kind)
+
+    def finish(self, sample: Sample) -> Sequence:
+        if not self.ids:
+            raise UserError(f"sample {sample.id or '(no id)'} is empty: it has neither text nor media")
+        position = torch.tensor(self.position)[:, None].expand(-1, 3).contiguous()
+        weight = torch.tensor(self.weights)
+        weight[0] = 0.0  # nothing predicts the first token of a document
+        return Sequence(
+            ids=torch.tensor(self.ids),
+            modality=torch.tensor(self.modality, dtype=torch.uint8),
+            position=position,
+            doc=torch.zeros(len(self.ids), dtype=torch.long),
+            branch=torch.tensor(self.branch),
+            weight=weight,
+            spans=self.spans,
+            items=self.items,
+        )
