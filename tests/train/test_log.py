@@ -148,7 +148,7 @@ def test_tensorboard_counts_over_stages_and_purges(tmp_path):
         ("purge", 5),
         ("instruct/loss", 5),
     ]
-    assert ("align/lr/connectors.*", 1) in seen
+    assert ("align/lr/connectors._", 1) in seen  # TensorBoard allows no star in a tag
     with MetricsLog(tmp_path) as log:
         log.resume(0, 0)
         run(log, "align", 0, [1])

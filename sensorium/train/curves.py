@@ -1,0 +1,122 @@
+"""Curves and speeds of a run, read from its log: what the report draws and tabulates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sensorium.train.log import read_log
+
+Point = tuple[float, float]
+
+
+@dataclass(kw_only=True)
+class Curve:
+    """Loss and learning rate of one stage.
+
+    steps       (N) optimizer steps
+    loss        (N) the training loss of each step; NaN and infinity are allowed and shown as such
+    lr          learning rates (N) by the glob they apply to
+    validation  (step, loss) pairs, where a validation loss was measured
+    """
+
+    stage: str
+    steps: list[int]
+    loss: list[float]
+    lr: dict[str, list[float]] = field(default_factory=dict)
+    validation: list[Point] = field(default_factory=list)
+
+    @property
+    def bad_steps(self) -> list[int]:
+        """Steps whose loss was not finite."""
+        return [step for step, loss in zip(self.steps, self.loss) if not math.isfinite(loss)]
+
+
+@dataclass(kw_only=True)
+class StageSpeed:
+    """What one stage did. `seconds` are those of its optimizer steps, without evaluation and saving."""
+
+    name: str
+    steps: int
+    samples: int
+    tokens: int
+    seconds: float
+    planned_steps: int | None = None
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def read_run(folder: Path | str) -> tuple[list[Curve], list[StageSpeed]]:
+    """Curves and speeds, one per stage, from metrics.jsonl and timing.jsonl of a run; over all its interruptions.
+
+    `lr` in a line may be a number or {glob: number}; `validation_loss` may be missing from any line.
+    """
+    curves: dict[str, Curve] = {}
+    speeds: dict[str, StageSpeed] = {}
+    for line in read_log(Path(folder) / "metrics.jsonl"):
+        stage = line["stage"]
+        curve = curves.setdefault(stage, Curve(stage=stage, steps=[], loss=[]))
+        speed = speeds.setdefault(stage, StageSpeed(name=stage, steps=0, samples=0, tokens=0, seconds=0.0))
+        rates = line.get("lr", {})
+        for name, rate in (rates if isinstance(rates, dict) else {"all": rates}).items():
+            values = curve.lr.setdefault(name, [])
+            values += [math.nan] * (len(curve.steps) - len(values)) + [rate]
+        curve.steps.append(line["step"])
+        curve.loss.append(line["loss"])
+        if "validation_loss" in line:
+            curve.validation.append((line["step"], line["validation_loss"]))
+        speed.steps += 1
+        speed.samples += line["samples"]
+        speed.tokens += line["tokens"]
+    for curve in curves.values():
+        for values in curve.lr.values():
+            values += [math.nan] * (len(curve.steps) - len(values))
+    for line in read_log(Path(folder) / "timing.jsonl"):
+        if line["stage"] in speeds:
+            speeds[line["stage"]].seconds += line["seconds"]
+    return list(curves.values()), list(speeds.values())
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """(N) centred mean over `window` values, fewer at the ends; values that are not finite are left out of it."""
+    array = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(array)
+    half = window // 2
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, array, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    index = np.arange(len(array))
+    # The window shrinks on both sides alike, or a falling curve would be bent at its ends.
+    reach = np.minimum(np.minimum(index, len(array) - 1 - index), half)
+    low, high = index - reach, index + reach + 1
+    total = counts[high] - counts[low]
+    return np.where(total > 0, (sums[high] - sums[low]) / np.maximum(total, 1), math.nan).tolist()
+
+
+def smoothing_window(n: int) -> int:
+    """An odd window of about a twentieth of the curve."""
+    return max(1, n // 20) | 1
+
+
+def thinned(xs: Sequence[float], ys: Sequence[float], limit: int = 500) -> list[Point]:
+    """At most about `limit` points that keep every peak: of each run of points its lowest and highest, and any gap."""
+    if len(xs) <= limit:
+        return list(zip(xs, ys))
+    kept: list[int] = []
+    for part in np.array_split(np.arange(len(xs)), limit // 2):
+        values = np.asarray([ys[index] for index in part])
+        finite = part[np.isfinite(values)]
+        chosen = {int(index) for index in part[~np.isfinite(values)][:1]}
+        if len(finite):
+            chosen |= {int(min(finite, key=lambda index: ys[index])), int(max(finite, key=lambda index: ys[index]))}
+        kept += sorted(chosen)
+    return [(xs[index], ys[index]) for index in kept]
