@@ -1,0 +1,30 @@
+"""What every connector is: features of an encoder in, tokens of the backbone's width out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sensorium.config import Config as Value
+from sensorium.nn.part import Features, Grid, Part
+
+
+class Connector(Part):
+    """A subclass gives its Config `num_tokens`, and `forward`.
+
+    What an item becomes never depends on what shares its batch. With zero items the result is (0, out_width) and still
+    depends on every parameter, so that every parameter has a gradient (zero).
+    """
+
+    class Config(Value):
+        def num_tokens(self, grid: Grid) -> int:
+            """Tokens an item with this grid becomes. Raises UserError for a grid the connector cannot take."""
+            raise NotImplementedError(f"{self.tag()} does not say how many tokens it makes")
+
+    def __init__(self, config: Config, in_width: int, out_width: int) -> None:
+        """in_width: of a feature, out_width: of a token."""
+        super().__init__()
+        self.config, self.in_width, self.out_width = config, in_width, out_width
+
+    def forward(self, features: Features) -> Tensor:
+        """features: values (N, in_width) -> (sum of num_tokens(grid), out_width), items in order."""
+        raise NotImplementedError(f"{type(self).__name__} connects nothing")

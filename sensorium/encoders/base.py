@@ -1,0 +1,144 @@
+"""What every image encoder is: packed items in, packed features out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sensorium.config import Config as Value
+from sensorium.encoders.transform import ImageTransform
+from sensorium.nn.part import Features, Grid, Part
+from sensorium.sequence import Item
+
+Network = Callable[[Tensor], Tensor]
+"""(V, 3, H, W) views -> (V, rows * cols, D) features."""
+
+
+class Encoder(Part):
+    """An image encoder. A subclass gives its Config `width` and `cells`, and `encode`.
+
+    An item that carries `features` (made earlier by this encoder while it was frozen) is not encoded again.
+    """
+
+    class Config(Value):
+        """The preprocessing is part of the value, so the value's JSON is the fingerprint of a feature cache."""
+
+        transform: ImageTransform = ImageTransform()
+
+        @property
+        def width(self) -> int:
+            """D, the width of a feature."""
+            raise NotImplementedError(f"{self.tag()} does not say how wide its features are")
+
+        @property
+        def cells(self) -> tuple[int, int]:
+            """(rows, columns) of the features of one view."""
+            raise NotImplementedError(f"{self.tag()} does not say how its features are laid out")
+
+        def grid(self, shape: tuple[int, ...]) -> Grid:
+            """The layout of the features of a picture of `shape` (height, width), known without decoding it."""
+            height, width = shape
+            rows, cols = self.cells
+            tiles = self.transform.grid_tiles((height, width))
+            return Grid(rows, cols, tiles=tiles, size=None if tiles is None else (height, width))
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """image: RGB -> (views, 3, H, W) float32."""
+        return self.config.transform(image)
+
+    def encode(self, views: Tensor) -> Tensor:
+        """views: (V, 3, H, W) -> (V, rows * cols, D)."""
+        raise NotImplementedError(f"{type(self).__name__} encodes nothing")
+
+    def forward(self, items: list[Item]) -> Features:
+        """items: N pictures -> features (sum of grid.tokens, D), in the order of the items.
+
+        While it trains, an encoder without anything to encode encodes a blank view and returns none of it: every
+        parameter then has a gradient (zero), and on several machines every rank takes part in every collective.
+        Raises ValueError when an item's views are not what its shape asks for, or when an encoder that is being
+        trained is given features made earlier.
+        """
+        return self._features(items, self.encode, self._learns())
+
+    def prepare_inference(self, dtype: torch.dtype | None = None) -> Callable[[list[Item]], Features]:
+        """A fast `items -> Features` for this encoder as it is now, without gradients.
+
+        It may hold a copy of the weights: ask again after they change. `dtype` None is the fastest one that the
+        hardware computes natively; features come back in the encoder's own dtype.
+        """
+        network, batch = self.inference_network(dtype)
+
+        @torch.no_grad()
+        def run(items: list[Item]) -> Features:
+            return self._features(items, lambda views: torch.cat([network(part) for part in views.split(batch)]), False)
+
+        return run
+
+    def inference_network(self, dtype: torch.dtype | None = None) -> tuple[Network, int]:
+        """The network `prepare_inference` runs, and how many views it takes at a time."""
+        if dtype is None:
+            return self.encode, 16
+        kind = self.reference().device.type
+
+        def network(views: Tensor) -> Tensor:
+            with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+                return self.encode(views)
+
+        return network, 16
+
+    def reference(self) -> Tensor:
+        """A parameter, whose device and dtype the features take."""
+        return next(self.parameters())
+
+    def _learns(self) -> bool:
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+
+    def _features(self, items: list[Item], network: Network, learns: bool) -> Features:
+        config, reference = self.config, self.reference()
+        grids = [config.grid(item.shape) for item in items]
+        views, ready = [], {}
+        for index, (item, grid) in enumerate(zip(items, grids)):
+            if item.features is None:
+                views.append(self._views(item, grid))
+                continue
+            if learns:
+                raise ValueError("this encoder is being trained, yet an item carries features made earlier: "
+                                 "give the item's views (Item.data), or freeze the encoder")  # fmt: skip
+            ready[index] = self._ready(item, grid, reference)
+        if not views and learns:
+            side = config.transform.size
+            encoded = network(reference.new_zeros(1, 3, side, side))[:0]
+        elif views:
+            encoded = network(torch.cat(views).to(reference))
+        else:
+            encoded = reference.new_zeros(0, config.cells[0] * config.cells[1], config.width)
+        values = encoded.flatten(0, 1).to(reference.dtype)
+        if ready:
+            made = iter(values.split([grid.tokens for i, grid in enumerate(grids) if i not in ready]))
+            values = torch.cat([ready[i] if i in ready else next(made) for i in range(len(items))])
+        return Features(values, grids)
+
+    def _views(self, item: Item, grid: Grid) -> Tensor:
+        side = self.config.transform.size
+        expected = (grid.views, 3, side, side)
+        if item.data is None or tuple(item.data.shape) != expected:
+            given = "neither views nor features" if item.data is None else f"views {tuple(item.data.shape)}"
+            raise ValueError(f"a picture of {item.shape} (height, width) has {given}, expected views {expected}: "
+                             "make them with Encoder.preprocess")  # fmt: skip
+        return item.data
+
+    def _ready(self, item: Item, grid: Grid, reference: Tensor) -> Tensor:
+        assert item.features is not None
+        expected = (grid.tokens, self.config.width)
+        if tuple(item.features.shape) != expected:
+            raise ValueError(f"a picture of {item.shape} (height, width) carries features "
+                             f"{tuple(item.features.shape)}, expected {expected}: they were made by another encoder "
+                             "or with other preprocessing")  # fmt: skip
+        return item.features.to(reference)

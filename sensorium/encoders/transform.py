@@ -1,0 +1,156 @@
+"""From a decoded picture to the views an image encoder reads."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import field_validator, model_validator
+from torch import Tensor
+
+from sensorium.config import Config
+from sensorium.errors import UserError
+
+Size = tuple[int, int]
+Colour = tuple[int, int, int]
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class ImageTransform(Config):
+    """How a picture becomes views: (views, 3, size, size) float32, the whole picture first, then its tiles.
+
+    size    side of a view in pixels
+    resize  how the whole picture becomes square. `shortest`: its shorter side to `size`, then the centre is cropped.
+            `squash`: both sides to `size`, the aspect ratio is lost. `pad`: padded to a square with `pad_color`, then
+            resized; nothing is lost (LLaVA-1.5, arXiv 2310.03744, section 3.3)
+    pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
+    mean, std  of channels scaled to [0, 1]
+    tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
+            fitted into the best candidate and cut into tiles (LLaVA-NeXT's any-resolution pictures)
+    """
+
+    size: int = 224
+    resize: Literal["shortest", "squash", "pad"] = "shortest"
+    filter: Literal["bicubic", "bilinear"] = "bicubic"
+    pad_color: Colour | None = None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    tiles: tuple[Size, ...] = ()
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, size: int) -> int:
+        if size < 1:
+            raise ValueError("a view is at least 1 pixel wide")
+        return size
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError("every channel's standard deviation must be above 0")
+        return std
+
+    @field_validator("pad_color")
+    @classmethod
+    def _is_colour(cls, colour: Colour | None) -> Colour | None:
+        if colour is not None and not all(0 <= channel <= 255 for channel in colour):
+            raise ValueError("a colour is three numbers from 0 to 255")
+        return colour
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> Self:
+        for height, width in self.tiles:
+            if height < 1 or width < 1 or height % self.size or width % self.size:
+                raise ValueError(f"tile canvas {(height, width)} (height, width) is no multiple of size {self.size}")
+        return self
+
+    def canvas(self, shape: Size) -> Size | None:
+        """(height, width) of the candidate a picture of `shape` (height, width) is fitted into; None without tiles."""
+        return best_canvas(shape, self.tiles) if self.tiles else None
+
+    def grid_tiles(self, shape: Size) -> Size | None:
+        """(rows, columns) of tiles for a picture of `shape` (height, width) pixels; None without tiles."""
+        canvas = self.canvas(shape)
+        return None if canvas is None else (canvas[0] // self.size, canvas[1] // self.size)
+
+    def views(self, shape: Size) -> int:
+        """How many views a picture of `shape` (height, width) gives."""
+        tiles = self.grid_tiles(shape)
+        return 1 if tiles is None else 1 + tiles[0] * tiles[1]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """image: RGB -> (views, 3, size, size) float32. Raises UserError for a picture in another mode."""
+        if image.mode != "RGB":
+            raise UserError(f"a picture in mode {image.mode!r} was given, RGB is expected: use image.convert('RGB')")
+        pixels = [np.asarray(self._square(image))]
+        canvas = self.canvas((image.height, image.width))
+        if canvas is not None:
+            fitted = np.asarray(self._fit(image, canvas))
+            rows, cols, side = canvas[0] // self.size, canvas[1] // self.size, self.size
+            tiles = fitted.reshape(rows, side, cols, side, 3).swapaxes(1, 2)
+            pixels.extend(tiles.reshape(rows * cols, side, side, 3))
+        return self._normalise(np.stack(pixels))
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        """The whole picture as size x size pixels."""
+        side = (self.size, self.size)
+        if self.resize == "squash":
+            return image.resize(side, FILTERS[self.filter])
+        width, height = image.size
+        if self.resize == "pad":
+            longest = max(width, height)
+            if width != height:
+                image = self._paste(image, (longest, longest))
+            return image.resize(side, FILTERS[self.filter])
+        shortest = min(width, height)
+        scaled = (max(self.size, self.size * width // shortest), max(self.size, self.size * height // shortest))
+        left, top = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
+        return image.resize(scaled, FILTERS[self.filter]).crop((left, top, left + self.size, top + self.size))
+
+    def _fit(self, image: Image.Image, canvas: Size) -> Image.Image:
+        """The picture as large as it goes on a canvas (height, width), its aspect kept, centred on `pad_color`."""
+        width, height = image.size
+        across, down = canvas[1] / width, canvas[0] / height
+        if across < down:
+            scaled = (canvas[1], min(math.ceil(height * across), canvas[0]))
+        else:
+            scaled = (min(math.ceil(width * down), canvas[1]), canvas[0])
+        return self._paste(image.resize(scaled, FILTERS[self.filter]), (canvas[1], canvas[0]))
+
+    def _paste(self, image: Image.Image, size: Size) -> Image.Image:
+        """The picture in the middle of a plain one of `size` (width, height)."""
+        red, green, blue = self.pad_color or [int(255 * channel) for channel in self.mean]
+        padded = Image.new("RGB", size, (red, green, blue))
+        padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+        return padded
+
+    def _normalise(self, pixels: np.ndarray) -> Tensor:
+        """pixels: (views, H, W, 3) uint8 -> (views, 3, H, W) float32. One multiplication and one addition a value."""
+        std = np.asarray(self.std, np.float32)[:, None, None]
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        values = np.multiply(pixels.transpose(0, 3, 1, 2), 1 / (255 * std), dtype=np.float32, order="C")
+        values -= mean / std
+        return torch.from_numpy(values)
+
+
+def best_canvas(shape: Size, candidates: tuple[Size, ...]) -> Size:
+    """The candidate (height, width) for a picture of `shape` (height, width): LLaVA-NeXT's published rule.
+
+    The picture is scaled into each candidate, its aspect kept. The most effective pixels win (never counted above the
+    picture's own); among equals the least wasted area; among equals the first.
+    """
+    height, width = shape
+    if height < 1 or width < 1:
+        raise ValueError(f"a picture of {shape} (height, width) pixels cannot be tiled")
+
+    def rank(candidate: Size) -> Size:
+        scale = min(candidate[1] / width, candidate[0] / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return effective, effective - candidate[0] * candidate[1]
+
+    return max(candidates, key=rank)
