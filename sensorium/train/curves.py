@@ -95,9 +95,9 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, array, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])
     index = np.arange(len(array))
-    # The window shrinks on both sides alike, or a falling curve would be bent at its ends.
-    reach = np.minimum(np.minimum(index, len(array) - 1 - index), half)
-    low, high = index - reach, index + reach + 1
+    # At the start, where losses fall steeply, the window shrinks on both sides alike, or the mean would lie too low.
+    before = np.minimum(index, half)
+    low, high = index - before, index + np.minimum(before, len(array) - 1 - index) + 1
     total = counts[high] - counts[low]
     return np.where(total > 0, (sums[high] - sums[low]) / np.maximum(total, 1), math.nan).tolist()
 
@@ -108,15 +108,14 @@ def smoothing_window(n: int) -> int:
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], limit: int = 500) -> list[Point]:
-    """At most about `limit` points that keep every peak: of each run of points its lowest and highest, and any gap."""
+    """About `limit` points that keep every peak, gap and both ends: of each run of points its lowest and highest."""
     if len(xs) <= limit:
         return list(zip(xs, ys))
-    kept: list[int] = []
+    kept: set[int] = {0, len(xs) - 1}
     for part in np.array_split(np.arange(len(xs)), limit // 2):
         values = np.asarray([ys[index] for index in part])
         finite = part[np.isfinite(values)]
-        chosen = {int(index) for index in part[~np.isfinite(values)][:1]}
+        kept |= {int(index) for index in part[~np.isfinite(values)][:1]}
         if len(finite):
-            chosen |= {int(min(finite, key=lambda index: ys[index])), int(max(finite, key=lambda index: ys[index]))}
-        kept += sorted(chosen)
-    return [(xs[index], ys[index]) for index in kept]
+            kept |= {int(min(finite, key=lambda index: ys[index])), int(max(finite, key=lambda index: ys[index]))}
+    return [(xs[index], ys[index]) for index in sorted(kept)]

@@ -159,16 +159,23 @@ def loss_chart(curve: Curve) -> Markup:
     ]
     title = f"Training loss of stage {curve.stage} by step"
     log = svg.wants_log(mean) and all(loss > 0 for loss in curve.loss if math.isfinite(loss))
-    return svg.line_chart(lines, title=title, x_label="step", y_label="loss", log=log, bad=curve.bad_steps)
+    label = "loss (log scale)" if log else "loss"
+    return svg.line_chart(lines, title=title, x_label="step", y_label=label, log=log, bad=curve.bad_steps)
 
 
 def rate_chart(curve: Curve) -> Markup:
     """Learning rate by glob; logarithmic when the globs' highest rates lie far apart."""
-    lines = [svg.Line(thinned(curve.steps, rates), f"c{number % 8}") for number, rates in enumerate(curve.lr.values())]
     peaks = [max((rate for rate in rates if math.isfinite(rate)), default=0.0) for rates in curve.lr.values()]
-    title = f"Learning rate of stage {curve.stage} by step"
     log = svg.wants_log(peaks)
-    return svg.line_chart(lines, title=title, x_label="step", y_label="learning rate", height=170, log=log)
+    # A logarithmic axis stops at a hundredth of the lowest peak: the end of a cosine goes on down for ever.
+    floor = min(peaks) / 100 if log else -math.inf
+    lines = []
+    for number, rates in enumerate(curve.lr.values()):
+        shown = [rate if rate >= floor else math.nan for rate in rates]
+        lines.append(svg.Line(thinned(curve.steps, shown), f"c{number % 8}"))
+    title = f"Learning rate of stage {curve.stage} by step"
+    label = "rate (log scale)" if log else "learning rate"
+    return svg.line_chart(lines, title=title, x_label="step", y_label=label, height=170, log=log)
 
 
 def report_html(data: ReportData) -> str:

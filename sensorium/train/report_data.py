@@ -142,10 +142,10 @@ def summary(data: ReportData) -> str:
     if not data.evaluations:
         return f"{training} Nothing was evaluated, so this report cannot say how good the model is."
     first = data.evaluations[0]
-    text = f"It answers {percent(first.score)} of {plain_name(first.task)} right on {first.split}"
+    text = f"It scores {percent(first.score)} on {plain_name(first.task)}, {first.split}"
     text += f" ({first.n:,} items, 95 % interval {percent(first.low)} to {percent(first.high)})"
     if first.blind is not None:
-        text += f"; the same model without the pictures answers {percent(first.blind)}"
+        text += f"; the same model without the pictures scores {percent(first.blind)}"
     if first.chance is not None:
         text += f"{' and' if first.blind is not None else ';'} guessing would give {percent(first.chance)}"
     if first.blind is not None and not first.beats_blind:

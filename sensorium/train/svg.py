@@ -106,6 +106,8 @@ def line_chart(
         text = _text(WIDTH / 2, height / 2, "nothing to draw", "middle")
         return _svg(WIDTH, height, title, [text], "chart")
     xs = [point[0] for line in lines for point in line.points] + list(bad)
+    if 0 < min(xs) <= 0.1 * max(xs):
+        xs.append(0.0)  # an axis that starts at 0 reads easier than one that starts at 1
     bottom = height - BOTTOM
     x = _Axis(xs, LEFT, WIDTH - RIGHT, False, 0.0)
     y = _Axis([point[1] for point in usable], bottom, TOP, log, 0.05)
@@ -168,7 +170,9 @@ def interval_bar(
         return edge + value * (width - 2 * edge)
 
     parts = [f'<path class="grid" d="M{at(tick / 4):.1f} 4V{height - 4}"/>' for tick in range(5)]
-    parts.append(f'<rect class="bar" x="{at(0)}" y="{middle - 6}" width="{at(score) - at(0):.1f}" height="12" rx="2"/>')
+    parts.append(
+        f'<rect class="bar" x="{at(0):.1f}" y="{middle - 6}" width="{at(score) - at(0):.1f}" height="12" rx="2"/>'
+    )
     title = f"score {score:.1%}, interval {low:.1%} to {high:.1%}"
     if chance is not None:
         parts.append(f'<path class="chance" d="M{at(chance):.1f} 3V{height - 3}"/>')

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 from tensorboardX.record_writer import masked_crc32c
 
 from sensorium.errors import UserError
