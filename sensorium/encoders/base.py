@@ -83,15 +83,20 @@ class Encoder(Part):
 
     def inference_network(self, dtype: torch.dtype | None = None) -> tuple[Network, int]:
         """The network `prepare_inference` runs, and how many views it takes at a time."""
-        if dtype is None:
+        chosen = self.inference_dtype() if dtype is None else dtype
+        if chosen == self.reference().dtype:
             return self.encode, 16
-        kind = self.reference().device.type
 
         def network(views: Tensor) -> Tensor:
-            with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            with torch.autocast(views.device.type, chosen):
                 return self.encode(views)
 
         return network, 16
+
+    def inference_dtype(self) -> torch.dtype:
+        """bfloat16 where the CPU multiplies it natively, else the encoder's own."""
+        reference = self.reference()
+        return torch.bfloat16 if reference.device.type == "cpu" and native_bfloat16() else reference.dtype
 
     def reference(self) -> Tensor:
         """A parameter, whose device and dtype the features take."""
@@ -142,3 +147,8 @@ class Encoder(Part):
                              f"{tuple(item.features.shape)}, expected {expected}: they were made by another encoder "
                              "or with other preprocessing")  # fmt: skip
         return item.features.to(reference)
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -17,6 +17,11 @@ def sincos2d(rows: int, cols: int, width: int, period: float = 10_000.0) -> Tens
     """
     if width % 4:
         raise ValueError(f"2-D sin-cos positions need a width that is a multiple of 4, got {width}")
+    with torch.inference_mode(False):  # the cached tensor may later take part in training
+        return _sincos2d(rows, cols, width, period)
+
+
+def _sincos2d(rows: int, cols: int, width: int, period: float) -> Tensor:
     frequency = period ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     halves = []
     for place in (torch.arange(rows).repeat_interleave(cols), torch.arange(cols).repeat(rows)):

@@ -109,7 +109,7 @@ def test_prepared_inference_equals_the_plain_network():
 
 
 def test_prepared_inference_is_batched_and_needs_no_gradient():
-    encoder, batch = make(), items(19)  # more than one batch of 16
+    encoder, batch = make(), items(19)  # more than one batch of 8, the last one short
     run = encoder.prepare_inference(torch.float32)
     values = run(batch).values
     assert not values.requires_grad

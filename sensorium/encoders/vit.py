@@ -1,0 +1,179 @@
+"""Vision Transformer: patches as tokens of the one Backbone (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sensorium.encoders.base import Encoder
+from sensorium.encoders.positions import sincos2d
+from sensorium.encoders.transform import ImageTransform
+from sensorium.mask import Layout
+from sensorium.nn.attention import Attention
+from sensorium.nn.backbone import Backbone
+from sensorium.nn.block import Block
+from sensorium.nn.ffn import Activation, FeedForward
+from sensorium.nn.norm import Norm
+
+# of CLIP's training pictures (arXiv 2103.00020)
+CLIP_TRANSFORM = ImageTransform(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+
+
+class ViT(Encoder):
+    """Patches -> linear -> positions -> blocks -> features of the patches."""
+
+    class Config(Encoder.Config):
+        """How the stack is fed and read; the stack itself is `backbone`, without vocabulary.
+
+        patch        side of a patch in pixels
+        patch_bias   whether the linear layer over patches has a bias (CLIP's has none)
+        class_token  a learned token before the patches; its own feature is dropped
+        positions    `learned` for the grid of a view of `trained_size` pixels, or fixed `sincos2d`
+        trained_size  None: transform.size. Where it differs, learned positions are interpolated (bicubic)
+        drop_last    how many of the last blocks do not count: 0 reads the last block (and the backbone's final norm),
+                     1 the second last, LLaVA's `-2`. Those blocks stay part of the model, as in published checkpoints
+        out_norm     one more norm on the features, whichever block they come from (BLIP-2's `ln_vision`)
+        """
+
+        backbone: Backbone.Config
+        patch: int = Field(default=14, ge=1)
+        patch_bias: bool = True
+        class_token: bool = True
+        positions: Literal["learned", "sincos2d"] = "learned"
+        trained_size: int | None = None
+        drop_last: int = Field(default=0, ge=0)
+        out_norm: bool = False
+
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            for name, size in (("transform.size", self.transform.size), ("trained_size", self.trained_size)):
+                if size is not None and size % self.patch:
+                    raise ValueError(f"{name} {size} is no multiple of patch {self.patch}")
+            if self.drop_last >= self.backbone.depth:
+                raise ValueError(f"drop_last {self.drop_last} leaves nothing of {self.backbone.depth} blocks")
+            if self.backbone.vocab:
+                raise ValueError(f"a ViT reads patches: its backbone has no vocabulary, {self.backbone.vocab} given")
+            return self
+
+        @property
+        def width(self) -> int:
+            return self.backbone.width
+
+        @property
+        def cells(self) -> tuple[int, int]:
+            return self.transform.size // self.patch, self.transform.size // self.patch
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.side, self.cells = config.patch, config.cells
+        width = config.width
+        self.patch = nn.Linear(3 * config.patch**2, width, bias=config.patch_bias)
+        self.class_token = nn.Parameter(torch.randn(width) * 0.02) if config.class_token else None
+        self.place: nn.Parameter | None = None
+        self.trained = (config.trained_size or config.transform.size) // config.patch
+        if config.positions == "learned":
+            self.place = nn.Parameter(torch.randn(self.trained**2 + config.class_token, width) * 0.02)
+        self.backbone: Backbone = config.backbone.build()
+        self.depth = config.backbone.depth - config.drop_last
+        self.norm = config.backbone.block.norm.build(width) if config.out_norm else None
+
+    def encode(self, views: Tensor) -> Tensor:
+        """views: (V, 3, H, W) -> (V, H / patch * W / patch, D)."""
+        x = self.patch(patches(views, self.side))
+        place, first = self._positions(), 0 if self.class_token is None else 1
+        x = x + place[first:].to(x.dtype)
+        if self.class_token is not None:
+            token = (self.class_token + place[0]).to(x.dtype)
+            x = torch.cat([token.expand(len(x), 1, -1), x], dim=1)
+        count, length = x.shape[:2]
+        layout = view_layout(count, length, x.device)
+        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth).view(count, length, -1)[:, first:]
+        return self._touch_unused(x if self.norm is None else self.norm(x))
+
+    def _positions(self) -> Tensor:
+        """(cells, D) for the grid of a view, the class token's before them where there is one (zero when fixed)."""
+        rows, cols = self.cells
+        first = 0 if self.class_token is None else 1
+        if self.place is None:
+            fixed = sincos2d(rows, cols, self.patch.out_features).to(self.patch.weight.device)
+            return F.pad(fixed, (0, 0, first, 0))
+        if (rows, cols) == (self.trained, self.trained):
+            return self.place
+        table = self.place[first:].float().view(1, self.trained, self.trained, -1).permute(0, 3, 1, 2)
+        table = F.interpolate(table, (rows, cols), mode="bicubic", align_corners=False)
+        return torch.cat([self.place[:first].float(), table.flatten(2)[0].T])
+
+    def _touch_unused(self, x: Tensor) -> Tensor:
+        """x unchanged; parameters above the block that is read get a zero gradient while they learn."""
+        if self.depth == len(self.backbone.blocks) or not torch.is_grad_enabled():
+            return x
+        unused: list[nn.Module] = list(self.backbone.blocks[self.depth :])
+        if self.backbone.norm is not None:
+            unused.append(self.backbone.norm)
+        learning = [p for module in unused for p in module.parameters() if p.requires_grad]
+        return x + 0.0 * torch.stack([p.sum() for p in learning]).sum().to(x.dtype) if learning else x
+
+
+def patches(views: Tensor, side: int) -> Tensor:
+    """views: (V, C, H, W) -> (V, H / side * W / side, C * side * side), cells row-major, a patch channel by channel."""
+    count, channels, height, width = views.shape
+    cut = views.view(count, channels, height // side, side, width // side, side)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(count, (height // side) * (width // side), channels * side * side)
+
+
+def view_layout(count: int, length: int, device: torch.device) -> Layout:
+    """Full attention inside each of `count` views of `length` tokens."""
+    rows = torch.arange(count * length, device=device).view(count, length)
+    position = torch.zeros(count * length, 3, dtype=torch.long, device=device)
+    position[:, 0] = torch.arange(length, device=device).repeat(count)
+    return Layout(rows, None, None, False, position, lengths=[length] * count)
+
+
+def stack(
+    width: int, depth: int, heads: int, hidden: int | None = None, activation: Activation = "gelu", eps: float = 1e-6,
+    embed_norm: bool = False, final_norm: bool = True,
+) -> Backbone.Config:  # fmt: skip
+    """A ViT's blocks: pre-norm LayerNorm, biases everywhere, feed-forward 4 times as wide unless `hidden` is given."""
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, bias=True),
+        ffn=FeedForward.Config(hidden=hidden or 4 * width, activation=activation, gated=False, bias=True),
+        norm=Norm.Config(kind="layer", eps=eps),
+    )
+    return Backbone.Config(width=width, depth=depth, block=block, embed_norm=embed_norm, final_norm=final_norm)
+
+
+def vit(width: int, depth: int, heads: int, patch: int = 16, size: int = 224) -> ViT.Config:
+    """A plain ViT to train from scratch: fixed sin-cos positions, no class token (Beyer et al. 2022, 2205.01580)."""
+    transform = ImageTransform(size=size)
+    return ViT.Config(
+        transform=transform, backbone=stack(width, depth, heads), patch=patch, class_token=False, positions="sincos2d"
+    )
+
+
+def clip_vit_l14(size: int = 224, drop_last: int = 1) -> ViT.Config:
+    """OpenAI's CLIP ViT-L/14 (arXiv 2103.00020): 304 M parameters; at 336 px what LLaVA-1.5 looks through."""
+    backbone = stack(1024, 24, 16, activation="quick_gelu", eps=1e-5, embed_norm=True)
+    transform = CLIP_TRANSFORM.replace(size=size)
+    return ViT.Config(transform=transform, backbone=backbone, patch_bias=False, drop_last=drop_last)
+
+
+def clip_vit_h14(size: int = 448, drop_last: int = 1) -> ViT.Config:
+    """OpenCLIP's ViT-H/14 (arXiv 2212.07143): 631 M parameters; Yi-VL's eyes, at 448 px."""
+    backbone = stack(1280, 32, 16, eps=1e-5, embed_norm=True)
+    transform = CLIP_TRANSFORM.replace(size=size)
+    return ViT.Config(transform=transform, backbone=backbone, patch_bias=False, drop_last=drop_last)
+
+
+def eva_vit_g14(size: int = 448, drop_last: int = 1) -> ViT.Config:
+    """EVA ViT-g/14 (arXiv 2211.07636): 1.01 B parameters; MiniGPT-v2's eyes, read as BLIP-2 reads them.
+
+    BLIP-2 leaves out the last block and normalises what the one before gives. Here keys have a bias, which the
+    published model omits: softmax over keys cancels it.
+    """
+    backbone = stack(1408, 40, 16, hidden=6144, final_norm=False)
+    transform = CLIP_TRANSFORM.replace(size=size, resize="squash")
+    return ViT.Config(transform=transform, backbone=backbone, drop_last=drop_last, out_norm=True)
