@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -264,8 +263,8 @@ class _Events:
 class Progress:
     """Progress of one stage: bar, step, smoothed loss, samples/s, tokens/s and time left.
 
-    On a terminal a bar; elsewhere, or when `plain`, a line at the start, every `interval` seconds and at the end. All
-    on `stream` (standard error), so that a command's own output, `--json` included, stays clean.
+    On a terminal a bar; elsewhere, or when `quiet`, a line at the start, every `interval` seconds and at the end. All
+    on `console` (standard error by default), so that a command's own output, `--json` included, stays clean.
 
         with Progress("align", total=300) as progress:
             progress.update(step, loss, samples, tokens)
@@ -280,15 +279,15 @@ class Progress:
         total: int,
         *,
         start: int = 0,
-        plain: bool = False,
-        stream: IO[str] | None = None,
+        console: Console | None = None,
+        quiet: bool = False,
         interval: float = 10.0,
         window: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stage, self.total, self.step = stage, total, start
-        self._stream = sys.stderr if stream is None else stream
-        self._plain = plain or not self._stream.isatty()
+        self._console = Console(stderr=True) if console is None else console
+        self._plain = quiet or not self._console.is_terminal
         self._interval, self._window, self._clock = interval, window, clock
         self._loss, self._loss_weight, self._last_loss = 0.0, 0.0, math.nan
         self._marks: deque[tuple[float, int, int, int]] = deque()  # (time, step, samples, tokens), all cumulative
@@ -303,7 +302,7 @@ class Progress:
             return self
         columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()]
         status = TextColumn("{task.fields[status]}", markup=False)
-        bar = Bar(*columns, status, console=Console(file=self._stream), refresh_per_second=4)
+        bar = Bar(*columns, status, console=self._console, refresh_per_second=4)
         self._task = bar.add_task(self.stage, total=self.total, completed=self.step, status="starting")
         bar.start()
         self._bar = bar
@@ -346,10 +345,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own above the bar, for example that a checkpoint was saved."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            self._print(text)
+        self._print(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -361,7 +357,9 @@ class Progress:
         self._print(f"{self.stage}: {state} after {duration(self._clock() - self._began)}{loss}")
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        # soft_wrap: a log line stays one line, whatever width a console that is no terminal assumes.
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.file.flush()
 
 
 class Phases:

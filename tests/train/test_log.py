@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 from tensorboardX.record_writer import masked_crc32c
 
@@ -164,7 +165,7 @@ class Clock:
 
 def test_progress_lines_by_hand():
     clock, out = Clock(), io.StringIO()
-    with Progress("align", 10, stream=out, clock=clock) as progress:
+    with Progress("align", 10, console=Console(file=out), clock=clock) as progress:
         for step in range(1, 11):
             clock.now += 4
             progress.update(step, 2.0, samples=8, tokens=1200)
@@ -180,7 +181,7 @@ def test_progress_lines_by_hand():
 
 def test_progress_speed_is_that_of_the_last_half_minute():
     clock = Clock()
-    with Progress("s", 1000, stream=io.StringIO(), clock=clock) as progress:
+    with Progress("s", 1000, console=Console(file=io.StringIO()), clock=clock) as progress:
         for step in range(1, 201):
             clock.now += 10 if step <= 100 else 1
             progress.update(step, 1.0, samples=1, tokens=10)
@@ -189,7 +190,7 @@ def test_progress_speed_is_that_of_the_last_half_minute():
 
 def test_progress_after_resume_estimates_from_its_own_steps():
     clock = Clock()
-    with Progress("s", 1000, start=900, stream=io.StringIO(), clock=clock) as progress:
+    with Progress("s", 1000, start=900, console=Console(file=io.StringIO()), clock=clock) as progress:
         assert progress.status == "starting"
         clock.now += 2
         progress.update(901, 1.0, samples=1, tokens=1)
@@ -197,7 +198,7 @@ def test_progress_after_resume_estimates_from_its_own_steps():
 
 
 def test_progress_smooths_without_bias_and_shows_a_bad_step():
-    with Progress("s", 5, stream=io.StringIO()) as progress:
+    with Progress("s", 5, console=Console(file=io.StringIO())) as progress:
         progress.update(1, 4.0, 1, 1)
         assert progress.loss == pytest.approx(4.0)
         progress.update(2, math.nan, 1, 1)
@@ -210,7 +211,7 @@ def test_progress_says_when_it_was_stopped():
     out = io.StringIO()
 
     def interrupted():
-        with Progress("align", 9, stream=out) as progress:
+        with Progress("align", 9, console=Console(file=out)) as progress:
             progress.update(4, 1.5, 1, 1)
             raise KeyboardInterrupt
 
@@ -220,13 +221,9 @@ def test_progress_says_when_it_was_stopped():
 
 
 def test_progress_on_a_terminal_is_a_bar():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    out = Terminal()
+    out = io.StringIO()
     clock = Clock()
-    with Progress("[bold]align", 3, stream=out, clock=clock) as progress:
+    with Progress("[bold]align", 3, console=Console(file=out, force_terminal=True, width=120), clock=clock) as progress:
         for step in (1, 2, 3):
             clock.now += 1
             progress.update(step, 1.25, samples=2, tokens=50)
@@ -236,8 +233,8 @@ def test_progress_on_a_terminal_is_a_bar():
     assert "[bold]align" in text
     assert "saved [x]" in text
     assert "2 samples/s" in text
-    plain = Terminal()
-    with Progress("align", 3, stream=plain, plain=True):
+    plain = io.StringIO()
+    with Progress("align", 3, console=Console(file=plain, force_terminal=True), quiet=True):
         pass
     assert plain.getvalue().splitlines()[0] == "align: step 0/3"
     assert "\x1b" not in plain.getvalue()
