@@ -166,7 +166,8 @@ def _archive(artist: str) -> _Archive:
 
 
 @cache
-def _digest(key: str, artist: str) -> bytes:
+def picture_digest(key: str, artist: str) -> bytes:
+    """sha256 of the WebP file of a concept by an artist."""
     return hashlib.sha256(read_picture(key, artist)).digest()
 
 
@@ -197,7 +198,7 @@ class EmojiPicture:
     def key(self) -> str:
         """sha256 of the picture's bytes and the background."""
         colour = bytes(ImageColor.getrgb(self.background)[:3])
-        return hashlib.sha256(_digest(self.concept, self.artist) + colour).hexdigest()
+        return hashlib.sha256(picture_digest(self.concept, self.artist) + colour).hexdigest()
 
     def shape(self) -> tuple[int, int]:
         side = SIZES[self.artist]
