@@ -5,20 +5,28 @@ from __future__ import annotations
 from torch import Tensor
 
 from sensorium.config import Config as Value
+from sensorium.errors import UserError
 from sensorium.nn.part import Features, Grid, Part
 
 
 class Connector(Part):
-    """A subclass gives its Config `num_tokens`, and `forward`.
+    """A subclass gives its Config `after` or `num_tokens`, and `forward`.
 
     What an item becomes never depends on what shares its batch. With zero items the result is (0, out_width) and still
     depends on every parameter, so that every parameter has a gradient (zero).
     """
 
     class Config(Value):
+        def after(self, grid: Grid) -> Grid | None:
+            """The layout of the tokens an item with this grid becomes; None when they are no grid (a resampler's)."""
+            return None
+
         def num_tokens(self, grid: Grid) -> int:
             """Tokens an item with this grid becomes. Raises UserError for a grid the connector cannot take."""
-            raise NotImplementedError(f"{self.tag()} does not say how many tokens it makes")
+            after = self.after(grid)
+            if after is None:
+                raise NotImplementedError(f"{self.tag()} does not say how many tokens it makes")
+            return after.tokens
 
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
         """in_width: of a feature, out_width: of a token."""
@@ -28,3 +36,13 @@ class Connector(Part):
     def forward(self, features: Features) -> Tensor:
         """features: values (N, in_width) -> (sum of num_tokens(grid), out_width), items in order."""
         raise NotImplementedError(f"{type(self).__name__} connects nothing")
+
+
+def divided(extent: int, factor: int, what: str, who: str) -> int:
+    """extent / factor. Raises UserError, naming both and the connector, when it is not whole."""
+    if extent % factor:
+        raise UserError(
+            f"{who} joins {factor} features along the {what} of a grid, and {extent} {what} cannot be divided by "
+            f"{factor}: choose a factor that divides {extent}, or another transform.size for the encoder"
+        )
+    return extent // factor

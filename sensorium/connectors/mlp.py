@@ -26,8 +26,8 @@ class MLP(Connector):
         norm: bool = False
         bias: bool = True
 
-        def num_tokens(self, grid: Grid) -> int:
-            return grid.tokens
+        def after(self, grid: Grid) -> Grid:
+            return grid
 
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
         super().__init__(config, in_width, out_width)

@@ -1,0 +1,104 @@
+"""Perceiver resampler: any number of features becomes a fixed number of tokens (Flamingo, arXiv 2204.14198, A.1.1)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sensorium.connectors.base import Connector
+from sensorium.errors import UserError
+from sensorium.nn.attention import attend
+from sensorium.nn.ffn import FeedForward
+from sensorium.nn.norm import Norm
+from sensorium.nn.part import Features, Grid
+
+NORM = Norm.Config(kind="layer")
+
+
+class Resampler(Connector):
+    """Learned latents cross-attend to one item's features and to themselves, layer after layer.
+
+    A last linear layer brings the latents, as wide as the features, to the backbone's width. The paper's feed-forward
+    uses a squared ReLU; this one GELU.
+    """
+
+    class Config(Connector.Config):
+        """latents: tokens an item becomes, whatever its grid. head_width: of each attention head.
+
+        ratio   width of the feed-forward over that of a feature
+        frames  number of learned time embeddings, one added to all features of a frame; 0 for none
+        """
+
+        latents: int = Field(default=64, ge=1)
+        depth: int = Field(default=6, ge=1)
+        heads: int = Field(default=8, ge=1)
+        head_width: int = Field(default=64, ge=1)
+        ratio: int = Field(default=4, ge=1)
+        frames: int = Field(default=0, ge=0)
+
+        def num_tokens(self, grid: Grid) -> int:
+            if self.frames and grid.frames > self.frames:
+                raise UserError(
+                    f"an item has {grid.frames} frames, the resampler has {self.frames} time embeddings: "
+                    "sample fewer frames, or set the connector's `frames` higher"
+                )
+            return self.latents
+
+    def __init__(self, config: Config, in_width: int, out_width: int) -> None:
+        super().__init__(config, in_width, out_width)
+        self._check = config.num_tokens
+        self.latents = nn.Parameter(torch.randn(config.latents, in_width) * 0.02)
+        self.times = nn.Parameter(torch.randn(config.frames, in_width) * 0.02) if config.frames else None
+        self.layers = nn.ModuleList(
+            ResamplerLayer(in_width, config.heads, config.head_width, config.ratio) for _ in range(config.depth)
+        )
+        self.norm = NORM.build(in_width)
+        self.out = nn.Linear(in_width, out_width)
+
+    def forward(self, features: Features) -> Tensor:
+        for grid in features.grids:
+            self._check(grid)
+        if not features.grids:  # one blank feature, of whose tokens none are returned, connects every parameter
+            blank = torch.cat([features.values, features.values.new_zeros(1, self.in_width)])
+            return self._resample(blank[None], frames=1)[0, :0]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, grid in enumerate(features.grids):
+            groups.setdefault((grid.tokens, grid.frames), []).append(index)
+        values, tokens = features.values.split(features.lengths), {}
+        for (_, frames), members in groups.items():
+            made = self._resample(torch.stack([values[index] for index in members]), frames)
+            tokens.update(zip(members, made))
+        return torch.cat([tokens[index] for index in range(len(values))])
+
+    def _resample(self, x: Tensor, frames: int) -> Tensor:
+        """x: (items, N, in_width) of equally many features -> (items, latents, out_width)."""
+        if self.times is not None:
+            x = x + self.times[:frames].to(x.dtype).repeat_interleave(x.shape[1] // frames, 0)
+        latents = self.latents.to(x.dtype).expand(len(x), -1, -1)
+        for layer in self.layers:
+            latents = layer(latents, x)
+        return self.out(self.norm(latents))
+
+
+class ResamplerLayer(nn.Module):
+    """Latents read features and latents, then a feed-forward; both with a residual."""
+
+    def __init__(self, width: int, heads: int, head_width: int, ratio: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        self.norm_latents, self.norm_features, self.norm_ffn = (NORM.build(width) for _ in range(3))
+        inner = heads * head_width
+        self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
+        self.o = nn.Linear(inner, width, bias=False)
+        self.ffn = FeedForward.Config(hidden=ratio * width, activation="gelu", gated=False).build(width)
+
+    def forward(self, latents: Tensor, x: Tensor) -> Tensor:
+        """latents: (B, L, D), x: (B, N, D) -> (B, L, D)."""
+        own = self.norm_latents(latents)
+        both = torch.cat([self.norm_features(x), own], dim=1)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, self.head_width)) for part in (self.q(own), self.k(both), self.v(both))
+        )
+        latents = latents + self.o(attend(q, k, v, None, causal=False).flatten(2))
+        return latents + self.ffn(self.norm_ffn(latents))
