@@ -64,7 +64,7 @@ class Captions(SourceConfig):
     plain: bool = True
     holdout_dev: bool = False
     flags: bool = False
-    backgrounds: tuple[str, ...] = Field(("white",), min_length=1)
+    backgrounds: tuple[str, ...] = Field(default=("white",), min_length=1)
     seed: int = 0
 
     def build(self) -> _Captions:
@@ -107,14 +107,14 @@ class EmojiQuestions(SourceConfig):
     """
 
     split: Split = "train"
-    questions_per_picture: int = Field(4, ge=1)
-    families: tuple[EmojiFamily, ...] | None = Field(None, min_length=1)
-    languages: tuple[Language, ...] = Field(("en",), min_length=1)
-    rounds: int = Field(1, ge=1)
+    questions_per_picture: int = Field(default=4, ge=1)
+    families: tuple[EmojiFamily, ...] | None = Field(default=None, min_length=1)
+    languages: tuple[Language, ...] = Field(default=("en",), min_length=1)
+    rounds: int = Field(default=1, ge=1)
     holdout_dev: bool = False
     flags: bool = False
-    backgrounds: tuple[str, ...] = Field(("white",), min_length=1)
-    tags: dict[EmojiFamily, str] = Field({})
+    backgrounds: tuple[str, ...] = Field(default=("white",), min_length=1)
+    tags: dict[EmojiFamily, str] = Field(default={})
     seed: int = 0
 
     def build(self) -> _EmojiQuestions:
@@ -243,11 +243,11 @@ class SceneQuestions(SourceConfig):
     """
 
     split: Literal["train", "val_scene", "dev_scene"] = "train"
-    count: int = Field(2000, ge=1)
-    questions_per_picture: int = Field(3, ge=1)
-    families: tuple[SceneFamily, ...] | None = Field(None, min_length=1)
+    count: int = Field(default=2000, ge=1)
+    questions_per_picture: int = Field(default=3, ge=1)
+    families: tuple[SceneFamily, ...] | None = Field(default=None, min_length=1)
     box_format: BoxFormat = "hundred"
-    tags: dict[SceneFamily, str] = Field({})
+    tags: dict[SceneFamily, str] = Field(default={})
     holdout_dev: bool = False
     seed: int = 0
 
