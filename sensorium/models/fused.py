@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sensorium.config import Config
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.nn.backbone import Backbone
-from sensorium.nn.part import Part
+from sensorium.nn.part import Features, Part
 from sensorium.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Outputs:
 class Fused(Part):
     """Modality encoders and connectors in front of a language backbone."""
 
-    class Config(Part.Config):
+    class Config(Config):
         encoders: dict[str, Encoder.Config]
         connectors: dict[str, Connector.Config]
         backbone: Backbone.Config
@@ -70,7 +71,7 @@ class Fused(Part):
         x = self.backbone.embed_tokens(sequence.ids)
         for kind in self.encoders:
             features = self.encoders[kind](sequence.items.get(kind, []))
-            tokens = self.connectors[kind](features)
+            tokens = self.connectors[kind](Features(features.values.to(x.dtype), features.grids))
             x = place(x, tokens, kind, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache)

@@ -1,0 +1,108 @@
+"""From a recipe to a model with its weights, tokenizer and renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.convert.gguf import GGUF
+from sensorium.encoders import efficientnet
+from sensorium.errors import UserError
+from sensorium.hub import fetch
+from sensorium.hub.pretrained import Pretrained
+from sensorium.models.fused import Fused
+from sensorium.sequence import Item, Media
+from sensorium.tokenizer import Tokenizer
+from sensorium.train.recipe import Recipe
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a partial load did, by parameter name."""
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded"
+        for name, members in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if members:
+                shown = ", ".join(members[:4]) + (" ..." if len(members) > 4 else "")
+                text += f"; {len(members)} {name}: {shown}"
+        return text
+
+
+def build_model(recipe: Recipe) -> Fused:
+    """The recipe's model with random weights that depend on its seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return recipe.model.build()
+
+
+def load_pretrained(model: Fused, recipe: Recipe, progress: Callable[..., None] | None = None) -> dict[str, Loaded]:
+    """Fill the recipe's pretrained parts. Raises UserError when a part's weights do not fit it."""
+    reports = {}
+    for part, pretrained in recipe.init.items():
+        path = fetch(pretrained, progress=progress) if progress else fetch(pretrained)
+        report = load_part(model.get_submodule(part), _tensors(pretrained, path))
+        if report.missing:
+            raise UserError(f"{pretrained.name} does not fill {part!r} of recipe {recipe.name!r}: {report}")
+        reports[part] = report
+    return reports
+
+
+def _tensors(pretrained: Pretrained, path) -> Iterable[tuple[str, Tensor]]:
+    match pretrained.format:
+        case "gguf":
+            with GGUF(path) as file:
+                yield from file.tensors(torch.float32)
+        case "state_dict":
+            yield from efficientnet.load_published(path).items()
+        case other:
+            raise UserError(f"{pretrained.name} is stored as {other!r}, which fills no part here yet")
+
+
+@torch.no_grad()
+def load_part(part: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> Loaded:
+    """Copy tensors into a part by name, one at a time. A tensor of another shape raises UserError with both shapes."""
+    own = {**dict(part.named_parameters()), **dict(part.named_buffers())}
+    loaded, unexpected = [], []
+    for name, tensor in tensors:
+        if name not in own:
+            unexpected.append(name)
+            continue
+        if own[name].shape != tensor.shape:
+            raise UserError(f"{name!r} is {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model")
+        own[name].copy_(tensor)
+        loaded.append(name)
+    persistent = set(part.state_dict())
+    return Loaded(loaded, sorted(persistent - set(loaded)), unexpected)
+
+
+def tokenizer_of(recipe: Recipe) -> Tokenizer:
+    """The recipe's tokenizer; its vocabulary must fit the backbone's."""
+    if isinstance(recipe.tokenizer, Pretrained):
+        with GGUF(fetch(recipe.tokenizer)) as file:
+            tokenizer = file.tokenizer()
+    else:
+        tokenizer = Tokenizer.bytes()
+    if len(tokenizer) > recipe.model.backbone.vocab:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.backbone.vocab}"
+        )
+    return tokenizer
+
+
+def item_loader(model: Fused) -> Callable[[str, Media], Item]:
+    """(kind, media) -> Item, decoded and preprocessed as the model's encoder of that kind asks."""
+
+    def load(kind: str, media: Media) -> Item:
+        if kind not in model.encoders:
+            raise UserError(f"this model reads {sorted(model.encoders)}, the sample holds {kind!r}")
+        return Item(model.encoders[kind].preprocess(media.load()), media.shape(), media.key())
+
+    return load

@@ -1,0 +1,136 @@
+"""Features of frozen encoders, computed once and kept on disk.
+
+The address of a feature is the content's key and a fingerprint of the encoder: its value (preprocessing included) and
+its weights. A store is append-only: each process writes its own pair of files, data first and then the line that points
+at it, so a kill leaves at worst bytes that nothing points at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sensorium.encoders.base import Encoder
+from sensorium.nn.part import Features
+from sensorium.sequence import Item, Media
+
+
+def fingerprint(encoder: Encoder, dtype: torch.dtype) -> str:
+    """sha256 over the encoder's value, its weights and the precision it computes in."""
+    digest = hashlib.sha256(f"{encoder.config.to_json()}|{dtype}".encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FeatureStore:
+    """key -> (N, D) features in bf16 or fp32, in one folder."""
+
+    def __init__(self, folder: Path, width: int, dtype: torch.dtype) -> None:
+        self.folder, self.width, self.dtype = folder, width, dtype
+        folder.mkdir(parents=True, exist_ok=True)
+        self._places: dict[str, tuple[np.ndarray, int, int]] = {}
+        self._size = torch.empty((), dtype=dtype).element_size()
+        for index in sorted(folder.glob("*.jsonl")):
+            self._read(index)
+        self._data = self._index = None
+        self._own: dict[str, Tensor] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places or key in self._own
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._own)
+
+    def get(self, key: str) -> Tensor | None:
+        """(N, D), or None when it was never computed."""
+        if key in self._own:
+            return self._own[key]
+        if key not in self._places:
+            return None
+        data, start, rows = self._places[key]
+        raw = torch.from_numpy(np.array(data[start : start + rows * self.width * self._size]))
+        return raw.view(self.dtype).view(rows, self.width)
+
+    def put(self, key: str, features: Tensor) -> None:
+        """Append (N, D). Readable by this process at once, by others when they open the store."""
+        if key in self:
+            return
+        if self._data is None or self._index is None:
+            name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            self._data = open(self.folder / f"{name}.bin", "ab")  # noqa: SIM115 (kept open for the run)
+            self._index = open(self.folder / f"{name}.jsonl", "a")  # noqa: SIM115
+        kept = features.detach().to("cpu", self.dtype).contiguous()
+        start = self._data.tell()
+        self._data.write(kept.flatten().view(torch.uint8).numpy().tobytes())
+        self._data.flush()
+        self._index.write(json.dumps([key, start, kept.shape[0]]) + "\n")
+        self._index.flush()
+        self._own[key] = kept
+
+    def _read(self, index: Path) -> None:
+        path = index.with_suffix(".bin")
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+        for line in index.read_text().splitlines():
+            try:
+                key, start, rows = json.loads(line)
+            except ValueError:
+                continue  # the half-written last line of a killed process
+            if start + rows * self.width * self._size <= len(data):
+                self._places[key] = (data, start, rows)
+
+
+class FrozenEncoder:
+    """Items of one kind, with features from the store or computed now, in batches, by the encoder's fast path."""
+
+    def __init__(self, encoder: Encoder, root: Path | None, dtype: torch.dtype) -> None:
+        self.encoder = encoder
+        mark = fingerprint(encoder, dtype)
+        self.store = FeatureStore(root / mark[:24], encoder.config.width, dtype) if root is not None else None
+        self._run: Callable[[list[Item]], Features] | None = None
+        self._dtype = dtype
+        self.computed = 0
+
+    def load(self, media: Media) -> Item:
+        """An item with features if they are known, else with pixels."""
+        if self.store is not None:
+            features = self.store.get(media.key())
+            if features is not None:
+                return Item(None, media.shape(), media.key(), features)
+        return Item(self.encoder.preprocess(media.load()), media.shape(), media.key())
+
+    def complete(self, items: list[Item]) -> list[Item]:
+        """The same items, all with features; what was computed is stored. Equal keys are computed once."""
+        missing = {item.key: item for item in items if item.features is None}
+        if missing:
+            if self._run is None:
+                self._run = self.encoder.prepare_inference(None if self._dtype == torch.float32 else self._dtype)
+            features = self._run(list(missing.values()))
+            self.computed += len(missing)
+            made = dict(zip(missing, features.values.split(features.lengths)))
+            for key, value in made.items():
+                if self.store is not None:
+                    self.store.put(key, value)
+            items = [
+                item if item.features is not None else Item(None, item.shape, item.key, made[item.key].to(self._dtype))
+                for item in items
+            ]
+        return items
+
+
+def frozen_kinds(encoders: nn.ModuleDict, trains: Callable[[str], bool]) -> Iterable[str]:
+    """Kinds whose encoder has no parameter that trains."""
+    for kind, encoder in encoders.items():
+        if not any(trains(f"encoders.{kind}.{name}") for name, _ in encoder.named_parameters()):
+            yield kind

@@ -1,0 +1,115 @@
+"""Stages as data, and the recipe that holds them with the model, its pretrained parts and its published figures."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny
+
+from sensorium.config import Config
+from sensorium.data.source import SourceConfig
+from sensorium.errors import UserError, nearest
+from sensorium.hub.pretrained import Pretrained
+from sensorium.models.fused import Fused
+from sensorium.nn.lora import LoRA
+from sensorium.objectives.language import NextToken
+from sensorium.render import Template
+
+Size = Literal["tiny", "small", "paper"]
+
+
+class Stage(Config):
+    """One stage of training.
+
+    train       globs of the parameters that train; all others stay bit-identical. A glob that matches nothing raises
+    lr          peak learning rate, or one for each glob (the first that matches)
+    data        a source or a mixture; None in a stage that is described but not run (paper size without the data)
+    steps       optimizer steps; or `epochs` passes over the data
+    tokens      token budget of one packed micro-batch
+    items       item budget of one micro-batch (pictures), None for no limit
+    accumulate  micro-batches per optimizer step
+    max_tokens  longest document; None: the token budget
+    precision   auto: bf16 where the hardware computes in it (weights and activations; fp32 master weights), else fp32
+    adapters    LoRA on the linear layers that a glob matches
+    checkpointing  recompute block activations in the backward pass
+    published   what the paper says of this stage, in words
+    """
+
+    name: str
+    train: tuple[str, ...]
+    lr: float | dict[str, float]
+    data: SerializeAsAny[SourceConfig] | None = None
+    objectives: tuple[NextToken, ...] = (NextToken(),)
+    steps: int | None = None
+    epochs: float | None = None
+    tokens: int = Field(2048, gt=0)
+    items: int | None = None
+    accumulate: int = Field(1, gt=0)
+    max_tokens: int | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    floor: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = 1.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpointing: bool = False
+    adapters: dict[str, LoRA] = {}
+    published: str = ""
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of this name trains in this stage."""
+        return any(fnmatchcase(name, glob) for glob in self.train)
+
+    def lr_of(self, name: str) -> float:
+        """Peak learning rate of the parameter of this name. Raises UserError when no glob covers it."""
+        if not isinstance(self.lr, dict):
+            return self.lr
+        for glob, rate in self.lr.items():
+            if fnmatchcase(name, glob):
+                return rate
+        raise UserError(f"stage {self.name!r} trains {name!r} but its lr has no glob for it: {sorted(self.lr)}")
+
+
+class Figure(Config):
+    """A published number that this recipe's paper size is held against.
+
+    name       what is counted, a key of `sensorium.train.describe.measure`
+    published  the value, in plain units
+    tolerance  relative
+    source     where it stands
+    """
+
+    name: str
+    published: float
+    tolerance: float = 0.01
+    source: str = ""
+
+
+class Recipe(Config):
+    """A system: model, prompt, pretrained parts, stages, published figures.
+
+    tokenizer  "bytes", or the pretrained part whose file carries it
+    init       pretrained weights by part: {"backbone": ..., "encoders.image": ...}
+    """
+
+    name: str
+    title: str
+    paper: str
+    family: str
+    size: Size
+    model: SerializeAsAny[Fused.Config]
+    template: Template = Template()
+    tokenizer: Literal["bytes"] | Pretrained = "bytes"
+    init: dict[str, Pretrained] = {}
+    stages: tuple[Stage, ...]
+    figures: tuple[Figure, ...] = ()
+    deviations: tuple[str, ...] = ()
+    seed: int = 0
+
+    def stage(self, name: str) -> Stage:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UserError(f"recipe {self.name!r} has no stage {name!r}: {nearest(name, [s.name for s in self.stages])}")

@@ -1,0 +1,251 @@
+"""The one training loop: stages in order, exact resume, and a log of what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from sensorium.data.mixture import open_order
+from sensorium.errors import UserError
+from sensorium.hub.cache import cache_root
+from sensorium.models.fused import Fused
+from sensorium.tokenizer import Tokenizer
+from sensorium.train import checkpoint as store
+from sensorium.train.build import build_model, load_pretrained, tokenizer_of
+from sensorium.train.loader import Batches
+from sensorium.train.log import MetricsLog, Phases, Progress
+from sensorium.train.optim import Optimizer, total
+from sensorium.train.recipe import Recipe, Stage
+from sensorium.train.task import Task
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM came; everything is saved."""
+
+
+@dataclass(slots=True)
+class StageResult:
+    """What a stage did: optimizer steps, samples, tokens and seconds of training, and its tables for the report."""
+
+    name: str
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True)
+class Run:
+    """A run in progress or finished."""
+
+    folder: Path
+    recipe: Recipe
+    model: Fused
+    tokenizer: Tokenizer
+    results: list[StageResult]
+    phases: Phases
+    step: int = 0
+    finished: bool = False
+
+
+def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callable[..., None] | None = None) -> Run:
+    """Start a run in `out`, or take up the one that is there.
+
+    Raises UserError when `out` holds a run of another recipe, or when `resume` is off and it is not empty.
+    """
+    found = store.latest(out)
+    if found is not None and not resume:
+        raise UserError(f"{out} already holds a run: choose another --out, or leave out --fresh to continue it")
+    if found is None:
+        leftovers = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []
+        unknown = set(leftovers) - {"metrics.jsonl", "timing.jsonl", "tensorboard", "train.log"}
+        if unknown:
+            raise UserError(f"{out} holds other files ({', '.join(sorted(unknown)[:4])}): choose an empty --out")
+        phases = Phases()
+        with phases("load"):
+            model = build_model(recipe)
+            load_pretrained(model, recipe, progress)
+            tokenizer = tokenizer_of(recipe)
+        return Run(out, recipe, model, tokenizer, [], phases)
+    before = store.read_recipe(found)
+    if before != recipe:
+        raise UserError(
+            f"{out} holds a run of recipe {before.name!r} ({before.size}) with other settings ({_difference(before, recipe)}): "
+            "choose another --out, or repeat the settings it was started with"
+        )
+    state = store.read_state(found)
+    phases = Phases(state["phases"])
+    with phases("load"):
+        _, model, tokenizer = store.load_checkpoint(found)
+    results = [StageResult(**result) for result in state["results"]]
+    return Run(out, recipe, model, tokenizer, results, phases, state["step"], state["finished"])
+
+
+def train(
+    run: Run, *, console: Console | None = None, device: str | None = None, save_every: float = 120.0, quiet: bool = False
+) -> Run:
+    """Train every stage that is not finished. Raises Stopped after saving when a signal asks to stop.
+
+    save_every  seconds between checkpoints inside a stage
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    found = store.latest(run.folder)
+    state = store.read_state(found) if found is not None else None
+    first = state["stage"] if state is not None else 0
+    with MetricsLog(run.folder) as log, _signals() as asked:
+        for index in range(first, len(run.recipe.stages)):
+            stage_state = state if state is not None and index == first else None
+            loop = _StageLoop(run, index, log, place, console, save_every, quiet, asked)
+            loop.run(found if stage_state else None, stage_state)
+    run.finished = True
+    return run
+
+
+class _StageLoop:
+    """One stage: its task, its loader, its optimizer."""
+
+    def __init__(self, run: Run, index: int, log: MetricsLog, device, console, save_every, quiet, asked) -> None:
+        self.run_, self.index, self.log, self.asked = run, index, log, asked
+        self.stage: Stage = run.recipe.stages[index]
+        if self.stage.data is None:
+            raise UserError(f"stage {self.stage.name!r} of recipe {run.recipe.name!r} has no data: give --data")
+        self.console, self.save_every, self.quiet = console, save_every, quiet
+        self.task = Task(run.recipe, self.stage, run.model, run.tokenizer, cache_root() / "features", device)
+        self.order = open_order(self.stage.data, run.recipe.seed + self.index)
+        self.steps = self._steps()
+
+    def _steps(self) -> int:
+        if self.stage.steps is not None:
+            return self.stage.steps
+        raise UserError(f"stage {self.stage.name!r} says neither steps nor epochs: set stages.{self.stage.name}.steps")
+
+    def run(self, found: Path | None, state: dict[str, Any] | None) -> None:
+        result = StageResult(self.stage.name, parts=self.task.trained_parts())
+        start = position = 0
+        if state is not None and found is not None:
+            if state["stage_step"] >= self.steps:
+                return
+            start, position = state["stage_step"], state["position"]
+            result = self.run_.results.pop() if start else result
+        optimizer = Optimizer(self.task.model, self.stage, self.steps)
+        if start and found is not None:
+            optimizer.load(store.read_optim(found))
+        self.log.resume(start, self.index)
+        batches = Batches(self.order, self.task.renderer, self.stage, position)
+        stream = iter(batches)
+        try:
+            self._loop(optimizer, stream, result, start, position)
+        finally:
+            stream.close()  # type: ignore[attr-defined]
+            optimizer.close()
+
+    def _loop(self, optimizer: Optimizer, stream: Iterator, result: StageResult, start: int, position: int) -> None:
+        saved = time.monotonic()
+        clock = self.run_.phases(self.stage.name)
+        progress = Progress(self.stage.name, self.steps, start=start, console=self.console, quiet=self.quiet)
+        with clock, progress as bar:
+            for step in range(start, self.steps):
+                began = time.monotonic()
+                torch.manual_seed(hash((self.run_.recipe.seed, self.index, step)) % 2**63)
+                metrics, position = self._step(optimizer, stream, step, result, position)
+                seconds = time.monotonic() - began
+                result.steps, result.seconds = step + 1, result.seconds + seconds
+                self.run_.step += 1
+                self.log.write(self.stage.name, self.index, step + 1, metrics, seconds=seconds)
+                bar.update(step + 1, metrics["loss"], metrics["samples"], metrics["tokens"])
+                last = step + 1 == self.steps
+                if last or self.asked() or time.monotonic() - saved > self.save_every:
+                    self._save(optimizer, result, step + 1, position)
+                    saved = time.monotonic()
+                if self.asked() and not last:
+                    raise Stopped(f"stopped at step {step + 1} of stage {self.stage.name!r}, saved in {self.run_.folder}")
+
+    def _step(self, optimizer: Optimizer, stream: Iterator, step: int, result: StageResult, position: int):
+        counts, sums, tokens, samples = [], [], 0, 0
+        for _ in range(self.stage.accumulate):
+            batch = next(stream)
+            loss = self.task.loss(self.task.complete(batch.sequence))
+            loss.sum.backward()
+            counts.append(loss.count.detach())
+            sums.append(loss.sum.detach())
+            tokens, samples, position = tokens + len(batch.sequence), samples + batch.samples, batch.position
+            result.skipped += [reason for _, reason in batch.skipped]
+        count = total(counts)
+        taken = optimizer.step(step, max(count, 1e-9))
+        result.samples, result.tokens = result.samples + samples, result.tokens + tokens
+        values = {"loss": total(sums) / max(count, 1e-9), "tokens": tokens, "samples": samples, "targets": count, **taken}
+        return values, position
+
+    def _save(self, optimizer: Optimizer, result: StageResult, step: int, position: int) -> None:
+        last_of_all = self.index + 1 == len(self.run_.recipe.stages) and step == self.steps
+        done = step == self.steps
+        run = self.run_
+        results = [*run.results, result]
+        state = {
+            "stage": self.index + 1 if done and not last_of_all else self.index,
+            "stage_step": 0 if done and not last_of_all else step,
+            "position": 0 if done else position,
+            "step": run.step,
+            "finished": last_of_all,
+            "results": [entry.to_json() for entry in results],
+            "phases": run.phases.seconds,
+            "adapters": [stage.name for stage in run.recipe.stages[: self.index + 1] if stage.adapters],
+        }
+        unchanged = {part for part, (trained, _) in result.parts.items() if not trained}
+        self.log.sync()
+        store.save_checkpoint(
+            run.folder,
+            run.step,
+            run.recipe,
+            self.task.model,
+            run.tokenizer,
+            state,
+            None if done else optimizer.state(),
+            unchanged if run.step > 1 else set(),
+        )
+        if done:
+            run.results.append(result)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask to stop after the current step; a second one stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: signals stay as they are
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _difference(before: Recipe, now: Recipe) -> str:
+    """The first settings in which two recipes differ."""
+    old, new = before.to_yaml().splitlines(), now.to_yaml().splitlines()
+    for left, right in zip(old, new):
+        if left != right:
+            return f"{left.strip()!r} there, {right.strip()!r} now"
+    return "one has more stages or fields"
