@@ -1,0 +1,201 @@
+"""Keys and values of what was read before, so that reading on costs only what is new.
+
+A cache has slots, one for each conversation. A step appends one packed document to each of some slots: whole prompts
+(prefill), a new turn on top of an earlier one, or one token each (decode). Lengths advance only when the step is
+complete, so a step that fails or is interrupted leaves every slot as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sensorium.mask import Layout
+from sensorium.nn.attention import attend
+from sensorium.nn.backbone import Backbone
+
+
+@dataclass(slots=True)
+class Step:
+    """What all layers of one forward pass share.
+
+    slots   which slot each document is appended to, as an index of the first axis of the store
+    places  (T) where each token goes in the flattened (slots * capacity) store
+    keys    longest slot after the step: the part of the store that is read
+    counts  new tokens of each document
+    fresh   every slot was empty, so the layout's own mask is all there is to know
+    mask    (B, 1, L or 1, keys) bool, True where attention is allowed; None where the rule needs none
+    """
+
+    slots: slice | Tensor
+    places: Tensor
+    keys: int
+    counts: list[int]
+    fresh: bool
+    mask: Tensor | None
+
+
+class LayerCache:
+    """The cache of one layer: keys and values (slots, capacity, kv_heads, head_width)."""
+
+    def __init__(self, owner: Cache, keys: Tensor, values: Tensor) -> None:
+        self.owner, self.keys, self.values = owner, keys, values
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """q (T, H, W), k and v (T, G, W) of the new tokens, rotated -> (T, H, W); k and v are kept."""
+        step = self.owner.current
+        self.keys.flatten(0, 1).index_copy_(0, step.places, k.to(self.keys.dtype))
+        self.values.flatten(0, 1).index_copy_(0, step.places, v.to(self.values.dtype))
+        if step.fresh:
+            return layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), layout.mask, layout.causal))
+        keys, values = self.keys[step.slots, : step.keys], self.values[step.slots, : step.keys]
+        if max(step.counts) > 1:
+            return layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), step.mask, False))
+        # one row for each document: heads that share keys become query rows, so keys and values are never repeated
+        batch, heads, width = q.shape
+        rows = q.to(keys.dtype).view(batch, keys.shape[2], -1, width)
+        mixed = F.scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=step.mask)
+        return mixed.reshape(batch, heads, width).to(q.dtype)
+
+
+class Cache:
+    """Preallocated keys and values for `slots` conversations of up to `capacity` tokens.
+
+    lengths  tokens that each slot holds
+    dtype    of the store; on a CPU float32 whatever the model computes in, because one-row attention is several
+             times faster there than in bfloat16
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        slots: int,
+        capacity: int,
+        kv_heads: int,
+        head_width: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if slots < 1 or capacity < 1:
+            raise ValueError(f"a cache needs at least one slot and one place, got {slots} slots of {capacity} places")
+        shape = (slots, capacity, kv_heads, head_width)
+        self.slots, self.capacity = slots, capacity
+        self.lengths = [0] * slots
+        self._layers = [
+            LayerCache(self, *(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))) for _ in range(depth)
+        ]
+        self._step: Step | None = None
+
+    @classmethod
+    def of(cls, backbone: Backbone, slots: int, capacity: int) -> Cache:
+        """A cache that fits a backbone, on its device."""
+        attention = backbone.config.block.attention
+        weight = next(backbone.parameters())
+        head_width = attention.head_width or backbone.config.width // attention.heads
+        dtype = torch.float32 if weight.device.type == "cpu" and weight.itemsize < 4 else weight.dtype
+        kv_heads = attention.kv_heads or attention.heads
+        return cls(backbone.config.depth, slots, capacity, kv_heads, head_width, dtype, weight.device)
+
+    @property
+    def current(self) -> Step:
+        if self._step is None:
+            raise RuntimeError("a cache is read and written inside `with cache.step(slots, layout)` only")
+        return self._step
+
+    def layer(self, index: int) -> LayerCache:
+        return self._layers[index]
+
+    @contextmanager
+    def step(self, slots: Sequence[int], layout: Layout) -> Iterator[None]:
+        """Append document i of `layout` to slots[i]: run the model inside. Positions are the caller's.
+
+        Raises ValueError when a slot is named twice, a document does not fit, or the layout is not causal.
+        """
+        counts = layout.lengths
+        if len(counts) != len(slots) or len(set(slots)) != len(slots):
+            raise ValueError(f"{len(counts)} documents need as many different slots, got {list(slots)}")
+        if not layout.causal and layout.mask is None:
+            raise ValueError("full attention looks ahead, so what was read before cannot be kept: use a causal rule")
+        ends = [self.lengths[slot] + count for slot, count in zip(slots, counts)]
+        if max(ends) > self.capacity:
+            raise ValueError(f"a slot would hold {max(ends)} tokens, its capacity is {self.capacity}: reserve() first")
+        self._step = self._plan(slots, layout, max(ends))
+        try:
+            yield
+        finally:
+            self._step = None
+        for slot, end in zip(slots, ends):
+            self.lengths[slot] = end
+
+    def _plan(self, slots: Sequence[int], layout: Layout, keys: int) -> Step:
+        device = self._layers[0].keys.device
+        starts = [self.lengths[slot] for slot in slots]
+        counts = layout.lengths
+        begin = torch.tensor([slot * self.capacity + start for slot, start in zip(slots, starts)], device=device)
+        fresh = not any(starts)
+        mask = None
+        if max(counts) == 1:
+            places = begin
+            if not fresh and len(set(starts)) > 1:
+                filled = torch.tensor(starts, device=device)
+                mask = (torch.arange(keys, device=device)[None, :] <= filled[:, None])[:, None, None, :]
+        else:
+            lengths = torch.tensor(counts, device=device)
+            first = torch.cumsum(lengths, 0) - lengths
+            places = torch.arange(sum(counts), device=device) + torch.repeat_interleave(begin - first, lengths)
+            if not fresh:
+                mask = _append_mask(torch.tensor(starts, device=device), keys, layout)
+        contiguous = list(slots) == list(range(slots[0], slots[0] + len(slots)))
+        index = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(list(slots), device=device)
+        return Step(index, places, keys, counts, fresh, mask)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget what a slot holds beyond its first `length` tokens."""
+        if not 0 <= length <= self.lengths[slot]:
+            raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens, it cannot be cut to {length}")
+        self.lengths[slot] = length
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """Copy the first `length` tokens (default: all) of one slot into another, replacing what that held."""
+        length = self.lengths[source] if length is None else length
+        if not 0 <= length <= self.lengths[source]:
+            raise ValueError(f"slot {source} holds {self.lengths[source]} tokens, {length} cannot be copied from it")
+        if source != target:
+            for layer in self._layers:
+                for store in (layer.keys, layer.values):
+                    store[target, :length].copy_(store[source, :length])
+        self.lengths[target] = length
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` tokens in each slot, at least doubling, so that growing costs little on average."""
+        if capacity <= self.capacity:
+            return
+        capacity = max(capacity, 2 * self.capacity)
+        used = max(self.lengths)
+        for layer in self._layers:
+            layer.keys, layer.values = (_grown(store, capacity, used) for store in (layer.keys, layer.values))
+        self.capacity = capacity
+
+
+def _grown(store: Tensor, capacity: int, used: int) -> Tensor:
+    grown = store.new_zeros(store.shape[0], capacity, *store.shape[2:])
+    grown[:, :used] = store[:, :used]
+    return grown
+
+
+def _append_mask(starts: Tensor, keys: int, layout: Layout) -> Tensor:
+    """(B, 1, L, keys): a new token sees all that its slot held, and of the new ones what the layout allows."""
+    length = layout.rows.shape[1]
+    row = torch.arange(length, device=starts.device)
+    local = torch.arange(keys, device=starts.device)[None, :] - starts[:, None]  # (B, keys), negative in the old part
+    if layout.mask is None:
+        return (local[:, None, :] <= row[None, :, None])[:, None]
+    own = layout.mask[:, 0].expand(len(starts), -1, -1)
+    index = local.clamp(0, length - 1)[:, None, :].expand(-1, length, -1)
+    new = own.gather(2, index) & (local < length)[:, None, :]
+    return ((local < 0)[:, None, :] | new)[:, None]

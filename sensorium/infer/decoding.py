@@ -1,0 +1,168 @@
+"""The one generation loop: requests enter, each takes a slot of a cache, all advance together, finished ones leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from sensorium.infer.cache import Cache
+from sensorium.infer.sampling import Sampling, Text, choose
+from sensorium.mask import Layout, compile_layout
+from sensorium.models.fused import Fused
+from sensorium.sequence import Sequence
+
+AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One answer in the making.
+
+    sequence  one rendered document, or what of it the cache does not hold yet
+    sampling  how tokens are chosen
+    text      collects the answer
+    stops     ids that end it
+    cached    tokens the slot holds already
+    seen      ids of the prompt's words, for the repetition penalty
+    position  of the next token
+    ids       chosen so far, without the stop token
+    """
+
+    sequence: Sequence
+    sampling: Sampling
+    text: Text
+    stops: frozenset[int]
+    seed: int
+    cached: int = 0
+    position: int = 0
+    ids: list[int] = field(default_factory=list)
+    done: bool = False
+    seen: list[int] = field(default_factory=list)
+    _generator: torch.Generator | None = None
+    _ready: str = ""
+
+    def __post_init__(self) -> None:
+        self.position = int(self.sequence.position.max()) + 1
+        if self.sampling.temperature > 0:
+            self._generator = torch.Generator().manual_seed(self.seed)
+        if self.sampling.repetition_penalty != 1.0:
+            self.seen = self.sequence.ids[self.sequence.modality == 0].tolist()
+
+    def advance(self, logits: Tensor) -> None:
+        """Choose the next token from logits (vocab)."""
+        seen = torch.tensor(sorted({*self.seen, *self.ids}) if self.sampling.repetition_penalty != 1.0 else [])
+        chosen = choose(logits.float().cpu(), self.sampling, seen.long(), self._generator)
+        self.take(chosen)
+
+    def take(self, chosen: int) -> None:
+        """Add one token to the answer, or end it."""
+        if chosen in self.stops:
+            self.done = True
+        else:
+            self.ids.append(chosen)
+            self._ready += self.text.push(chosen)
+            self.done = self.text.stopped or len(self.ids) >= self.sampling.max_tokens
+        if self.done:
+            self._ready += self.text.finish()
+
+    def new_text(self) -> str:
+        """What was added to the text since the last call."""
+        ready, self._ready = self._ready, ""
+        return ready
+
+    @property
+    def greedy(self) -> bool:
+        return self.sampling.temperature == 0 and self.sampling.repetition_penalty == 1.0
+
+
+class Decoder:
+    """Continuous batching (Yu et al. 2022, Orca section 4): `active[i]` owns slot i of the cache, always."""
+
+    def __init__(self, model: Fused, cache: Cache) -> None:
+        if model.config.rule.kind != "causal":
+            raise ValueError(f"text is generated left to right, the model's rule is {model.config.rule.kind!r}")
+        self.model, self.cache = model, cache
+        self.active: list[Request] = []
+
+    @property
+    def free(self) -> int:
+        return self.cache.slots - len(self.active)
+
+    @torch.inference_mode()
+    def admit(self, requests: Many[Request]) -> None:
+        """Read the prompts of new requests in one packed pass and choose the first token of each."""
+        if len(requests) > self.free:
+            raise ValueError(f"{len(requests)} requests for {self.free} free slots")
+        slots = list(range(len(self.active), len(self.active) + len(requests)))
+        for slot, request in zip(slots, requests):
+            self.cache.truncate(slot, request.cached)
+        room = (r.cached + len(r.sequence) + min(r.sampling.max_tokens, AHEAD) for r in requests)
+        self.cache.reserve(max(room))
+        packed = Sequence.pack([request.sequence for request in requests])
+        layout = compile_layout(packed, self.model.config.rule)
+        with self.cache.step(slots, layout):
+            outputs = self.model(packed, self.cache, layout)
+        ends = torch.tensor(layout.lengths, device=outputs.hidden.device).cumsum(0) - 1
+        self.active += requests
+        self._advance(list(requests), outputs.logits(ends))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One more token for every active request."""
+        ids = torch.tensor([request.ids[-1] for request in self.active])
+        position = torch.tensor([request.position for request in self.active])
+        backbone = self.model.backbone
+        device = next(backbone.parameters()).device
+        layout = _one_each(position.to(device))
+        self.cache.reserve(max(self.cache.lengths[: len(self.active)]) + 1)
+        with self.cache.step(range(len(self.active)), layout):
+            hidden = backbone(backbone.embed_tokens(ids.to(device)), layout, self.cache)
+        for request in self.active:
+            request.position += 1
+        self._advance(list(self.active), backbone.logits(hidden))
+
+    def _advance(self, requests: list[Request], logits: Tensor) -> None:
+        """logits (requests, vocab)."""
+        likeliest = logits.argmax(-1).tolist()
+        for request, best, row in zip(requests, likeliest, logits):
+            if request.greedy:
+                request.take(best)
+            else:
+                request.advance(row)
+        for request in requests:
+            if request.done:
+                self.remove(request)
+
+    def remove(self, request: Request) -> None:
+        """Free the request's slot; the last active request moves into it, so that active slots stay side by side."""
+        slot = self.active.index(request)
+        last = len(self.active) - 1
+        if slot != last:
+            self.cache.fork(last, slot)
+            self.active[slot] = self.active[last]
+        self.active.pop()
+
+
+def _one_each(position: Tensor) -> Layout:
+    """position (B) -> the layout of one new token for each of B documents."""
+    batch = position.shape[0]
+    rows = torch.arange(batch, device=position.device)[:, None]
+    return Layout(rows, None, None, True, position[:, None].expand(-1, 3), lengths=[1] * batch)
+
+
+def tail(sequence: Sequence, start: int) -> Sequence:
+    """What follows the first `start` tokens of one document. A span must not be cut."""
+    spans, items = [], {}
+    for span in sequence.spans:
+        if span.start >= start:
+            members = items.setdefault(span.kind, [])
+            spans.append(replace(span, start=span.start - start, item=len(members)))
+            members.append(sequence.items[span.kind][span.item])
+        elif span.start + span.length > start:
+            raise ValueError(f"token {start} lies inside the {span.kind} at {span.start}, which cannot be cut")
+    names = ("ids", "modality", "position", "doc", "branch", "weight")
+    cut = {name: getattr(sequence, name)[start:] for name in names}
+    return Sequence(spans=spans, items=items, **cut)

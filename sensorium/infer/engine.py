@@ -1,0 +1,296 @@
+"""What a trained model is asked: answers, streams, likelihoods, logits, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Many
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sensorium.encoders.base import Encoder
+from sensorium.errors import UserError
+from sensorium.infer.cache import Cache
+from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.sampling import Sampling, Text
+from sensorium.models.fused import Fused, Outputs
+from sensorium.nn.part import Features
+from sensorium.objectives.language import log_likelihood
+from sensorium.render import Renderer
+from sensorium.sequence import Item, Sample, Segment, Sequence
+
+Question = tuple[Many[Segment], Many[str]]
+"""A prompt, and the answers to choose from."""
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """Of the options of one question: sums of log-probabilities (the turn's stop token included) and token counts."""
+
+    sums: tuple[float, ...]
+    counts: tuple[float, ...]
+
+    @property
+    def best(self) -> int:
+        """The likeliest option."""
+        return max(range(len(self.sums)), key=self.sums.__getitem__)
+
+    @property
+    def best_per_token(self) -> int:
+        """The likeliest option by mean log-probability, which does not favour short ones."""
+        return max(range(len(self.sums)), key=lambda option: self.sums[option] / self.counts[option])
+
+
+class Engine:
+    """Inference with a model as it is now: make a new engine after its weights changed.
+
+    slots    conversations that advance together
+    tokens   budget of one packed forward pass over prompts
+    items    most pictures (or other media) in one pass
+    context  longest prompt plus answer; earlier turns are dropped beyond it; None for no limit but the model's own
+    """
+
+    def __init__(
+        self,
+        model: Fused,
+        renderer: Renderer,
+        *,
+        slots: int = 16,
+        tokens: int = 2048,
+        items: int = 32,
+        context: int | None = None,
+    ) -> None:
+        self.model, self.renderer = model, renderer
+        self.slots, self.tokens, self.items = slots, tokens, items
+        self.context = context or model.config.backbone.positions or None
+        tokenizer, template = renderer.tokenizer, renderer.template
+        ends = {tokenizer.special.get(template.stop), tokenizer.special.get(template.plain), tokenizer.eos}
+        self.stops = frozenset(id for id in ends if id is not None)
+        self._encoders: dict[str, Callable[[list[Item]], Features]] = {}
+
+    # ---- answers
+
+    def generate(
+        self,
+        samples: Iterable[Sample],
+        sampling: Sampling = GREEDY,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """One answer for each sample, in their order, whatever the number of slots.
+
+        progress  called with the number of answers that are complete
+        """
+        waiting = enumerate(samples)
+        requests: list[Request] = []
+        complete = 0
+        with self._evaluating():
+            decoder = Decoder(self.model, self.cache(self.slots))
+            while True:
+                new = self._next(waiting, decoder.free, sampling)
+                if new:
+                    requests += new
+                    decoder.admit(new)
+                elif decoder.active:
+                    decoder.step()
+                else:
+                    return [request.text.text for request in requests]
+                if progress is not None and len(requests) - len(decoder.active) > complete:
+                    complete = len(requests) - len(decoder.active)
+                    progress(complete)
+
+    def _next(self, waiting: Iterator[tuple[int, Sample]], free: int, sampling: Sampling) -> list[Request]:
+        """As many waiting samples as slots and budgets allow; the last may exceed the budgets by itself."""
+        new: list[Request] = []
+        tokens = items = 0
+        while len(new) < free and tokens < self.tokens and items < self.items:
+            index, sample = next(waiting, (0, None))
+            if sample is None:
+                break
+            new.append(self.request(self.prompt(sample, sampling), sampling, sampling.seed + index))
+            tokens += len(new[-1].sequence)
+            items += len(new[-1].sequence.spans)
+        sequences = self.prepare([request.sequence for request in new])
+        for request, sequence in zip(new, sequences):
+            request.sequence = sequence
+        return new
+
+    def stream(self, sample: Sample, sampling: Sampling = GREEDY) -> Iterator[str]:
+        """The answer in pieces, each as soon as its text is certain."""
+        [sequence] = self.prepare([self.prompt(sample, sampling)])
+        request = self.request(sequence, sampling, sampling.seed)
+        yield from self.run(Decoder(self.model, self.cache(1)), request)
+
+    def run(self, decoder: Decoder, request: Request) -> Iterator[str]:
+        """Drive one request to its end, yielding its text. Closing the iterator stops it."""
+        with self._evaluating():
+            decoder.admit([request])
+            try:
+                while True:
+                    piece = request.new_text()
+                    if piece:
+                        yield piece
+                    if request.done:
+                        return
+                    decoder.step()
+            finally:
+                if not request.done:
+                    decoder.remove(request)
+
+    def prompt(self, sample: Sample, sampling: Sampling, items: bool = True) -> Sequence:
+        """A sample rendered with the assistant's turn open, cut to the context by whole turns."""
+        if any(segment.branch for segment in sample.segments):
+            raise UserError("a sample with branches has several endings: score them with log_likelihoods")
+        if self.context is None:
+            return self.renderer.render(sample, generate=True, items=items)
+        room = self.context - sampling.max_tokens
+        if room < 1:
+            raise UserError(
+                f"max_tokens={sampling.max_tokens} leaves no room for a prompt in a context of {self.context} tokens"
+            )
+        return self.renderer.render(sample, generate=True, items=items, max_tokens=room)
+
+    def request(self, sequence: Sequence, sampling: Sampling, seed: int, cached: int = 0) -> Request:
+        text = Text(self.renderer.tokenizer, sampling.stop)
+        return Request(sequence, sampling, text, self.stops, seed, cached)
+
+    def cache(self, slots: int) -> Cache:
+        return Cache.of(self.model.backbone, slots, 512)
+
+    # ---- likelihoods
+
+    def log_likelihoods(
+        self, questions: Iterable[Question], progress: Callable[[int], None] | None = None
+    ) -> list[Likelihoods]:
+        """Multiple choice by likelihood: each question costs its prompt once, the options are branches behind it.
+
+        The prompt's segments must be on the trunk (branch 0). Raises UserError for a question without options.
+        """
+        results: list[Likelihoods] = []
+        pending: list[tuple[Sequence, int]] = []
+        for number, (prompt, options) in enumerate(questions):
+            sequence = self.renderer.render(_choice(number, prompt, options))
+            tokens = sum(len(member) for member, _ in pending) + len(sequence)
+            items = sum(len(member.spans) for member, _ in pending) + len(sequence.spans)
+            if pending and (tokens > self.tokens or items > self.items):
+                results += self._score(pending)
+                pending = []
+                if progress is not None:
+                    progress(len(results))
+            pending.append((sequence, len(options)))
+        results += self._score(pending)
+        if progress is not None:
+            progress(len(results))
+        return results
+
+    @torch.inference_mode()
+    def _score(self, pending: list[tuple[Sequence, int]]) -> list[Likelihoods]:
+        if not pending:
+            return []
+        packed, outputs = self._forward([sequence for sequence, _ in pending])
+        sums, counts = (table.tolist() for table in log_likelihood(outputs, packed))
+        return [
+            Likelihoods(tuple(sums[row][1 : count + 1]), tuple(counts[row][1 : count + 1]))
+            for row, (_, count) in enumerate(pending)
+        ]
+
+    # ---- numbers inside
+
+    @torch.inference_mode()
+    def logits(self, sample: Sample, generate: bool = False) -> tuple[Tensor, Tensor]:
+        """ids (T) of the rendered sample and the logits (T, vocab) float32 of what follows each of them."""
+        packed, outputs = self._forward([self.renderer.render(sample, generate=generate)])
+        places = torch.arange(len(packed), device=packed.ids.device)
+        return packed.ids, outputs.logits(places).float()
+
+    @torch.inference_mode()
+    def embed(self, samples: Iterable[Sample]) -> Tensor:
+        """(N, D) float32: the last hidden states of each sample, averaged over all its tokens; not normalised."""
+        vectors: list[Tensor] = []
+        pending: list[Sequence] = []
+        for sample in samples:
+            sequence = self.renderer.render(sample, generate=True)
+            if pending and sum(map(len, pending)) + len(sequence) > self.tokens:
+                vectors.append(self._means(pending))
+                pending = []
+            pending.append(sequence)
+        if pending:
+            vectors.append(self._means(pending))
+        return torch.cat(vectors) if vectors else torch.zeros(0, self.model.config.backbone.width)
+
+    def _means(self, sequences: list[Sequence]) -> Tensor:
+        packed, outputs = self._forward(sequences)
+        hidden = outputs.hidden.float()
+        sums = hidden.new_zeros(packed.documents, hidden.shape[1]).index_add_(0, packed.doc, hidden)
+        return sums / torch.bincount(packed.doc)[:, None]
+
+    def _forward(self, sequences: list[Sequence]) -> tuple[Sequence, Outputs]:
+        with self._evaluating():
+            packed = Sequence.pack(self.prepare(sequences))
+            return packed, self.model(packed)
+
+    # ---- media
+
+    @torch.inference_mode()
+    def prepare(self, sequences: list[Sequence]) -> list[Sequence]:
+        """The sequences on the model's device, their media encoded together; equal content is encoded once."""
+        device = next(self.model.backbone.parameters()).device
+        sequences = [sequence.to(device) for sequence in sequences]
+        made: dict[str, dict[object, Tensor]] = {}
+        for kind in self.model.encoders:
+            waiting = {
+                item.key or id(item): item
+                for sequence in sequences
+                for item in sequence.items.get(kind, ())
+                if item.features is None
+            }
+            if waiting:
+                features = self._encode(kind, list(waiting.values()))
+                made[kind] = dict(zip(waiting, features.values.split(features.lengths)))
+        return [_filled(sequence, made) for sequence in sequences] if made else sequences
+
+    def _encode(self, kind: str, items: list[Item]) -> Features:
+        if kind not in self._encoders:
+            encoder = self.model.encoders[kind]
+            assert isinstance(encoder, Encoder)
+            self._encoders[kind] = encoder.prepare_inference(encoder.reference().dtype)
+        return self._encoders[kind](items)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Dropout off while the model is asked; the mode it was in comes back."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+
+def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:
+    """The options as branches: answers of the assistant, or plain text behind a plain prompt."""
+    if not options:
+        raise UserError(f"question {number} has no options to choose from")
+    chat = any(segment.role is not None for segment in prompt)
+    role = "assistant" if chat else None
+    trunk = tuple(replace(segment, train=False) for segment in prompt)
+    answers = (
+        Segment("text", option, role=role, train=True, branch=branch) for branch, option in enumerate(options, 1)
+    )
+    return Sample((*trunk, *answers), id=f"question {number}")
+
+
+def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]]) -> Sequence:
+    items = {
+        kind: [
+            item
+            if item.features is not None or kind not in made
+            else Item(None, item.shape, item.key, made[kind][item.key or id(item)])
+            for item in members
+        ]
+        for kind, members in sequence.items.items()
+    }
+    return replace(sequence, items=items)

@@ -1,0 +1,109 @@
+"""How the next token is chosen, and where a text ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from sensorium.config import Config
+from sensorium.tokenizer import Tokenizer
+
+
+class Sampling(Config):
+    """Decoding options; the names are those of the OpenAI and Hugging Face interfaces.
+
+    temperature         divides the logits; 0 takes the likeliest token (greedy)
+    top_k               only the k likeliest tokens; None for all
+    top_p               the smallest set of likeliest tokens with this much probability (Holtzman et al. 2020)
+    repetition_penalty  logits of tokens seen before are divided (positive) or multiplied (negative) by it
+                        (Keskar et al. 2019, section 4.1); 1 changes nothing
+    seed                request i of a call draws from a generator of its own, seeded by seed + i
+    max_tokens          longest answer, in tokens
+    stop                texts that end the answer; they are not part of it
+    """
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_k: int | None = Field(default=None, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=256, gt=0)
+    stop: tuple[str, ...] = ()
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _texts(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _visible(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty stop text would end every answer before it begins")
+        return value
+
+
+def choose(logits: Tensor, sampling: Sampling, seen: Tensor, generator: torch.Generator | None) -> int:
+    """logits (vocab) float, seen (N) ids of the prompt and the answer so far -> the next id."""
+    if sampling.repetition_penalty != 1.0 and seen.numel():
+        logits = logits.clone()
+        values = logits[seen]
+        logits[seen] = torch.where(
+            values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty
+        )
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    kept = logits.shape[0] if sampling.top_k is None else min(sampling.top_k, logits.shape[0])
+    top, ids = logits.topk(kept)  # sorted, likeliest first
+    share = (top / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        # a token stays while those before it have less than top_p together, so one always stays
+        share = share.masked_fill(share.cumsum(-1) - share >= sampling.top_p, 0.0)
+    return int(ids[torch.multinomial(share, 1, generator=generator)])
+
+
+class Text:
+    """The text of an answer, made from ids one by one, up to a stop text.
+
+    What may yet turn out to be the beginning of a stop text, or half a character, is held back.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Iterable[str] = ()) -> None:
+        self._stream = tokenizer.stream()
+        self._stop = tuple(stop)
+        self._held = ""
+        self.text = ""
+        self.stopped = False
+
+    def push(self, id: int) -> str:
+        """The text that became certain with this id."""
+        return self._add(self._stream.push(id), final=False)
+
+    def finish(self) -> str:
+        """The rest, once no id follows."""
+        return self._add(self._stream.flush(), final=True)
+
+    def _add(self, new: str, final: bool) -> str:
+        if self.stopped:
+            return ""
+        self._held += new
+        found = [place for place in (self._held.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.stopped = True
+            ready, self._held = self._held[: min(found)], ""
+        else:
+            keep = 0 if final else self._unsettled()
+            ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        self.text += ready
+        return ready
+
+    def _unsettled(self) -> int:
+        """Length of the longest end of the held text that begins a stop text."""
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stop):
+                return length
+        return 0

@@ -1,0 +1,191 @@
+"""Answers and likelihoods: equal to the plain full forward pass, whatever is asked beside them."""
+
+import pytest
+import torch
+
+from sensorium.errors import UserError
+from sensorium.infer.cache import Cache
+from sensorium.infer.engine import Engine
+from sensorium.infer.sampling import Sampling
+from sensorium.mask import AttentionRule
+from sensorium.objectives.language import log_likelihood
+from sensorium.sequence import Sample, Segment
+
+
+def samples(tiny, count=7):
+    texts = ["hi", "what is this?", "a" * 30, "两只猫", "count them", "x", "why?"]
+    return [Sample(tiny.ask(texts[index], *range(index % 3))) for index in range(count)]
+
+
+@torch.no_grad()
+def greedy(tiny, sample, count):
+    """The plain way: one full forward pass for every token."""
+    sequence = tiny.renderer.render(sample, generate=True)
+    tokenizer = tiny.renderer.tokenizer
+    chosen = []
+    while len(chosen) < count:
+        best = int(tiny.model(sequence).logits(torch.tensor([len(sequence) - 1])).argmax())
+        if best in tiny.engine.stops:
+            break
+        chosen.append(best)
+        for name, value in (("ids", best), ("modality", 0), ("doc", 0), ("branch", 0), ("weight", 0)):
+            old = getattr(sequence, name)
+            setattr(sequence, name, torch.cat((old, torch.tensor([value], dtype=old.dtype))))
+        sequence.position = torch.cat((sequence.position, sequence.position[-1:] + 1))
+    return tokenizer.decode(chosen)
+
+
+def test_greedy_answers_are_those_of_the_full_forward_pass(tiny):
+    expected = [greedy(tiny, sample, 12) for sample in samples(tiny)]
+    assert len(set(expected)) > 3
+    assert tiny.engine.generate(samples(tiny), Sampling(max_tokens=12)) == expected
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(max_tokens=10),
+    Sampling(max_tokens=10, temperature=0.9, top_p=0.9, seed=5),
+    Sampling(max_tokens=10, temperature=1.5, top_k=20, repetition_penalty=1.3),
+])  # fmt: skip
+def test_answers_do_not_depend_on_how_many_are_made_at_once(tiny, sampling):
+    expected = tiny.engine.generate(samples(tiny), sampling)
+    for slots, tokens in ((1, 2048), (3, 50), (5, 1), (7, 2048)):
+        engine = Engine(tiny.model, tiny.renderer, slots=slots, tokens=tokens)
+        assert engine.generate(samples(tiny), sampling) == expected
+
+
+def test_the_seed_decides(tiny):
+    one, same, other = (
+        tiny.engine.generate(samples(tiny, 3), Sampling(max_tokens=10, temperature=1.0, seed=seed))
+        for seed in (1, 1, 100)
+    )
+    assert one == same != other
+
+
+def test_a_stream_is_the_answer_in_pieces(tiny):
+    for sample in samples(tiny, 3):
+        [whole] = tiny.engine.generate([sample], Sampling(max_tokens=15))
+        pieces = list(tiny.engine.stream(sample, Sampling(max_tokens=15)))
+        assert "".join(pieces) == whole
+        assert "" not in pieces
+
+
+def test_long_answers_grow_the_cache(tiny, monkeypatch):
+    engine = Engine(tiny.model, tiny.renderer)
+    engine.stops = frozenset()
+    monkeypatch.setattr(engine, "cache", lambda slots: Cache.of(tiny.model.backbone, slots, 16))
+    sequence = tiny.renderer.render(samples(tiny)[0], generate=True)
+    request = engine.request(sequence, Sampling(max_tokens=300), 0)
+    for _ in engine.run(_decoder(engine, 1), request):
+        pass
+    assert len(request.ids) == 300
+
+
+def _decoder(engine, slots):
+    from sensorium.infer.decoding import Decoder
+
+    return Decoder(engine.model, engine.cache(slots))
+
+
+def test_a_closed_stream_frees_its_slot_and_the_model_keeps_its_mode(tiny):
+    decoder = _decoder(tiny.engine, 1)
+    engine = Engine(tiny.model, tiny.renderer)
+    engine.stops = frozenset()
+    tiny.model.train()
+    stream = engine.run(decoder, engine.request(engine.prompt(samples(tiny)[0], Sampling()), Sampling(), 0))
+    next(stream)
+    assert not tiny.model.training
+    stream.close()
+    assert decoder.free == 1
+    assert tiny.model.training
+    tiny.model.eval()
+
+
+def test_likelihoods_are_those_of_each_option_alone(tiny):
+    questions = [
+        (tiny.ask("which?", 1), ["cat", "dog house", "日本", ""]),
+        (tiny.ask("and this one here?"), ["yes", "no"]),
+        ((Segment("image", tiny.Picture(3)), Segment("text", "a picture of")), [" a cat", " two dogs"]),
+    ]
+    results = tiny.engine.log_likelihoods(questions)
+    for (prompt, options), result in zip(questions, results):
+        role = "assistant" if prompt[0].role else None
+        for option, total, count in zip(options, result.sums, result.counts):
+            answer = Segment("text", option, role=role, train=True)
+            prompt = tuple(Segment(s.kind, s.data, role=s.role, train=False) for s in prompt)
+            sequence = tiny.renderer.render(Sample((*prompt, answer)))
+            if role:  # the option's bytes and the stop token
+                assert count == len(option.encode()) + 1
+            with torch.no_grad():
+                sums, counts = log_likelihood(tiny.model(sequence), sequence)
+            assert total == pytest.approx(float(sums[0, 0]), abs=1e-4)
+            assert count == float(counts[0, 0])
+    assert results[0].best == max(range(4), key=lambda i: results[0].sums[i])
+    assert results[0].best_per_token == max(range(4), key=lambda i: results[0].sums[i] / results[0].counts[i])
+
+
+def test_likelihoods_do_not_depend_on_the_budget(tiny):
+    questions = [(tiny.ask("q" * (5 * n), *range(n % 3)), ["a", "bb", "c" * n]) for n in range(1, 9)]
+    seen = []
+    expected = tiny.engine.log_likelihoods(questions, seen.append)
+    assert seen == [8]
+    for tokens, items in ((1, 32), (200, 32), (2048, 1)):
+        engine = Engine(tiny.model, tiny.renderer, tokens=tokens, items=items)
+        for one, other in zip(engine.log_likelihoods(questions), expected):
+            assert one.sums == pytest.approx(other.sums, abs=1e-4)
+            assert one.counts == other.counts
+
+
+def test_a_question_without_options_is_refused(tiny):
+    with pytest.raises(UserError, match="question 1 has no options"):
+        tiny.engine.log_likelihoods([(tiny.ask("a"), ["b"]), (tiny.ask("a"), [])])
+
+
+def test_equal_pictures_are_encoded_once(tiny, monkeypatch):
+    engine = Engine(tiny.model, tiny.renderer)
+    counts = []
+    encode = engine._encode
+    monkeypatch.setattr(engine, "_encode", lambda kind, items: counts.append(len(items)) or encode(kind, items))
+    engine.log_likelihoods([(tiny.ask("a", 1, 2), ["x"]), (tiny.ask("b", 2, 1, 3), ["y"])])
+    assert counts == [3]
+
+
+def test_embeddings_are_means_of_the_last_hidden_states(tiny):
+    vectors = tiny.engine.embed(samples(tiny))
+    assert vectors.shape == (7, 32)
+    with torch.no_grad():
+        hidden = tiny.model(tiny.renderer.render(samples(tiny)[4], generate=True)).hidden
+    torch.testing.assert_close(vectors[4], hidden.mean(0), atol=1e-5, rtol=0)
+    small = Engine(tiny.model, tiny.renderer, tokens=1)
+    torch.testing.assert_close(small.embed(samples(tiny)), vectors, atol=1e-5, rtol=0)
+    assert tiny.engine.embed([]).shape == (0, 32)
+
+
+def test_logits_line_up_with_the_ids(tiny):
+    sample = Sample((*tiny.ask("say", 1), *tiny.ask("ok", role="assistant")))
+    ids, logits = tiny.engine.logits(sample)
+    sequence = tiny.renderer.render(sample)
+    assert ids.tolist() == sequence.ids.tolist()
+    with torch.no_grad():
+        expected = tiny.model(sequence).logits(torch.arange(len(sequence)))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_a_context_drops_whole_earlier_turns(tiny):
+    turns = []
+    for number in range(6):
+        turns += [*tiny.ask(f"question {number}"), *tiny.ask(f"answer {number}", role="assistant")]
+    sample = Sample((*turns, *tiny.ask("last")))
+    engine = Engine(tiny.model, tiny.renderer, context=100)
+    prompt = engine.prompt(sample, Sampling(max_tokens=20))
+    text = tiny.renderer.tokenizer.decode(prompt.ids.tolist())
+    assert len(prompt) <= 80
+    assert "question 5" in text
+    assert "question 0" not in text
+    with pytest.raises(UserError, match="no room"):
+        engine.prompt(sample, Sampling(max_tokens=100))
+
+
+def test_a_rule_that_looks_ahead_is_refused(build):
+    model, renderer = build(rule=AttentionRule("full"))
+    with pytest.raises(ValueError, match="left to right"):
+        Engine(model, renderer).generate([Sample((Segment("text", "x", role="user"),))])
