@@ -161,8 +161,7 @@ class EfficientNetLite0(Encoder):
         """
         device = self.reference().device
         dtype = dtype or self.inference_dtype()
-        fused = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        make = OneDNNConv if fused else FoldedConv
+        make = OneDNNConv if device.type == "cpu" and onednn_computes(dtype) else FoldedConv
         stem, head = make(self.stem, dtype), make(self.head, dtype)
         blocks = [(None if block.expand is None else make(block.expand, dtype), make(block.depthwise, dtype),
                    make(block.project, dtype), block.residual) for block in self._residuals()]  # fmt: skip
@@ -225,6 +224,13 @@ class OneDNNConv:
                                    "add", None, None, [], None)  # fmt: skip
         act = ("hardtanh", [0.0, 6.0], "") if self.shape.relu6 else ("none", [], "")
         return convolve(x, self.weight, self.bias, *common, self.shape.groups, *act)
+
+
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is built in and convolves this dtype on this CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def load_published(path: str | Path) -> dict[str, Tensor]:
