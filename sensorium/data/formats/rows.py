@@ -104,14 +104,16 @@ class RowReader:
         self.note_answers(segments)
         return self.sample(row, segments, where)
 
-    def caption(self, row: dict[str, Any], where: str, picture: PictureFile, text: Any, prompt: str | None) -> Sample:
+    def caption(
+        self, row: dict[str, Any], where: str, picture: PictureFile, text: Any, prompt: str | None, **info: Any
+    ) -> Sample:
         """A picture and its words: plain (all words trained), or as the answer to `prompt`."""
         if not isinstance(text, str) or not text.strip():
             raise BadRow(f"the caption must be text that is not empty, found {show(text)}")
         if prompt is None:
-            return self.sample(row, (Segment("image", picture), Segment("text", text, train=True)), where)
+            return self.sample(row, (Segment("image", picture), Segment("text", text, train=True)), where, **info)
         asked = (Segment("image", picture, role="user"), Segment("text", prompt, role="user"))
-        return self.sample(row, (*asked, Segment("text", text, role="assistant")), where)
+        return self.sample(row, (*asked, Segment("text", text, role="assistant")), where, **info)
 
     def question(
         self,
