@@ -24,6 +24,7 @@ from sensorium.data.formats import (
     open_data,
 )
 from sensorium.data.formats.files import JsonRows, scan
+from sensorium.data.mixture import Mixture, Part
 from sensorium.data.source import RowError, SourceConfig
 from sensorium.errors import UserError
 from sensorium.sequence import MediaError, Sample
@@ -583,6 +584,17 @@ def test_check_finds_every_kind_of_bad_row_from_headers_alone(tmp_path: Path, mo
     assert json.loads(json.dumps(report.to_dict()))["samples_by_pictures"] == {"0": 1, "1": 2, "2": 1}
     some = check(open_data(path), sample=3)
     assert (some.checked, some.bad) == (3, 0)  # rows 0, 3 and 6
+
+
+def test_check_looks_into_the_parts_of_a_mixture(tmp_path: Path):
+    good = ChatJsonl(path=str(jsonl(tmp_path / "a.jsonl", [chat_row(score=1), chat_row()])))
+    bad = ChatJsonl(path=str(jsonl(tmp_path / "b.jsonl", [chat_row(), {"messagse": []}])))
+    report = check(Mixture(parts=(Part(name="good", source=good), Part(name="bad", source=bad))))
+    assert (report.rows, report.checked, report.bad, report.unused) == (4, 4, 1, {"score": 1})
+    ((row, reason),) = report.problems
+    assert row == 3
+    assert reason.startswith("bad: ")
+    assert "b.jsonl line 2" in reason
 
 
 def test_nothing_good_is_refused_even_when_skipping(tmp_path: Path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from sensorium.data.formats.base import RowSource
 from sensorium.data.media import PictureFile
+from sensorium.data.mixture import MixtureSource
 from sensorium.data.source import RowError, Source, SourceConfig
 from sensorium.errors import UserError
 from sensorium.sequence import Media, MediaError
@@ -80,6 +81,8 @@ def check(
     Raises UserError when the source cannot be opened at all; bad rows are in the report.
     """
     built = source.build() if isinstance(source, SourceConfig) else source
+    if isinstance(built, MixtureSource):
+        return _check_parts(built, sample, progress)
     report = Report(rows=len(built))
     indices = range(len(built))
     if sample is not None and sample < len(built):
@@ -102,6 +105,22 @@ def check(
         report.unused, report.notes = built.unused - earlier[0], built.notes - earlier[1]
         report.notes += built.standing
     return report
+
+
+def _check_parts(mixture: MixtureSource, sample: int | None, progress: Callable[[int, int], None] | None) -> Report:
+    """One report over the parts of a mixture; `sample` rows of each, rows counted through all parts."""
+    whole = Report(rows=len(mixture))
+    first = 0
+    for name, source in zip(mixture.names, mixture.sources):
+        part = check(source, sample, progress)
+        whole.checked, whole.bad = whole.checked + part.checked, whole.bad + part.bad
+        whole.samples += part.samples
+        kept = part.problems[: PROBLEMS_KEPT - len(whole.problems)]
+        whole.problems += [(first + row, f"{name}: {reason}") for row, reason in kept]
+        whole.unused += part.unused
+        whole.notes += Counter({f"{name}: {note}": count for note, count in part.notes.items()})
+        first += len(source)
+    return whole
 
 
 def _pictures(source: Source, index: int, seen: set[str]) -> int:
