@@ -256,18 +256,20 @@ class Engine:
         if kind not in self._encoders:
             encoder = self.model.encoders[kind]
             assert isinstance(encoder, Encoder)
-            self._encoders[kind] = encoder.prepare_inference(encoder.reference().dtype)
+            # the language model's precision: what a frozen encoder computes in during training too
+            self._encoders[kind] = encoder.prepare_inference(next(self.model.backbone.parameters()).dtype)
         return self._encoders[kind](items)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Dropout off while the model is asked; the mode it was in comes back."""
-        training = self.model.training
+        """Dropout off while the model is asked; every module then returns to the mode it was in."""
+        learning = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
             yield
         finally:
-            self.model.train(training)
+            for module in learning:
+                module.training = True
 
 
 def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:

@@ -91,12 +91,14 @@ def test_a_closed_stream_frees_its_slot_and_the_model_keeps_its_mode(tiny):
     engine = Engine(tiny.model, tiny.renderer)
     engine.stops = frozenset()
     tiny.model.train()
+    tiny.model.encoders.eval()  # frozen while the rest learns
     stream = engine.run(decoder, engine.request(engine.prompt(samples(tiny)[0], Sampling()), Sampling(), 0))
     next(stream)
     assert not tiny.model.training
     stream.close()
     assert decoder.free == 1
     assert tiny.model.training
+    assert not tiny.model.encoders["image"].training
     tiny.model.eval()
 
 

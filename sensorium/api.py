@@ -1,0 +1,209 @@
+"""The Python interface: open a trained model and talk to it.
+
+model = sensorium.load("runs/quickstart")
+question = [{"type": "image", "image": "cat.jpg"}, {"type": "text", "text": "What is it?"}]
+print(model.chat([{"role": "user", "content": question}]))
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from PIL import Image, ImageOps
+from pydantic import ValidationError
+from torch import Tensor
+
+from sensorium.config import explain
+from sensorium.data.formats.rows import BadRow, RowReader
+from sensorium.data.media import PictureFile
+from sensorium.encoders.base import native_bfloat16
+from sensorium.errors import UserError, nearest
+from sensorium.infer.engine import Engine, Likelihoods
+from sensorium.infer.sampling import Sampling
+from sensorium.infer.session import Session
+from sensorium.models.fused import Fused
+from sensorium.render import Renderer
+from sensorium.sequence import Media, Sample, Segment
+from sensorium.tokenizer import Tokenizer
+from sensorium.train.build import item_loader
+from sensorium.train.checkpoint import load_checkpoint
+from sensorium.train.recipe import Recipe
+
+Precision = Literal["auto", "bf16", "fp32", "stored"]
+Messages = Sequence[dict[str, Any]]
+"""OpenAI and Hugging Face chat messages. A picture part is {"type": "image", "image": X} or {"type": "image_url",
+"image_url": {"url": X}}, where X is a path, a data: URL, encoded bytes, a PIL image or Media."""
+
+
+def load(run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu") -> Model:
+    """Open a run folder (its latest checkpoint) or one checkpoint folder.
+
+    precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
+    Raises UserError that says what is missing.
+    """
+    folder = Path(run)
+    if not folder.exists():
+        raise UserError(f"there is no folder {folder}: give a run folder, for example runs/quickstart")
+    recipe, network, tokenizer = load_checkpoint(folder, _dtype(precision, device))
+    return Model(recipe, network.to(device), tokenizer)
+
+
+def _dtype(precision: Precision, device: str) -> torch.dtype | None:
+    match precision:
+        case "stored":
+            return None
+        case "bf16":
+            return torch.bfloat16
+        case "fp32":
+            return torch.float32
+        case "auto":
+            native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else native_bfloat16()
+            return torch.bfloat16 if native else torch.float32
+        case other:
+            raise UserError(f"unknown precision {other!r}: {nearest(str(other), ('auto', 'bf16', 'fp32', 'stored'))}")
+
+
+class Model:
+    """A trained system: network, tokenizer, prompt format.
+
+    engine  what answers; see sensorium.infer.engine for batched use
+    """
+
+    def __init__(self, recipe: Recipe, network: Fused, tokenizer: Tokenizer) -> None:
+        self.recipe, self.network, self.tokenizer = recipe, network, tokenizer
+        renderer = Renderer(tokenizer, recipe.template, recipe.model.num_tokens, item_loader(network))
+        self.engine = Engine(network, renderer)
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        return f"Model({self.recipe.name!r}, {count / 1e6:.1f} M parameters)"
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[False] = False, **sampling: Any) -> str: ...
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[True], **sampling: Any) -> Iterator[str]: ...
+    def chat(self, messages: Messages, *, stream: bool = False, **sampling: Any) -> str | Iterator[str]:
+        """The assistant's next answer; with `stream` an iterator over its pieces.
+
+        sampling  fields of sensorium.infer.sampling.Sampling: temperature, top_p, max_tokens, stop, ...
+        """
+        sample, options = _open(messages), sampling_of(sampling)
+        if stream:
+            return self.engine.stream(sample, options)
+        return self.engine.generate([sample], options)[0]
+
+    def generate(self, prompts: Iterable[str | Messages], **sampling: Any) -> list[str]:
+        """Many answers at once. A prompt is a conversation, or plain text to be continued."""
+        samples = [
+            Sample((Segment("text", prompt),)) if isinstance(prompt, str) else _open(prompt) for prompt in prompts
+        ]
+        return self.engine.generate(samples, sampling_of(sampling))
+
+    def likelihoods(self, messages: Messages, options: Sequence[str]) -> Likelihoods:
+        """Log-probabilities of several answers to the same conversation, in one forward pass."""
+        return self.engine.log_likelihoods([(_open(messages).segments, options)])[0]
+
+    def logits(self, messages: Messages) -> tuple[Tensor, Tensor]:
+        """ids (T) of the rendered conversation, and logits (T, vocab) float32: row t predicts token t + 1.
+
+        The assistant's turn is opened when the last message is not the assistant's own.
+        """
+        sample = messages_to_sample(messages)
+        return self.engine.logits(sample, generate=sample.segments[-1].role != "assistant")
+
+    def embed(self, inputs: Any) -> Tensor:
+        """Mean of the backbone's last hidden states over all tokens of an input, float32, not normalised.
+
+        inputs  one text, picture (Path, PIL image, encoded bytes, Media) or conversation -> (D); a list of them
+                -> (N, D). A str is text: give a picture's path as a Path.
+        """
+        if _is_one(inputs):
+            return self.engine.embed([_embedded(inputs)])[0]
+        return self.engine.embed(_embedded(value) for value in inputs)
+
+    def session(self, system: str | None = None, **sampling: Any) -> Session:
+        """A conversation that keeps its cache: `.send(text, images=[...])` streams the next answer."""
+        start = (Segment("text", system, role="system"),) if system else ()
+        return Session(self.engine, start, sampling_of(sampling), picture=picture_of)
+
+
+def sampling_of(options: dict[str, Any]) -> Sampling:
+    """Sampling options from keywords. Raises UserError that names the wrong one."""
+    for name in options:
+        if name not in Sampling.model_fields:
+            raise UserError(f"unknown sampling option {name!r}: {nearest(name, Sampling.model_fields)}")
+    try:
+        return Sampling(**options)
+    except ValidationError as error:
+        raise UserError(f"sampling options: {explain(error)}") from error
+
+
+# ---- messages
+
+
+def messages_to_sample(messages: Messages) -> Sample:
+    """Chat messages to a Sample, by the same reader as chat data. Raises UserError naming the message and the part."""
+    if isinstance(messages, str | dict) or not isinstance(messages, Sequence):
+        raise UserError(f"messages must be a list of {{'role', 'content'}}, {type(messages).__name__} was given")
+    try:
+        return _Reader("", "messages").chat({"messages": list(messages)}, "messages")
+    except BadRow as error:
+        raise UserError(f"messages: {error}") from error
+
+
+class _Reader(RowReader):
+    """Chat data's reader, for messages in memory: pictures may be objects too."""
+
+    def picture(self, value: Any, name: str) -> PictureFile:
+        if isinstance(value, dict | str | bytes):
+            return super().picture(value, name)
+        return picture_of(value, name)  # type: ignore[return-value]
+
+
+def picture_of(value: Any, name: str = "picture") -> Media:
+    """Media of a path, encoded bytes, a PIL image, or Media itself. Raises UserError for anything else."""
+    if isinstance(value, Media):
+        return value
+    if isinstance(value, bytes):
+        return PictureFile(value, name=name)
+    if isinstance(value, str | os.PathLike):
+        return PictureFile(value)
+    if isinstance(value, Image.Image):
+        return PictureFile(_encoded(value), name=f"{name} (PIL image)")
+    raise UserError(f"{name} must be a path, encoded bytes, a PIL image or Media, {type(value).__name__} was given")
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """Lossless, upright bytes of any mode."""
+    upright = ImageOps.exif_transpose(image)
+    stream = io.BytesIO()
+    png = upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+    upright.save(stream, "PNG" if png else "TIFF", **({"compress_level": 1} if png else {}))
+    return stream.getvalue()
+
+
+def _open(messages: Messages) -> Sample:
+    """A conversation that waits for an answer."""
+    sample = messages_to_sample(messages)
+    if sample.segments[-1].role == "assistant":
+        raise UserError("the last message is the assistant's: end with what the user says")
+    return sample
+
+
+def _is_one(inputs: Any) -> bool:
+    if isinstance(inputs, list | tuple):
+        return bool(inputs) and all(isinstance(value, dict) for value in inputs)
+    return isinstance(inputs, str | bytes | os.PathLike | Image.Image | Media)
+
+
+def _embedded(value: Any) -> Sample:
+    if isinstance(value, str):
+        return Sample((Segment("text", value),))
+    if isinstance(value, list | tuple):
+        return messages_to_sample(value)
+    return Sample((Segment("image", picture_of(value)),))
