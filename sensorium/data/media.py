@@ -41,7 +41,7 @@ DECODER_ERRORS = (
     LookupError,
     ArithmeticError,
     AttributeError,
-    NotImplementedError,
+    RuntimeError,
     MemoryError,
     EOFError,
     struct.error,

@@ -275,7 +275,8 @@ def test_missing_folder_pipe_and_unreadable_paths(tmp_path: Path):
             call(PictureFile(tmp_path / "none.png"))
 
 
-SEEDS = [encode(corners(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "ICO", "PPM")]
+KINDS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "ICO", "PPM"]
+SEEDS = [encode(corners(), kind) for kind in KINDS + (["AVIF"] if features.check("avif") else [])]
 
 
 @settings(max_examples=300, deadline=None)
