@@ -37,13 +37,15 @@ class Template(Config):
     system   a system message put first when the sample has none; "" for none
     media    text before and after each item of a kind, for example {"image": ("<Img>", "</Img>")}
     stop     the special token that ends an assistant's turn
-    plain    written instead of the template for samples without roles: text and items as they stand, then this token
+    begin, plain  written around samples without roles instead of the template: a token that language models read first
+             and lean on (attention sink, Xiao et al. 2023), and the token that ends
     """
 
     chat: str = CHATML
     system: str = ""
     media: dict[str, tuple[str, str]] = {}
     stop: str = "<|im_end|>"
+    begin: str = "<|im_start|>"
     plain: str = "<|im_end|>"
 
 
@@ -157,7 +159,7 @@ def _refuse(message: str) -> None:
 def _plain(
     segments: Iterable[Segment], template: Template, generate: bool, indices: list[int] | None = None
 ) -> list[Any]:
-    pieces: list[Any] = []
+    pieces: list[Any] = [template.begin] if template.begin else []
     for place, segment in enumerate(segments):
         before, after = template.media.get(segment.kind, ("", ""))
         pieces += [piece for piece in (before, indices[place] if indices else place, after) if piece != ""]

@@ -74,7 +74,10 @@ def save_checkpoint(
     tokenizer.save(draft / "tokenizer")
     if optim is not None:
         (draft / "optim").mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in optim.items()}, draft / "optim/state.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in optim.items()},
+            draft / "optim/state.safetensors",
+        )
     (draft / "state.json").write_text(json.dumps(state, indent=1))
     _sync(draft)
     if target.exists():
@@ -115,7 +118,9 @@ def read_optim(checkpoint: Path) -> dict[str, Tensor]:
     """Optimizer state by name. Raises UserError when the checkpoint was saved without it."""
     path = checkpoint / "optim" / "state.safetensors"
     if not path.exists():
-        raise UserError(f"{checkpoint} holds no optimizer state, so its stage cannot be resumed: start a new run from it")
+        raise UserError(
+            f"{checkpoint} holds no optimizer state, so its stage cannot be resumed: start a new run from it"
+        )
     return dict(_tensors(path))
 
 

@@ -110,12 +110,18 @@ class FrozenEncoder:
                 return Item(None, media.shape(), media.key(), features)
         return Item(self.encoder.preprocess(media.load()), media.shape(), media.key())
 
+    def _known(self, item: Item) -> Item:
+        """The item with features that were stored since it was loaded."""
+        features = self.store.get(item.key) if self.store is not None and item.features is None else None
+        return item if features is None else Item(None, item.shape, item.key, features)
+
     def complete(self, items: list[Item]) -> list[Item]:
         """The same items, all with features; what was computed is stored. Equal keys are computed once."""
+        items = [self._known(item) for item in items]
         missing = {item.key: item for item in items if item.features is None}
         if missing:
             if self._run is None:
-                self._run = self.encoder.prepare_inference(None if self._dtype == torch.float32 else self._dtype)
+                self._run = self.encoder.prepare_inference(self._dtype)
             features = self._run(list(missing.values()))
             self.computed += len(missing)
             made = dict(zip(missing, features.values.split(features.lengths)))

@@ -6,99 +6,104 @@ exceed the token or item budget. So the state of the loader is one number, and r
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
+from sensorium.data.mixture import BadRows, Mixture, SafeSource, mean_cost
 from sensorium.data.source import RowError
+from sensorium.errors import UserError
 from sensorium.render import Renderer, TooLong
-from sensorium.sequence import MediaError, Sample, Sequence
+from sensorium.sequence import MediaError, Sequence
 from sensorium.train.recipe import Stage
-
-
-class Ordered(Protocol):
-    """An endless, seekable order of samples."""
-
-    def at(self, position: int) -> Sample:
-        """The sample at this place of the order. Raises RowError for a row that cannot be read."""
-        ...
 
 
 @dataclass(slots=True)
 class Batch:
     """One packed micro-batch; `position` is where the next one starts.
 
-    skipped  (position, reason) of rows that could not be used
+    bad  every bad row so far (BadRows.state)
     """
 
     sequence: Sequence
     position: int
     samples: int
-    skipped: list[tuple[int, str]] = field(default_factory=list)
-    text: list[Sample] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Batches:
-    """Iterates over micro-batches from a position on, one batch ahead in a thread."""
+    """Micro-batches of a stage from a position on. Iterating builds them a few ahead, in a thread."""
 
-    def __init__(self, order: Ordered, renderer: Renderer, stage: Stage, position: int = 0, ahead: int = 2) -> None:
-        self.order, self.renderer, self.stage, self.ahead = order, renderer, stage, ahead
-        self.position = position
-        self._held: tuple[Sequence, Sample] | None = None
+    def __init__(
+        self, stage: Stage, renderer: Renderer, seed: int, position: int = 0, bad: list[dict[str, Any]] | None = None
+    ) -> None:
+        if stage.data is None:
+            raise UserError(f"stage {stage.name!r} has no data: give --data, or a recipe that names a source")
+        self.stage, self.renderer, self.position = stage, renderer, position
+        self.mixture = Mixture.of(stage.data).build(cost=self._tokens)
+        self.bad = BadRows.restore(bad or [])
+        self._safe = SafeSource(self.mixture, seed, self.bad, skip=(RowError, MediaError, TooLong))
+        self._held: Sequence | None = None
 
-    def _one(self, skipped: list[tuple[int, str]]) -> tuple[Sequence, Sample]:
-        """The next usable sample, rendered. Raises UserError-free RuntimeError when nothing at all is usable."""
+    def steps(self) -> int:
+        """Optimizer steps of the stage: as given, or what its epochs fill by the mean length of a sample."""
+        if self.stage.steps is not None:
+            return self.stage.steps
+        samples = self.mixture.samples * (self.stage.epochs or 1.0)
+        mean = sum(
+            mean_cost(source, name, self._tokens) * share
+            for source, (name, share) in zip(self.mixture.sources, self.mixture.shares.items())
+        )
+        return max(1, math.ceil(samples * float(mean) / (self.stage.tokens * self.stage.accumulate)))
+
+    def _tokens(self, sample: Any) -> float:
+        return float(len(self.renderer.render(sample, items=False)))
+
+    def _render(self, sample: Any) -> Sequence:
         limit = min(self.stage.max_tokens or self.stage.tokens, self.stage.tokens)
-        for _ in range(1000):
-            try:
-                sample = self.order.at(self.position)
-                sequence = self.renderer.render(sample, max_tokens=limit)
-                pictures = sum(len(items) for items in sequence.items.values())
-                if self.stage.items is not None and pictures > self.stage.items:
-                    raise TooLong(f"sample {sample.id} has {pictures} items, a batch holds {self.stage.items}")
-                return sequence, sample
-            except (RowError, MediaError, TooLong) as error:
-                skipped.append((self.position, str(error)))
-                self.position += 1
-        raise RowError(f"1000 rows in a row are unusable; the last: {skipped[-1][1]}")
+        sequence = self.renderer.render(sample, max_tokens=limit)
+        pictures = _items(sequence)
+        if self.stage.items is not None and pictures > self.stage.items:
+            raise TooLong(f"sample {sample.id} has {pictures} items, a batch holds {self.stage.items}")
+        return sequence
 
     def build(self) -> Batch:
         """The next micro-batch."""
         parts: list[Sequence] = []
-        samples: list[Sample] = []
-        skipped: list[tuple[int, str]] = []
         tokens = items = 0
         while True:
-            sequence, sample = self._held or self._one(skipped)
-            self._held = None
-            count = sum(len(members) for members in sequence.items.values())
-            full = parts and (
-                tokens + len(sequence) > self.stage.tokens
-                or (self.stage.items is not None and items + count > self.stage.items)
-            )
-            if full:
-                self._held = (sequence, sample)  # rendered already; its place in the order stays the batch's end
-                return Batch(Sequence.pack(parts), self.position, len(parts), skipped, samples)
+            if self._held is None:
+                epoch, place = divmod(self.position, self.mixture.samples)
+                self._held = self._safe.get(place, epoch, self._render)
+            sequence = self._held
+            tokens, items = tokens + len(sequence), items + _items(sequence)
+            full = tokens > self.stage.tokens or (self.stage.items is not None and items > self.stage.items)
+            if parts and full:  # what is held stays for the next batch; its place is where this one ends
+                return Batch(Sequence.pack(parts), self.position, len(parts), self.bad.state())
             parts.append(sequence)
-            samples.append(sample)
-            tokens, items = tokens + len(sequence), items + count
+            self._held = None
             self.position += 1
 
     def __iter__(self) -> Iterator[Batch]:
-        return ahead(self.build, self.ahead)
+        return ahead(self.build, 2)
+
+
+def _items(sequence: Sequence) -> int:
+    return sum(len(members) for members in sequence.items.values())
 
 
 def ahead(build: Callable[[], Batch], depth: int) -> Iterator[Batch]:
     """Run `build` in a thread, `depth` results ahead; its exceptions are raised here."""
-    results: queue.Queue = queue.Queue(maxsize=max(1, depth))
+    results: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
     def work() -> None:
         while not stop.is_set():
             try:
-                result = build()
+                result: Batch | BaseException = build()
             except BaseException as error:  # handed to the consumer
                 result = error
             while not stop.is_set():

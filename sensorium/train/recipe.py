@@ -5,16 +5,18 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field
 
 from sensorium.config import Config
 from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError, nearest
+from sensorium.evaluate.choice import Choice
 from sensorium.hub.pretrained import Pretrained
 from sensorium.models.fused import Fused
 from sensorium.nn.lora import LoRA
 from sensorium.objectives.language import NextToken
 from sensorium.render import Template
+from sensorium.train.warm import RidgeStart
 
 Size = Literal["tiny", "small", "paper"]
 
@@ -32,6 +34,7 @@ class Stage(Config):
     max_tokens  longest document; None: the token budget
     precision   auto: bf16 where the hardware computes in it (weights and activations; fp32 master weights), else fp32
     adapters    LoRA on the linear layers that a glob matches
+    start       closed-form start of a connector before the first step
     checkpointing  recompute block activations in the backward pass
     published   what the paper says of this stage, in words
     """
@@ -39,7 +42,7 @@ class Stage(Config):
     name: str
     train: tuple[str, ...]
     lr: float | dict[str, float]
-    data: SerializeAsAny[SourceConfig] | None = None
+    data: SourceConfig | None = None
     objectives: tuple[NextToken, ...] = (NextToken(),)
     steps: int | None = None
     epochs: float | None = None
@@ -56,6 +59,7 @@ class Stage(Config):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: bool = False
     adapters: dict[str, LoRA] = {}
+    start: RidgeStart | None = None
     published: str = ""
 
     def trains(self, name: str) -> bool:
@@ -92,6 +96,7 @@ class Recipe(Config):
 
     tokenizer  "bytes", or the pretrained part whose file carries it
     init       pretrained weights by part: {"backbone": ..., "encoders.image": ...}
+    evaluations  what the trained model is asked, always beside its blind control
     """
 
     name: str
@@ -99,11 +104,12 @@ class Recipe(Config):
     paper: str
     family: str
     size: Size
-    model: SerializeAsAny[Fused.Config]
+    model: Fused.Config
     template: Template = Template()
     tokenizer: Literal["bytes"] | Pretrained = "bytes"
     init: dict[str, Pretrained] = {}
     stages: tuple[Stage, ...]
+    evaluations: tuple[Choice, ...] = ()
     figures: tuple[Figure, ...] = ()
     deviations: tuple[str, ...] = ()
     seed: int = 0

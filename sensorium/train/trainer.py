@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from sensorium.data.mixture import open_order
 from sensorium.errors import UserError
 from sensorium.hub.cache import cache_root
 from sensorium.models.fused import Fused
@@ -25,6 +24,7 @@ from sensorium.train.log import MetricsLog, Phases, Progress
 from sensorium.train.optim import Optimizer, total
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.task import Task
+from sensorium.train.warm import ridge_start
 
 
 class Stopped(Exception):
@@ -41,7 +41,7 @@ class StageResult:
     tokens: int = 0
     seconds: float = 0.0
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -95,7 +95,12 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callab
 
 
 def train(
-    run: Run, *, console: Console | None = None, device: str | None = None, save_every: float = 120.0, quiet: bool = False
+    run: Run,
+    *,
+    console: Console | None = None,
+    device: str | None = None,
+    save_every: float = 120.0,
+    quiet: bool = False,
 ) -> Run:
     """Train every stage that is not finished. Raises Stopped after saving when a signal asks to stop.
 
@@ -121,37 +126,47 @@ class _StageLoop:
     def __init__(self, run: Run, index: int, log: MetricsLog, device, console, save_every, quiet, asked) -> None:
         self.run_, self.index, self.log, self.asked = run, index, log, asked
         self.stage: Stage = run.recipe.stages[index]
-        if self.stage.data is None:
-            raise UserError(f"stage {self.stage.name!r} of recipe {run.recipe.name!r} has no data: give --data")
         self.console, self.save_every, self.quiet = console, save_every, quiet
         self.task = Task(run.recipe, self.stage, run.model, run.tokenizer, cache_root() / "features", device)
-        self.order = open_order(self.stage.data, run.recipe.seed + self.index)
-        self.steps = self._steps()
-
-    def _steps(self) -> int:
-        if self.stage.steps is not None:
-            return self.stage.steps
-        raise UserError(f"stage {self.stage.name!r} says neither steps nor epochs: set stages.{self.stage.name}.steps")
 
     def run(self, found: Path | None, state: dict[str, Any] | None) -> None:
+        """Train from where `state` (of checkpoint `found`) stands, or from the stage's beginning."""
         result = StageResult(self.stage.name, parts=self.task.trained_parts())
         start = position = 0
-        if state is not None and found is not None:
-            if state["stage_step"] >= self.steps:
-                return
+        if state is not None:
             start, position = state["stage_step"], state["position"]
             result = self.run_.results.pop() if start else result
+        batches = Batches(self.stage, self.task.renderer, self.run_.recipe.seed + self.index, position, result.bad)
+        self.steps = batches.steps()
+        if start >= self.steps:
+            self.run_.results.append(result)
+            return
+        self.log.resume(start, self.index)
+        if start == 0:
+            self._warm()
         optimizer = Optimizer(self.task.model, self.stage, self.steps)
         if start and found is not None:
             optimizer.load(store.read_optim(found))
-        self.log.resume(start, self.index)
-        batches = Batches(self.order, self.task.renderer, self.stage, position)
         stream = iter(batches)
         try:
             self._loop(optimizer, stream, result, start, position)
         finally:
             stream.close()  # type: ignore[attr-defined]
             optimizer.close()
+
+    def _warm(self) -> None:
+        """The closed-form start of a connector, where the stage asks for one."""
+        start = self.stage.start
+        if start is None:
+            return
+        if start.kind not in self.task.encoders:
+            raise UserError(f"stage {self.stage.name!r}: a ridge start needs the {start.kind} encoder frozen")
+        with (
+            self.run_.phases(f"{self.stage.name} start"),
+            Progress(f"{self.stage.name} start", 1, console=self.console, quiet=self.quiet) as bar,
+        ):
+            ridge_start(start, self.task.model, self.run_.tokenizer, self.task.encoders[start.kind])
+            bar.note(f"connectors.{start.kind} fitted in closed form")
 
     def _loop(self, optimizer: Optimizer, stream: Iterator, result: StageResult, start: int, position: int) -> None:
         saved = time.monotonic()
@@ -172,7 +187,9 @@ class _StageLoop:
                     self._save(optimizer, result, step + 1, position)
                     saved = time.monotonic()
                 if self.asked() and not last:
-                    raise Stopped(f"stopped at step {step + 1} of stage {self.stage.name!r}, saved in {self.run_.folder}")
+                    raise Stopped(
+                        f"stopped at step {step + 1} of stage {self.stage.name!r}, saved in {self.run_.folder}"
+                    )
 
     def _step(self, optimizer: Optimizer, stream: Iterator, step: int, result: StageResult, position: int):
         counts, sums, tokens, samples = [], [], 0, 0
@@ -183,11 +200,17 @@ class _StageLoop:
             counts.append(loss.count.detach())
             sums.append(loss.sum.detach())
             tokens, samples, position = tokens + len(batch.sequence), samples + batch.samples, batch.position
-            result.skipped += [reason for _, reason in batch.skipped]
+            result.bad = batch.bad
         count = total(counts)
         taken = optimizer.step(step, max(count, 1e-9))
         result.samples, result.tokens = result.samples + samples, result.tokens + tokens
-        values = {"loss": total(sums) / max(count, 1e-9), "tokens": tokens, "samples": samples, "targets": count, **taken}
+        values = {
+            "loss": total(sums) / max(count, 1e-9),
+            "tokens": tokens,
+            "samples": samples,
+            "targets": count,
+            **taken,
+        }
         return values, position
 
     def _save(self, optimizer: Optimizer, result: StageResult, step: int, position: int) -> None:

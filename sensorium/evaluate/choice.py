@@ -1,0 +1,107 @@
+"""Multiple choice by likelihood, always beside its blind control."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sensorium.config import Config
+from sensorium.data.questions import choice_items, scene_items
+from sensorium.evaluate.statistics import Evaluation
+from sensorium.infer.engine import Engine, Likelihoods
+from sensorium.sequence import Sample, Segment
+
+Scoring = Literal["sum", "mean", "prior"]
+
+
+class Choice(Config):
+    """A multiple-choice task on the built-in pictures.
+
+    family  emoji: what is it, four names of one subcategory (of one category where concepts are held out);
+            count, position: questions on unseen scenes
+    scoring sum: log-probability of the option; mean: per token; prior: sum minus what the same option has behind the
+            same question without any picture (domain-conditional PMI, Holtzman et al. 2021), so that an option does
+            not win for being a likely phrase
+    """
+
+    name: str
+    family: Literal["emoji", "count", "position"]
+    split: str
+    n: int
+    scoring: Scoring = "sum"
+    seed: int = 0
+    holdout_dev: bool = False
+
+    def items(self) -> list[Sample]:
+        if self.family == "emoji":
+            return choice_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
+        return scene_items(self.family, self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
+
+
+@dataclass(slots=True)
+class ChoiceResult:
+    """Items with the option chosen with the right picture and with another sample's picture."""
+
+    task: Choice
+    items: list[Sample]
+    chosen: list[int]
+    blind: list[int]
+
+    def evaluation(self) -> Evaluation:
+        right = [float(item.info["answer"] == choice) for item, choice in zip(self.items, self.chosen)]
+        control = [float(item.info["answer"] == choice) for item, choice in zip(self.items, self.blind)]
+        chance = [1 / len(item.info["options"]) for item in self.items]
+        return Evaluation.of(self.task.name, self.task.split, right, blind=control, chance=chance)
+
+
+def run_choice(engine: Engine, task: Choice, progress: Callable[[int, int], None] | None = None) -> ChoiceResult:
+    """Score every option of every item, twice: with its picture, and with the pictures shuffled across items.
+
+    progress  called with (prompts done, prompts in all)
+    """
+    items = task.items()
+    swapped = _shuffle_pictures(items, task.seed)
+    prior = {_question(item): item for item in items} if task.scoring == "prior" else {}
+    prompts = [*items, *swapped, *(_without_pictures(item) for item in prior.values())]
+    questions = [(sample.segments, sample.info["options"]) for sample in prompts]
+    scored = engine.log_likelihoods(questions, (lambda done: progress(done, len(prompts))) if progress else None)
+    behind = dict(zip(prior, scored[2 * len(items) :]))
+
+    def choose(item: Sample, scores: Likelihoods) -> int:
+        match task.scoring:
+            case "sum":
+                return scores.best
+            case "mean":
+                return scores.best_per_token
+            case "prior":
+                before = behind[_question(item)].sums
+                return max(range(len(before)), key=lambda option: scores.sums[option] - before[option])
+
+    chosen = [choose(item, scores) for item, scores in zip(items, scored)]
+    blind = [choose(item, scores) for item, scores in zip(items, scored[len(items) :])]
+    return ChoiceResult(task, items, chosen, blind)
+
+
+def _question(item: Sample) -> tuple[str, tuple[str, ...]]:
+    """Items that differ in the picture alone share their prior."""
+    return item.info["question"], tuple(item.info["options"])
+
+
+def _without_pictures(item: Sample) -> Sample:
+    return replace(item, segments=tuple(segment for segment in item.segments if segment.kind == "text"))
+
+
+def _shuffle_pictures(items: Sequence[Sample], seed: int) -> list[Sample]:
+    """The same questions, each with the picture of another item drawn by a seeded permutation."""
+    order = list(range(len(items)))
+    random.Random(seed).shuffle(order)
+
+    def picture(item: Sample) -> Segment:
+        return next(segment for segment in item.segments if segment.kind != "text")
+
+    return [
+        replace(item, segments=tuple(picture(items[other]) if part.kind != "text" else part for part in item.segments))
+        for item, other in zip(items, order)
+    ]

@@ -1,0 +1,132 @@
+"""After training: ask the model, and write down what it said."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sensorium.data.emoji import EmojiPicture, concept, pictures
+from sensorium.evaluate.choice import ChoiceResult, run_choice
+from sensorium.infer.engine import Engine
+from sensorium.infer.sampling import Sampling
+from sensorium.models.fused import Fused
+from sensorium.render import Renderer
+from sensorium.sequence import Sample, Segment
+from sensorium.tokenizer import Tokenizer
+from sensorium.train.curves import read_run
+from sensorium.train.recipe import Recipe
+from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
+from sensorium.train.task import frozen_encoders
+from sensorium.train.trainer import Run
+
+SHOWN = 16  # examples of each task in the report
+
+
+def engine_of(recipe: Recipe, model: Fused, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
+    """An engine whose pictures go through the feature cache."""
+    dtype = next(model.backbone.parameters()).dtype
+    encoders = frozen_encoders(model, model.encoders, cache, dtype)
+    renderer = Renderer(
+        tokenizer, recipe.template, recipe.model.num_tokens, lambda kind, media: encoders[kind].load(media)
+    )
+    return Engine(model, renderer, tokens=4096, items=64)
+
+
+def evaluate(
+    recipe: Recipe, engine: Engine, progress: Callable[[str, int, int], None] | None = None
+) -> list[ChoiceResult]:
+    """Every evaluation of the recipe. progress: (task, prompts done, prompts in all)."""
+    results = []
+    for task in recipe.evaluations:
+        label = f"{task.name} {task.split}"
+        results.append(
+            run_choice(engine, task, (lambda done, all, label=label: progress(label, done, all)) if progress else None)
+        )
+    return results
+
+
+def choice_examples(result: ChoiceResult, count: int = SHOWN) -> list[Example]:
+    """Evaluated items as they are: drawn at random, good and bad."""
+    drawn = random.Random(0).sample(range(len(result.items)), min(count, len(result.items)))
+    examples = []
+    for index in drawn:
+        item = result.items[index]
+        options, answer = item.info["options"], item.info["answer"]
+        chosen, blind = result.chosen[index], result.blind[index]
+        examples.append(
+            Example(
+                task=result.task.name,
+                split=result.task.split,
+                question=item.info["question"],
+                answer=options[chosen],
+                expected=options[answer],
+                right=chosen == answer,
+                blind=options[blind],
+                blind_right=blind == answer,
+                options=options,
+                pictures=[segment.data for segment in item.segments if segment.kind == "image"],
+            )
+        )
+    return examples
+
+
+def caption_examples(engine: Engine, split: str, count: int = SHOWN, holdout_dev: bool = False) -> list[Example]:
+    """Free answers to "What is this?", beside the answer to the same question about another picture."""
+    drawn = random.Random(1).sample(pictures(split, holdout_dev), count)  # type: ignore[arg-type]
+    media = [EmojiPicture(member.key, artist) for member, artist in drawn]
+    samples = [Sample((Segment("image", one, "user"), Segment("text", "What is this?", "user"))) for one in media]
+    swapped = [replace(sample, segments=(other.segments[0], sample.segments[1]))
+               for sample, other in zip(samples, samples[1:] + samples[:1])]  # fmt: skip
+    answers = engine.generate([*samples, *swapped], Sampling(max_tokens=16))
+    rows = zip(drawn, media, answers, answers[count:])
+    return [
+        Example(task="caption", split=split, question="What is this?", answer=answer,
+                expected=concept(member.key).captions["en"], blind=blind, pictures=[picture])
+        for (member, _), picture, answer, blind in rows
+    ]  # fmt: skip
+
+
+def report(
+    run: Run, results: list[ChoiceResult], examples: list[Example], notes: list[str], stopped: str = ""
+) -> dict[str, Any]:
+    """Write report.html, report.json and report.md of a run; returns what report.json holds."""
+    curves, stages = read_run(run.folder)
+    recipe = run.recipe
+    rows: dict[str, PartRow] = {}
+    for result in run.results:
+        for part, (trained, frozen) in result.parts.items():
+            origin = recipe.init[part].title if part in recipe.init else "from scratch"
+            row = rows.setdefault(part, PartRow(name=part, parameters=trained + frozen, trained={}, origin=origin))
+            if trained:
+                row.trained = {**row.trained, result.name: trained}
+    skipped = [
+        SkippedRows(source=row["part"], reason=row["reason"], count=row["times"], first=row["where"])
+        for result in run.results
+        for row in result.bad
+    ]
+    data = ReportData(
+        title=f"{recipe.title} {recipe.size}",
+        evaluations=[result.evaluation() for result in results],
+        curves=curves,
+        stages=stages,
+        parts=list(rows.values()),
+        examples=[*examples, *(one for result in results for one in choice_examples(result))],
+        skipped=skipped,
+        seconds=run.phases.seconds,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_yaml=recipe.to_yaml(),
+        recipe_name=recipe.name,
+        seed=recipe.seed,
+        environment={**environment(), "torch": torch.__version__, "threads": str(torch.get_num_threads())},
+        stopped=stopped,
+        notes=notes,
+    )
+    write_report(run.folder, data)
+    from sensorium.train.report import report_json
+
+    return report_json(data)
