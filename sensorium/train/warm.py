@@ -10,12 +10,13 @@ suffices). No published LLaVA does this; recipes that use it say so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sensorium.config import Config
-from sensorium.connectors.mlp import MLP
+from sensorium.connectors.base import Connector
 from sensorium.data.source import SourceConfig
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
@@ -30,6 +31,8 @@ class RidgeStart(Config):
     """Fit `connectors.<kind>` on picture-caption pairs before a stage begins.
 
     data   pairs: samples with one item of `kind`, and text
+    tokens all: every token of a picture is fitted to the caption; last: its last one alone, and what the others become
+           follows from it
     ridge  regularisation relative to the mean variance of a feature
     gain   factor on the fitted slope
     batch  items encoded at a time
@@ -37,6 +40,7 @@ class RidgeStart(Config):
 
     data: SourceConfig
     kind: str = "image"
+    tokens: Literal["all", "last"] = "all"
     ridge: float = 0.1
     gain: float = 1.0
     batch: int = 32
@@ -50,27 +54,43 @@ def ridge_start(
     frozen: FrozenEncoder,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Set the connector's weight and bias. Raises UserError for a connector that is not one linear layer."""
+    """Set the weight and bias of the connector's linear layer. Raises UserError when it has not exactly one layer."""
     connector = model.connectors[start.kind]
-    if not isinstance(connector, MLP) or len(connector.layers) != 1 or len(connector.norms):
+    assert isinstance(connector, Connector)
+    layers = [part for part in connector.modules() if isinstance(part, nn.Linear)]
+    if len(layers) != 1 or sum(1 for _ in connector.parameters()) != len(list(layers[0].parameters())):
         raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector is {connector.config}")
     if model.backbone.embed is None:
         raise UserError("a ridge start needs a backbone with word embeddings")
-    words = model.backbone.embed.weight.float().cpu()
+    layer, words = layers[0], model.backbone.embed.weight.float().cpu()
     source = start.data.build()
-    fit = Ridge(connector.in_width, words.shape[1])
+    fit = Ridge(layer.in_features, words.shape[1])
     for first in range(0, len(source), start.batch):
         samples = [source[index] for index in range(first, min(first + start.batch, len(source)))]
         features = _features(samples, start.kind, frozen)
+        lengths = torch.tensor([connector.config.num_tokens(grid) for grid in features.grids])
         names = torch.stack([words[tokenizer.encode(" " + _caption(sample))].mean(0) for sample in samples])
-        fit.add(features.values.float().cpu(), names.repeat_interleave(torch.tensor(features.lengths), 0))
+        inputs = _inputs(connector, layer, features).float().cpu()
+        if start.tokens == "last":
+            inputs, lengths = inputs[lengths.cumsum(0) - 1], torch.ones_like(lengths)
+        fit.add(inputs, names.repeat_interleave(lengths, 0))
         if progress is not None:
             progress(first + len(samples), len(source))
     slope, intercept = fit.solve(start.ridge, start.gain)
-    layer = connector.layers[0]
     layer.weight.copy_(slope.T)
     if layer.bias is not None:
         layer.bias.copy_(intercept)
+
+
+def _inputs(connector: Connector, layer: nn.Linear, features: Features) -> Tensor:
+    """(N, in) what the layer reads when the connector gets these features."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        connector(Features(features.values.to(layer.weight.dtype), features.grids))
+    finally:
+        hook.remove()
+    return torch.cat(seen)
 
 
 class Ridge:
