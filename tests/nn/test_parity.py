@@ -1,0 +1,100 @@
+"""The same random weights give the same numbers in transformers, the reference."""
+
+import pytest
+import torch
+
+from sensorium.mask import AttentionRule, compile_layout
+from sensorium.nn.backbone import bert, llama
+from sensorium.sequence import Sequence
+
+pytestmark = pytest.mark.slow
+
+
+def documents(lengths, vocab):
+    torch.manual_seed(0)
+    place = torch.cat([torch.arange(length) for length in lengths])
+    count = sum(lengths)
+    zeros = torch.zeros(count, dtype=torch.long)
+    return Sequence(
+        ids=torch.randint(0, vocab, (count,)),
+        modality=zeros.to(torch.uint8),
+        position=place[:, None].expand(-1, 3).contiguous(),
+        doc=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+        branch=zeros,
+        weight=torch.zeros(count),
+    )
+
+
+def strong(module):
+    """Initial weights are too small to tell a wrong model from a right one."""
+    torch.manual_seed(1)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, mean=0.1 if parameter.dim() == 1 else 0.0, std=0.3)
+    return module.eval()
+
+
+def copy(ours, theirs, names):
+    state = theirs.state_dict()
+    ours.load_state_dict({mine: state[name] for mine, name in names.items()})
+    return ours.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_llama(tied, kv_heads):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=kv_heads, rope_theta=500.0, rms_norm_eps=1e-6, tie_word_embeddings=tied,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, attn_implementation="eager",
+    )  # fmt: skip
+    theirs = strong(transformers.LlamaForCausalLM(config))
+    ours = llama(vocab=60, width=32, depth=2, heads=4, kv_heads=kv_heads, hidden=48, theta=500.0, eps=1e-6, tied=tied)
+    names = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+    if not tied:
+        names["head.weight"] = "lm_head.weight"
+    for layer in range(2):
+        mine, other = f"blocks.{layer}", f"model.layers.{layer}"
+        names |= {f"{mine}.attention.{x}.weight": f"{other}.self_attn.{x}_proj.weight" for x in "qkvo"}
+        names |= {f"{mine}.ffn.{x}.weight": f"{other}.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
+        names[f"{mine}.norm1.weight"] = f"{other}.input_layernorm.weight"
+        names[f"{mine}.norm2.weight"] = f"{other}.post_attention_layernorm.weight"
+    model = copy(ours.build(), theirs, names)
+    sequence = documents([7, 3, 11], 60)
+    logits = model.logits(model(model.embed_tokens(sequence.ids), compile_layout(sequence)))
+    expected = torch.cat([theirs(part.ids[None]).logits[0] for part in sequence.unpack()])
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_bert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, attn_implementation="eager",
+    )  # fmt: skip
+    theirs = strong(transformers.BertModel(config, add_pooling_layer=False))
+    # our BERT has no second sentence: its type embedding is part of every position
+    names = {"embed.weight": "embeddings.word_embeddings.weight"}
+    for leaf in ("weight", "bias"):
+        names[f"embed_norm.{leaf}"] = f"embeddings.LayerNorm.{leaf}"
+        for layer in range(2):
+            mine, other = f"blocks.{layer}", f"encoder.layer.{layer}"
+            names |= {
+                f"{mine}.attention.{x}.{leaf}": f"{other}.attention.self.{name}.{leaf}"
+                for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
+            }
+            names[f"{mine}.attention.o.{leaf}"] = f"{other}.attention.output.dense.{leaf}"
+            names[f"{mine}.norm1.{leaf}"] = f"{other}.attention.output.LayerNorm.{leaf}"
+            names[f"{mine}.ffn.up.{leaf}"] = f"{other}.intermediate.dense.{leaf}"
+            names[f"{mine}.ffn.down.{leaf}"] = f"{other}.output.dense.{leaf}"
+            names[f"{mine}.norm2.{leaf}"] = f"{other}.output.LayerNorm.{leaf}"
+    state = theirs.state_dict()
+    place = state["embeddings.position_embeddings.weight"] + state["embeddings.token_type_embeddings.weight"][0]
+    model = bert(vocab=60, width=32, depth=2, heads=4, hidden=48, positions=16).build().eval()
+    model.load_state_dict({mine: state[name] for mine, name in names.items()} | {"place.weight": place})
+    sequence = documents([7, 3, 11], 60)
+    hidden = model(model.embed_tokens(sequence.ids), compile_layout(sequence, AttentionRule("full")))
+    expected = torch.cat([theirs(part.ids[None]).last_hidden_state[0] for part in sequence.unpack()])
+    torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=1e-4)
