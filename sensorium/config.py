@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,6 +22,10 @@ from sensorium.errors import UserError, nearest
 C = TypeVar("C", bound="Config")
 
 ROOMS = ("nn", "encoders", "connectors", "models", "objectives", "data", "train", "evaluate", "hub", "render")
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""5e-4, which YAML 1.1 reads as text; people mean a number."""
 
 
 class Config(BaseModel):
@@ -61,7 +66,10 @@ class Config(BaseModel):
     def _load(cls, value: Any, handler: Any) -> Any:
         if isinstance(value, dict) and "type" in value and "type" not in cls.model_fields:
             value = dict(value)
-            found = lookup(value.pop("type"))
+            tag = value.pop("type")
+            if not isinstance(tag, str):
+                raise ValueError(f"a type tag is text, this is {tag!r}")
+            found = lookup(tag)
             if not issubclass(found, cls):
                 raise ValueError(f"expected a {cls.tag()}, the type tag says {found.tag()}")
             return handler(value) if found is cls else found.model_validate(value)
@@ -121,8 +129,9 @@ def explain(error: Exception) -> str:
 def override(value: C, assignment: str) -> C:
     """Apply one `path=value` to a config, type-checked.
 
-    A path walks fields, dict keys, and list elements by their `name` or index: `stages.align.lr=5e-4`,
-    `model.connectors.image.depth=3`. The right side is YAML. Raises UserError that names the nearest key.
+    A path walks fields, dict keys (which may hold dots), and list elements by their `name` or index:
+    `stages.align.lr=5e-4`, `model.connectors.image.depth=3`. The right side is YAML; a new dict key is given with the
+    whole dict. Raises UserError that names the nearest key.
     """
     path, equals, text = assignment.partition("=")
     if not equals or not path.strip():
@@ -131,11 +140,8 @@ def override(value: C, assignment: str) -> C:
         parsed = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {assignment!r}: the value is not readable: {error}") from error
-    if isinstance(parsed, str):  # YAML 1.1 reads 5e-4 as text; people mean a number
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            pass
+    if isinstance(parsed, str) and _NUMBER.fullmatch(parsed):
+        parsed = float(parsed)
     return _set(value, path.strip().split("."), parsed, assignment)
 
 
@@ -153,9 +159,11 @@ def _set(node: Any, path: list[str], new: Any, assignment: str) -> Any:
         except ValidationError as error:
             raise UserError(f"override {assignment!r}: {explain(error)}") from error
     if isinstance(node, dict):
-        if step not in node and rest:
-            raise UserError(f"override {assignment!r}: no key {step!r}: {nearest(step, map(str, node))}")
-        return {**node, step: _set(node.get(step), rest, new, assignment)}
+        for length in range(len(path), 0, -1):  # the longest key that is there
+            key = ".".join(path[:length])
+            if key in node:
+                return {**node, key: _set(node[key], path[length:], new, assignment)}
+        raise UserError(f"override {assignment!r}: no key {step!r}: {nearest(step, map(str, node))}")
     if isinstance(node, list | tuple):
         names = [getattr(item, "name", str(index)) for index, item in enumerate(node)]
         if step in names:

@@ -170,12 +170,10 @@ class Sequence:
         start = 0
         for number, length in enumerate(lengths):
             stop = start + length
-            spans, items = [], {}
-            for span in self.spans:
-                if start <= span.start < stop:
-                    members = items.setdefault(span.kind, [])
-                    spans.append(replace(span, start=span.start - start, item=len(members)))
-                    members.append(self.items[span.kind][span.item])
+            inside = [span for span in self.spans if start <= span.start < stop]
+            used = {kind: sorted({span.item for span in inside if span.kind == kind}) for kind in self.items}
+            items = {kind: [self.items[kind][item] for item in chosen] for kind, chosen in used.items() if chosen}
+            spans = [replace(span, start=span.start - start, item=used[span.kind].index(span.item)) for span in inside]
             names = ("ids", "modality", "position", "branch", "weight")
             cut = {name: getattr(self, name)[start:stop] for name in names}
             yield Sequence(doc=self.doc[start:stop] - number, spans=spans, items=items, **cut)

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from sensorium.config import Config
@@ -16,9 +17,9 @@ from sensorium.errors import UserError
 class LoRA(Config):
     """rank, alpha: the update is (alpha / rank) B A; dropout on its input (section 4.1 of the paper)."""
 
-    rank: int = 16
+    rank: int = Field(default=16, gt=0)
     alpha: float = 32.0
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class LoRALinear(nn.Linear):
@@ -28,7 +29,7 @@ class LoRALinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.scale, self.dropout = config.alpha / config.rank, config.dropout
+        self.config, self.scale, self.dropout = config, config.alpha / config.rank, config.dropout
         like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         self.lora_a = nn.Parameter(torch.empty(config.rank, linear.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, config.rank, **like))
@@ -48,7 +49,8 @@ class LoRALinear(nn.Linear):
 def add_lora(model: nn.Module, adapters: dict[str, LoRA]) -> list[str]:
     """Replace every linear layer whose name matches a glob by one with an adapter; returns the names.
 
-    Layers that already have one are left as they are. Raises UserError for a glob that matches no linear layer.
+    Layers that already have the same adapter keep it. Raises UserError for a glob that matches no linear layer, and
+    for a layer that has an adapter of other settings.
     """
     added = []
     for glob, config in adapters.items():
@@ -64,7 +66,16 @@ def add_lora(model: nn.Module, adapters: dict[str, LoRA]) -> list[str]:
             if not isinstance(linear, LoRALinear):
                 setattr(holder, leaf, LoRALinear(linear, config))
                 added.append(name)
+            elif linear.config != config:
+                raise UserError(
+                    f"adapter glob {glob!r} asks for {_settings(config)} on {name!r}, which has an adapter of "
+                    f"{_settings(linear.config)}: merge that one first, or ask for the same"
+                )
     return added
+
+
+def _settings(config: LoRA) -> str:
+    return f"rank {config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g}"
 
 
 def merge_lora(model: nn.Module) -> list[str]:

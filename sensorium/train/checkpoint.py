@@ -26,7 +26,7 @@ from sensorium.errors import UserError
 from sensorium.models.fused import Fused
 from sensorium.nn.lora import add_lora
 from sensorium.tokenizer import Tokenizer
-from sensorium.train.build import load_part
+from sensorium.train.build import Loaded, load_part
 from sensorium.train.recipe import Recipe
 
 
@@ -59,18 +59,20 @@ def save_checkpoint(
     """
     target = run / f"step_{step:06d}"
     draft = run / f".writing_{step:06d}"
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in [*run.glob(".writing_*"), *run.glob(".removing_*")]:  # of a process that was killed
+        shutil.rmtree(left)
     (draft / "model").mkdir(parents=True)
     previous = latest(run)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     for part, names in parts_of(tensors).items():
         place = draft / "model" / f"{part}.safetensors"
+        members = {name: tensors[name].contiguous() for name in names}
         before = previous / "model" / place.name if previous is not None else None
-        if part in unchanged and before is not None and before.exists():
+        if part in unchanged and before is not None and _holds(before, members):
             _link(before, place)
         else:
-            save_file({name: tensors[name].contiguous() for name in names}, place)
-    (draft / "recipe.json").write_text(recipe.to_json())
+            save_file(members, place)
+    (draft / "recipe.json").write_text(recipe.to_json(), "utf-8")
     tokenizer.save(draft / "tokenizer")
     if optim is not None:
         (draft / "optim").mkdir()
@@ -78,15 +80,17 @@ def save_checkpoint(
             {name: tensor.detach().cpu().contiguous() for name, tensor in optim.items()},
             draft / "optim/state.safetensors",
         )
-    (draft / "state.json").write_text(json.dumps(state, indent=1))
+    (draft / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
     _sync(draft)
-    if target.exists():
-        shutil.rmtree(target)
+    if target.exists():  # left by a run that was killed before it could point at it
+        _remove(target)
     os.replace(draft, target)
     point(run, target)
-    for old in sorted(run.glob("step_*"))[:-keep] if keep else []:
-        if old != target:
-            shutil.rmtree(old)
+    if keep:
+        older = [path for path in checkpoints(run) if _step(path) < step]
+        newer = [path for path in checkpoints(run) if _step(path) > step]  # of a future that was not
+        for path in [*older[: max(0, len(older) - keep + 1)], *newer]:
+            _remove(path)
     return target
 
 
@@ -94,24 +98,61 @@ def point(run: Path, target: Path) -> None:
     """Make `latest` name `target`, atomically."""
     draft = run / ".latest"
     draft.write_text(target.name + "\n")
+    _sync(run, files=[draft])
     os.replace(draft, run / "latest")
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = [path for path in run.glob("step_*") if path.name[5:].isdigit() and (path / "state.json").exists()]
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
 def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
+    """The newest complete checkpoint of a run, or None.
+
+    Raises UserError when the file `latest` names a folder that is not a complete checkpoint.
+    """
     pointer = run / "latest"
-    if not pointer.exists():
-        return None
+    if not pointer.exists():  # never saved, or killed after the first rename: a folder of this name is complete
+        complete = checkpoints(run)
+        return complete[-1] if complete else None
     target = run / pointer.read_text().strip()
-    return target if (target / "state.json").exists() else None
+    if target == run or not (target / "state.json").exists():
+        raise UserError(
+            f"{pointer} names {target.name!r}, which is no complete checkpoint: restore that folder, or write the name "
+            f"of another into {pointer}; there are: {[path.name for path in checkpoints(run)]}"
+        )
+    return target
+
+
+STATE = ("stage", "stage_step", "position", "step", "finished", "results", "phases", "adapters")
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "state.json").read_text())
+    """Where training stands. Raises UserError naming the file when it cannot be read."""
+    path = checkpoint / "state.json"
+    try:
+        state = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    lacking = [key for key in STATE if not isinstance(state, dict) or key not in state]
+    if lacking:
+        raise UserError(f"{path} is not the state of a run: it lacks {', '.join(lacking)}")
+    return state
 
 
 def read_recipe(checkpoint: Path) -> Recipe:
-    return from_json((checkpoint / "recipe.json").read_text(), Recipe)
+    """The recipe of a checkpoint. Raises UserError naming the file when it is none."""
+    path = checkpoint / "recipe.json"
+    try:
+        return from_json(path.read_text("utf-8"), Recipe)
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def read_optim(checkpoint: Path) -> dict[str, Tensor]:
@@ -144,20 +185,43 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = None) -> tup
 
 def load_weights(
     model: nn.Module, checkpoint: Path, recipe: Recipe, adapted: list[str], dtype: torch.dtype | None = None
-) -> None:
-    """Fill a model from a checkpoint; adapters of the stages named in `adapted` are added first."""
+) -> Loaded:
+    """Fill a model from a checkpoint; adapters of the stages named in `adapted` are added first.
+
+    Returns what was loaded. Raises UserError naming the file that is missing, damaged or of another model.
+    """
     for stage in recipe.stages:
         if stage.name in adapted:
             add_lora(model, stage.adapters)
-    paths = sorted((checkpoint / "model").glob("*.safetensors"))
-    stored = {name: tensor for path in paths for name, tensor in _tensors(path)}
+    stored: dict[str, Tensor] = {}
+    wanted = model.state_dict()
+    parts = parts_of(wanted)
+    for part, names in parts.items():
+        stored.update(_read_part(checkpoint / "model" / f"{part}.safetensors", {name: wanted[name] for name in names}))
+    for path in sorted((checkpoint / "model").glob("*.safetensors")):
+        if path.name.removesuffix(".safetensors") not in parts:
+            raise UserError(f"{path} is a part that the model of recipe {recipe.name!r} does not have")
     for name, tensor in stored.items():
         if dtype is not None and tensor.is_floating_point():
             stored[name] = tensor.to(dtype)
     _materialise(model, stored)
-    report = load_part(model, stored.items())
-    if report.missing or report.unexpected:
-        raise UserError(f"{checkpoint} does not hold this recipe's model: {report}")
+    return load_part(model, stored.items())
+
+
+def _read_part(path: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one part's file, which must be those of `wanted` in name and shape."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: the checkpoint is not whole, copy it again")
+    stored = dict(_tensors(path))
+    for name in sorted(set(wanted) ^ set(stored)):
+        raise UserError(f"{path} does not fit the recipe: {name!r} is {'missing' if name in wanted else 'unexpected'}")
+    for name, tensor in stored.items():
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"{path} does not fit the recipe: {name!r} is {tuple(tensor.shape)}, expected "
+                f"{tuple(wanted[name].shape)}"
+            )
+    return stored
 
 
 def _materialise(model: nn.Module, stored: dict[str, Tensor]) -> None:
@@ -184,6 +248,14 @@ def _tensors(path: Path) -> Iterable[tuple[str, Tensor]]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
+def _holds(path: Path, tensors: dict[str, Tensor]) -> bool:
+    """Whether a file has these names, shapes and dtypes exactly: a stage of another precision casts what it freezes."""
+    if not path.exists():
+        return False
+    stored = {name: (tensor.shape, tensor.dtype) for name, tensor in _tensors(path)}
+    return stored == {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
@@ -191,9 +263,19 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _sync(folder: Path) -> None:
-    """Force a folder's files to disk before it is renamed into place."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint; its name goes first, so that a kill in between leaves no half of one."""
+    doomed = checkpoint.with_name(f".removing_{checkpoint.name}")
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed)
+
+
+def _sync(folder: Path, files: Iterable[Path] | None = None) -> None:
+    """Force files of a folder (default: all below it) and the folders themselves to disk, before a rename."""
+    found = [folder, *(folder.rglob("*") if files is None else files)]
+    for path in found:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,8 +1,9 @@
 """Features of frozen encoders, computed once and kept on disk.
 
 The address of a feature is the content's key and a fingerprint of the encoder: its value (preprocessing included) and
-its weights. A store is append-only: each process writes its own pair of files, data first and then the line that points
-at it, so a kill leaves at worst bytes that nothing points at.
+its weights. A store is append-only: each process writes its own pair of files, data first and then the line that
+points at it, so a kill leaves at worst bytes that nothing points at. Each line has a checksum of its bytes: features
+that a power cut or a bad disk changed are computed again.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import hashlib
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,34 +34,47 @@ def fingerprint(encoder: Encoder, dtype: torch.dtype) -> str:
     return digest.hexdigest()
 
 
+class _Place(NamedTuple):
+    """Where features lie: file, first byte, number of rows, checksum of the bytes."""
+
+    path: Path
+    start: int
+    rows: int
+    checksum: int
+
+
 class FeatureStore:
-    """key -> (N, D) features in bf16 or fp32, in one folder."""
+    """key -> (N, D) features in bf16 or fp32, in one folder. Nothing is kept in memory but the index."""
 
     def __init__(self, folder: Path, width: int, dtype: torch.dtype) -> None:
         self.folder, self.width, self.dtype = folder, width, dtype
         folder.mkdir(parents=True, exist_ok=True)
-        self._places: dict[str, tuple[np.ndarray, int, int]] = {}
-        self._size = torch.empty((), dtype=dtype).element_size()
+        self._places: dict[str, _Place] = {}
+        self._row = width * torch.empty((), dtype=dtype).element_size()
         for index in sorted(folder.glob("*.jsonl")):
             self._read(index)
-        self._data = self._index = None
-        self._own: dict[str, Tensor] = {}
+        self._files: dict[Path, BinaryIO] = {}
+        self._data: BinaryIO | None = None
+        self._index: BinaryIO | None = None
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places or key in self._own
+        return key in self._places
 
     def __len__(self) -> int:
-        return len(self._places) + len(self._own)
+        return len(self._places)
 
     def get(self, key: str) -> Tensor | None:
-        """(N, D), or None when it was never computed."""
-        if key in self._own:
-            return self._own[key]
-        if key not in self._places:
+        """(N, D), or None when it was never computed, or its bytes are not what was written."""
+        place = self._places.get(key)
+        if place is None:
             return None
-        data, start, rows = self._places[key]
-        raw = torch.from_numpy(np.array(data[start : start + rows * self.width * self._size]))
-        return raw.view(self.dtype).view(rows, self.width)
+        if place.path not in self._files:
+            self._files[place.path] = open(place.path, "rb")  # noqa: SIM115 (kept open for the run)
+        raw = os.pread(self._files[place.path].fileno(), place.rows * self._row, place.start)
+        if len(raw) != place.rows * self._row or zlib.crc32(raw) != place.checksum:
+            self._places.pop(key, None)
+            return None
+        return torch.frombuffer(bytearray(raw), dtype=self.dtype).view(place.rows, self.width)
 
     def put(self, key: str, features: Tensor) -> None:
         """Append (N, D). Readable by this process at once, by others when they open the store."""
@@ -68,27 +83,27 @@ class FeatureStore:
         if self._data is None or self._index is None:
             name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             self._data = open(self.folder / f"{name}.bin", "ab")  # noqa: SIM115 (kept open for the run)
-            self._index = open(self.folder / f"{name}.jsonl", "a")  # noqa: SIM115
+            self._index = open(self.folder / f"{name}.jsonl", "ab")  # noqa: SIM115
         kept = features.detach().to("cpu", self.dtype).contiguous()
-        start = self._data.tell()
-        self._data.write(kept.flatten().view(torch.uint8).numpy().tobytes())
+        raw = kept.flatten().view(torch.uint8).numpy().tobytes()
+        place = _Place(Path(self._data.name), self._data.tell(), kept.shape[0], zlib.crc32(raw))
+        self._data.write(raw)
         self._data.flush()
-        self._index.write(json.dumps([key, start, kept.shape[0]]) + "\n")
+        self._index.write(json.dumps([key, *place[1:]]).encode() + b"\n")
         self._index.flush()
-        self._own[key] = kept
+        self._places[key] = place
 
     def _read(self, index: Path) -> None:
         path = index.with_suffix(".bin")
-        if not path.exists() or path.stat().st_size == 0:
-            return
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        for line in index.read_text().splitlines():
+        size = path.stat().st_size if path.exists() else 0
+        for line in index.read_bytes().splitlines():
             try:
-                key, start, rows = json.loads(line)
-            except ValueError:
+                key, start, rows, checksum = json.loads(line)
+                place = _Place(path, int(start), int(rows), int(checksum))
+            except (ValueError, TypeError):
                 continue  # the half-written last line of a killed process
-            if start + rows * self.width * self._size <= len(data):
-                self._places[key] = (data, start, rows)
+            if place.start >= 0 and place.rows > 0 and place.start + place.rows * self._row <= size:
+                self._places[str(key)] = place
 
 
 class FrozenEncoder:

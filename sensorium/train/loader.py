@@ -45,7 +45,7 @@ class Batches:
         self.stage, self.renderer, self.position = stage, renderer, position
         self.mixture = Mixture.of(stage.data).build(cost=self._tokens)
         self.bad = BadRows.restore(bad or [])
-        self._safe = SafeSource(self.mixture, seed, self.bad, skip=(RowError, MediaError, TooLong))
+        self._safe = SafeSource(self.mixture, seed, skip=(RowError, MediaError, TooLong))
         self._held: Sequence | None = None
 
     def steps(self) -> int:
@@ -54,10 +54,16 @@ class Batches:
             return self.stage.steps
         samples = self.mixture.samples * (self.stage.epochs or 1.0)
         mean = sum(
-            mean_cost(source, name, self._tokens) * share
+            mean_cost(source, name, self._filled) * float(share)
             for source, (name, share) in zip(self.mixture.sources, self.mixture.shares.items())
         )
-        return max(1, math.ceil(samples * float(mean) / (self.stage.tokens * self.stage.accumulate)))
+        return max(1, math.ceil(samples * mean / self.stage.accumulate))
+
+    def _filled(self, sample: Any) -> float:
+        """The part of a micro-batch that a sample fills: of its tokens or of its items, whichever is more."""
+        sequence = self.renderer.render(sample, items=False)
+        tokens = min(1.0, len(sequence) / self.stage.tokens)
+        return tokens if self.stage.items is None else max(tokens, min(1.0, _items(sequence) / self.stage.items))
 
     def _tokens(self, sample: Any) -> float:
         return float(len(self.renderer.render(sample, items=False)))
@@ -77,6 +83,7 @@ class Batches:
         while True:
             if self._held is None:
                 epoch, place = divmod(self.position, self.mixture.samples)
+                self._safe.bad = BadRows()  # of this sample; counted when a batch takes it, once, resumed or not
                 self._held = self._safe.get(place, epoch, self._render)
             sequence = self._held
             tokens, items = tokens + len(sequence), items + _items(sequence)
@@ -84,6 +91,8 @@ class Batches:
             if parts and full:  # what is held stays for the next batch; its place is where this one ends
                 return Batch(Sequence.pack(parts), self.position, len(parts), self.bad.state())
             parts.append(sequence)
+            for row in self._safe.bad.rows.values():
+                self.bad.record(row.part, row.row, row.where, row.reason)
             self._held = None
             self.position += 1
 

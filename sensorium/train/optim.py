@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from sensorium.errors import UserError
 from sensorium.train.recipe import Stage
 
 
@@ -57,13 +58,13 @@ class Optimizer:
     def step(self, index: int, count: float) -> dict[str, float]:
         """Update at 0-based step `index`; returns the learning rate (peak of the first group) and gradient norm."""
         grads = [master.grad for master in self.masters.values() if master.grad is not None]
-        torch._foreach_div_(grads, count)
+        torch._foreach_div_(grads, count)  # pyright: ignore[reportPrivateImportUsage]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
             self._clear()
             return {"lr": 0.0, "grad_norm": norm}
         if self.stage.clip is not None and norm > self.stage.clip:
-            torch._foreach_mul_(grads, self.stage.clip / norm)
+            torch._foreach_mul_(grads, self.stage.clip / norm)  # pyright: ignore[reportPrivateImportUsage]
         factor = learning_rate(self.stage, index, self.steps)
         for group, peak in zip(self.adamw.param_groups, self.peaks):
             group["lr"] = peak * factor
@@ -95,7 +96,11 @@ class Optimizer:
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave. Raises UserError when it is the state of other parameters."""
+        other = sorted({key.partition(".")[2] for key in state} - set(self.masters))
+        if other:
+            raise UserError(f"the optimizer state is of parameters that stage {self.stage.name!r} does not train: "
+                            f"{', '.join(other[:4])}")  # fmt: skip
         with torch.no_grad():
             for key, value in state.items():
                 kind, _, name = key.partition(".")

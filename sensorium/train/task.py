@@ -28,6 +28,16 @@ def precision_of(stage: Stage, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if stage.precision == "bf16" or native else torch.float32
 
 
+def set_precision(model: Fused, stage: Stage, dtype: torch.dtype) -> list[str]:
+    """Bring a model to the dtype a stage computes in, all but its frozen encoders; returns their kinds."""
+    frozen = list(frozen_kinds(model.encoders, stage.trains))
+    parts = [part for name, part in model.named_children() if name != "encoders"]
+    parts += [encoder for kind, encoder in model.encoders.items() if kind not in frozen]
+    for part in parts:
+        part.to(dtype)
+    return frozen
+
+
 def frozen_encoders(model: Fused, kinds, root: Path | None, dtype: torch.dtype) -> dict[str, FrozenEncoder]:
     """The fast path of encoders that do not train, with their feature cache under `root`."""
     return {kind: FrozenEncoder(model.encoders[kind], root, dtype) for kind in kinds}  # type: ignore[arg-type]
@@ -46,13 +56,7 @@ class Task:
                 add_lora(model, stage.adapters)
         self.dtype = precision_of(stage, device)
         self._freeze()
-        frozen = list(frozen_kinds(model.encoders, stage.trains))
-        for name, part in model.named_children():
-            if name != "encoders":
-                part.to(self.dtype)
-        for kind, encoder in model.encoders.items():
-            if kind not in frozen:
-                encoder.to(self.dtype)
+        frozen = set_precision(model, stage, self.dtype)
         model.to(device)
         model.backbone.checkpointing = stage.checkpointing
         self.encoders = frozen_encoders(model, frozen, cache, self.dtype)

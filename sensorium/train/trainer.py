@@ -23,7 +23,7 @@ from sensorium.train.loader import Batches
 from sensorium.train.log import MetricsLog, Phases, Progress
 from sensorium.train.optim import Optimizer, total
 from sensorium.train.recipe import Recipe, Stage
-from sensorium.train.task import Task
+from sensorium.train.task import Task, precision_of, set_precision
 from sensorium.train.warm import ridge_start
 
 
@@ -62,7 +62,7 @@ class Run:
 
 
 def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callable[..., None] | None = None) -> Run:
-    """Start a run in `out`, or take up the one that is there.
+    """Start a run in `out`, or take up the one that is there. The model comes in the precision of its first stage.
 
     Raises UserError when `out` holds a run of another recipe, or when `resume` is off and it is not empty.
     """
@@ -78,13 +78,15 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callab
         with phases("load"):
             model = build_model(recipe)
             load_pretrained(model, recipe, progress)
+            if recipe.stages:  # rounded once, here: what a stage does not train is what this run began with
+                set_precision(model, recipe.stages[0], precision_of(recipe.stages[0], device_of(None)))
             tokenizer = tokenizer_of(recipe)
         return Run(out, recipe, model, tokenizer, [], phases)
     before = store.read_recipe(found)
     if before != recipe:
         raise UserError(
-            f"{out} holds a run of recipe {before.name!r} ({before.size}) with other settings ({_difference(before, recipe)}): "
-            "choose another --out, or repeat the settings it was started with"
+            f"{out} holds a run of recipe {before.name!r} ({before.size}) with other settings "
+            f"({_difference(before, recipe)}): choose another --out, or repeat the settings it was started with"
         )
     state = store.read_state(found)
     phases = Phases(state["phases"])
@@ -100,33 +102,60 @@ def train(
     console: Console | None = None,
     device: str | None = None,
     save_every: float = 120.0,
+    save_steps: int | None = None,
     quiet: bool = False,
 ) -> Run:
     """Train every stage that is not finished. Raises Stopped after saving when a signal asks to stop.
 
     save_every  seconds between checkpoints inside a stage
+    save_steps  optimizer steps between checkpoints inside a stage, whatever they take; None: by the clock alone
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device)
     run.folder.mkdir(parents=True, exist_ok=True)
     found = store.latest(run.folder)
     state = store.read_state(found) if found is not None else None
+    if run.step != (state["step"] if state is not None else 0):
+        raise UserError(f"{run.folder} is at step {run.step} and was saved at another: open the run again to train")
     first = state["stage"] if state is not None else 0
+    run.results = [StageResult(**result) for result in state["results"]] if state is not None else []
+    every = _Every(save_every, save_steps)
     with MetricsLog(run.folder) as log, _signals() as asked:
         for index in range(first, len(run.recipe.stages)):
             stage_state = state if state is not None and index == first else None
-            loop = _StageLoop(run, index, log, place, console, save_every, quiet, asked)
+            loop = _StageLoop(run, index, log, place, console, every, quiet, asked)
             loop.run(found if stage_state else None, stage_state)
     run.finished = True
     return run
 
 
+def device_of(name: str | None) -> torch.device:
+    """The device of this name; None: a GPU where there is one."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+class _Every:
+    """When a checkpoint is due: so many seconds or optimizer steps after the last one."""
+
+    def __init__(self, seconds: float, steps: int | None) -> None:
+        self.seconds, self.steps = seconds, steps
+        self.saved()
+
+    def due(self) -> bool:
+        """Asked once after every optimizer step."""
+        self._steps += 1
+        return time.monotonic() - self._time > self.seconds or (self.steps is not None and self._steps >= self.steps)
+
+    def saved(self) -> None:
+        self._time, self._steps = time.monotonic(), 0
+
+
 class _StageLoop:
     """One stage: its task, its loader, its optimizer."""
 
-    def __init__(self, run: Run, index: int, log: MetricsLog, device, console, save_every, quiet, asked) -> None:
+    def __init__(self, run: Run, index: int, log: MetricsLog, device, console, every: _Every, quiet, asked) -> None:
         self.run_, self.index, self.log, self.asked = run, index, log, asked
         self.stage: Stage = run.recipe.stages[index]
-        self.console, self.save_every, self.quiet = console, save_every, quiet
+        self.console, self.every, self.quiet = console, every, quiet
         self.task = Task(run.recipe, self.stage, run.model, run.tokenizer, cache_root() / "features", device)
 
     def run(self, found: Path | None, state: dict[str, Any] | None) -> None:
@@ -161,6 +190,11 @@ class _StageLoop:
             return
         if start.kind not in self.task.encoders:
             raise UserError(f"stage {self.stage.name!r}: a ridge start needs the {start.kind} encoder frozen")
+        if not all(param.requires_grad for param in self.task.model.connectors[start.kind].parameters()):
+            raise UserError(
+                f"stage {self.stage.name!r}: a ridge start sets connectors.{start.kind}, which the stage does not "
+                f"train: add 'connectors.{start.kind}.*' to its `train`"
+            )
         with (
             self.run_.phases(f"{self.stage.name} start"),
             Progress(f"{self.stage.name} start", 1, console=self.console, quiet=self.quiet) as bar,
@@ -169,7 +203,6 @@ class _StageLoop:
             bar.note(f"connectors.{start.kind} fitted in closed form")
 
     def _loop(self, optimizer: Optimizer, stream: Iterator, result: StageResult, start: int, position: int) -> None:
-        saved = time.monotonic()
         clock = self.run_.phases(self.stage.name)
         progress = Progress(self.stage.name, self.steps, start=start, console=self.console, quiet=self.quiet)
         with clock, progress as bar:
@@ -183,10 +216,11 @@ class _StageLoop:
                 self.log.write(self.stage.name, self.index, step + 1, metrics, seconds=seconds)
                 bar.update(step + 1, metrics["loss"], metrics["samples"], metrics["tokens"])
                 last = step + 1 == self.steps
-                if last or self.asked() or time.monotonic() - saved > self.save_every:
+                due, stop = self.every.due(), self.asked()  # asked once: a signal during the save waits for a step
+                if last or stop or due:
                     self._save(optimizer, result, step + 1, position)
-                    saved = time.monotonic()
-                if self.asked() and not last:
+                    self.every.saved()
+                if stop and not last:
                     raise Stopped(
                         f"stopped at step {step + 1} of stage {self.stage.name!r}, saved in {self.run_.folder}"
                     )
