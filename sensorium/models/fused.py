@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
 from sensorium.mask import AttentionRule, Layout, compile_layout
@@ -39,7 +39,7 @@ class Outputs:
 class Fused(Part):
     """Modality encoders and connectors in front of a language backbone."""
 
-    class Config(Config):
+    class Config(Value):
         encoders: dict[str, Encoder.Config]
         connectors: dict[str, Connector.Config]
         backbone: Backbone.Config

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sensorium.convert.gguf import GGUF
 from sensorium.encoders import efficientnet
+from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.hub import fetch
 from sensorium.hub.pretrained import Pretrained
@@ -103,6 +104,8 @@ def item_loader(model: Fused) -> Callable[[str, Media], Item]:
     def load(kind: str, media: Media) -> Item:
         if kind not in model.encoders:
             raise UserError(f"this model reads {sorted(model.encoders)}, the sample holds {kind!r}")
-        return Item(model.encoders[kind].preprocess(media.load()), media.shape(), media.key())
+        encoder = model.encoders[kind]
+        assert isinstance(encoder, Encoder)
+        return Item(encoder.preprocess(media.load()), media.shape(), media.key())
 
     return load

@@ -8,60 +8,122 @@ from typing import Any
 
 from rich.console import Console
 
+from sensorium.connectors.mlp import MLP
+from sensorium.connectors.pyramid import Pyramid
 from sensorium.data.mixture import Mixture, Part
 from sensorium.data.questions import Captions, EmojiQuestions, SceneQuestions
 from sensorium.evaluate.choice import Choice
 from sensorium.evaluate.text import text_loss
 from sensorium.hub.cache import cache_root
 from sensorium.recipes.llava import llava
+from sensorium.train import checkpoint
 from sensorium.train.finish import caption_examples, engine_of, evaluate, report
+from sensorium.train.loader import Batches
 from sensorium.train.log import Progress
 from sensorium.train.recipe import Recipe
-from sensorium.train.trainer import open_run, train
+from sensorium.train.task import Task
+from sensorium.train.trainer import Run, device_of, open_run, train
 from sensorium.train.warm import RidgeStart
 
-STEPS = {"align": 60, "instruct": 170}
+ALIGN_STEPS = 40
+INSTRUCT_SECONDS = 370.0  # of the second stage, whatever the machine; its steps follow from its speed
+FEWEST, MOST = 80, 600
+DEVIATIONS = (
+    "quickstart: a picture becomes ten tokens, its features averaged over 3 x 3 windows and over the whole, so that "
+    "minutes on two cores suffice; no positions are added, the order of the tokens tells",
+    "quickstart: the projection starts from a closed-form fit to the captions' word embeddings (train/warm.py)",
+    "quickstart: options are scored by likelihood relative to their prior, the likelihood without any picture",
+)
 
 
-def quickstart_recipe(holdout_dev: bool = False, steps: dict[str, int] | None = None) -> Recipe:
+def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> Recipe:
     """LLaVA small with the stages of a ten-minute run.
 
     holdout_dev  leave the development slices out of training, and evaluate on them instead of the validation splits:
                  how the settings here were chosen
     """
-    steps = steps or STEPS
-    emoji = EmojiQuestions(
-        questions_per_picture=4,
-        families=("caption", "keywords", "category", "choice_name", "yes_no"),
-        holdout_dev=holdout_dev,
+    recipe = llava("small")
+    vision = recipe.model.encoders["image"].replace(positions="none")
+    connector = Pyramid.Config(levels=(3, 1), inner=MLP.Config(depth=1))
+    captions = Captions(holdout_dev=holdout_dev)
+    align, instruct = recipe.stages
+    stages = (
+        align.replace(
+            steps=ALIGN_STEPS,
+            data=captions,
+            tokens=768,
+            lr=5e-4,
+            start=RidgeStart(data=captions, tokens="last", ridge=0.03),
+        ),
+        instruct.replace(
+            steps=instruct_steps,
+            data=_questions(holdout_dev),
+            tokens=1024,
+            lr={"connectors.*": 5e-4, "*": 3e-4},
+            warmup=0.05,
+        ),
+    )
+    return recipe.replace(
+        model=recipe.model.replace(encoders={"image": vision}, connectors={"image": connector}),
+        stages=stages,
+        evaluations=_evaluations(holdout_dev),
+        deviations=(*recipe.deviations, *DEVIATIONS),
+    )
+
+
+def _questions(holdout_dev: bool) -> Mixture:
+    """Mostly the question what a picture shows; beside it other questions about pictures, and about scenes."""
+    names = EmojiQuestions(questions_per_picture=1, families=("caption",), rounds=8, holdout_dev=holdout_dev)
+    others = EmojiQuestions(
+        questions_per_picture=4, families=("keywords", "category", "choice_name", "yes_no"), holdout_dev=holdout_dev
     )
     scenes = SceneQuestions(
         count=20_000,
         questions_per_picture=4,
-        families=("count", "where", "what", "relation", "yes_no"),
+        families=("count", "where", "count", "where", "what"),
         holdout_dev=holdout_dev,
     )
-    mixture = Mixture(parts=(Part(name="emoji", source=emoji, weight=2), Part(name="scenes", source=scenes, weight=1)))
-    recipe = llava("small")
-    captions = Captions(holdout_dev=holdout_dev)
-    align, instruct = recipe.stages
-    stages = (
-        align.replace(steps=steps["align"], data=captions, tokens=1536, lr=1e-3, start=RidgeStart(data=captions)),
-        instruct.replace(
-            steps=steps["instruct"], data=mixture, tokens=2048, lr={"connectors.*": 1e-3, "*": 2e-4}, warmup=0.05
-        ),
+    return Mixture(
+        parts=(
+            Part(name="names", source=names, weight=5),
+            Part(name="questions", source=others, weight=1),
+            Part(name="scenes", source=scenes, weight=1),
+        )
     )
-    splits = ("dev_artist", "dev_concept", "dev_scene") if holdout_dev else ("val_artist", "val_concept", "val_scene")
-    sizes = (300, 152, 100, 100) if holdout_dev else (500, 400, 200, 200)
-    return recipe.replace(
-        stages=stages,
-        evaluations=(
-            Choice(name="multiple_choice", family="emoji", split=splits[0], n=sizes[0], holdout_dev=holdout_dev),
-            Choice(name="multiple_choice", family="emoji", split=splits[1], n=sizes[1], holdout_dev=holdout_dev),
-            Choice(name="counting", family="count", split=splits[2], n=sizes[2], holdout_dev=holdout_dev),
-            Choice(name="position", family="position", split=splits[2], n=sizes[3], holdout_dev=holdout_dev),
-        ),
+
+
+def _evaluations(holdout_dev: bool) -> tuple[Choice, ...]:
+    artist, concept, scene = (
+        ("dev_artist", "dev_concept", "dev_scene") if holdout_dev else ("val_artist", "val_concept", "val_scene")
     )
+    common = {"scoring": "prior", "holdout_dev": holdout_dev}
+    return (
+        Choice(name="multiple_choice", family="emoji", split=artist, n=300 if holdout_dev else 500, **common),
+        Choice(name="multiple_choice", family="emoji", split=concept, n=152 if holdout_dev else 400, **common),
+        Choice(name="counting", family="count", split=scene, n=200, **common),
+        Choice(name="position", family="position", split=scene, n=200, **common),
+    )
+
+
+def fit_to_machine(run: Run) -> Recipe:
+    """The recipe with as many steps in its last stage as this machine does in INSTRUCT_SECONDS.
+
+    Measured on two real micro-batches before training; the number is part of the recipe from then on, so a resumed run
+    repeats it.
+    """
+    stage = run.recipe.stages[-1]
+    task = Task(run.recipe, stage, run.model, run.tokenizer, cache_root() / "features", device_of(None))
+    batches = Batches(stage, task.renderer, run.recipe.seed)
+    seconds = []
+    for _ in range(3):
+        sequence = task.complete(batches.build().sequence)
+        began = time.monotonic()
+        task.loss(sequence).sum.backward()
+        seconds.append(time.monotonic() - began)
+        task.model.zero_grad(set_to_none=True)
+    each = min(seconds) * 1.2  # the optimizer's share
+    steps = max(FEWEST, min(MOST, round(INSTRUCT_SECONDS / each)))
+    return run.recipe.replace(stages=(*run.recipe.stages[:-1], stage.replace(steps=steps)))
 
 
 def quickstart(
@@ -69,29 +131,31 @@ def quickstart(
 ) -> dict[str, Any]:
     """Train, evaluate, report into `out`; an interrupted run is taken up where it stopped. Returns report.json."""
     console = console or Console(stderr=json)
-    recipe = recipe or quickstart_recipe()
-    began = time.monotonic()
+    found = checkpoint.latest(out)
+    fitted = recipe is not None or found is not None
+    recipe = recipe or (checkpoint.read_recipe(found) if found is not None else quickstart_recipe())
     console.print(f"[bold]Sensorium quickstart[/]: {recipe.title} {recipe.size}, two stages, into {out}")
 
     def fetching(what: str, done: int, total: int | None) -> None:
         console.print(f"  fetching {what}: {done / 1e6:.0f} of {(total or done) / 1e6:.0f} MB", end="\r")
 
     run = open_run(recipe, out, progress=fetching)
-    cache = cache_root() / "features"
     notes = []
-    if not run.results and run.step == 0:
+    if run.step == 0:
         with run.phases("text before"):
             before = text_loss(engine_of(recipe, run.model, run.tokenizer))
         notes.append(f"Loss on plain English text before training: {before:.3f} nats per token.")
+    if not fitted:
+        with run.phases("measure speed"):
+            recipe = run.recipe = fit_to_machine(run)
+        console.print(f"this machine gets {recipe.stages[-1].steps} steps of the second stage")
     train(run, console=console)
-    engine = engine_of(recipe, run.model, run.tokenizer, cache)
-    with run.phases("evaluate"), Progress("evaluate", 1, console=console) as bar:
-        results = evaluate(recipe, engine)
+    engine = engine_of(recipe, run.model, run.tokenizer, cache_root() / "features")
+    with run.phases("evaluate"), Progress("evaluate", len(recipe.evaluations), console=console, quiet=True):
+        results = evaluate(recipe, engine, lambda task, done, of: _say(console, task, done, of))
         notes.append(f"Loss on the same text after training: {text_loss(engine):.3f} nats per token.")
-        bar.note("evaluated")
     with run.phases("examples"):
         examples = [one for task in recipe.evaluations[:2] for one in caption_examples(engine, task.split)]
-    run.phases.seconds["total"] = time.monotonic() - began
     data = report(run, results, examples, notes)
     for result in results:
         one = result.evaluation()
@@ -101,3 +165,8 @@ def quickstart(
         )
     console.print(f"report: {out / 'report.html'}\nchat:   sensorium chat {out}")
     return data
+
+
+def _say(console: Console, task: str, done: int, of: int) -> None:
+    if done == of or done % 20 < 2:
+        console.print(f"  evaluating {task}: {done} of {of} prompts", end="\r" if done < of else "\n")

@@ -1,10 +1,10 @@
 """A closed-form start for a linear connector.
 
-Before gradient descent, the connector is fitted by ridge regression so that every token of a picture is as near as it
-can be to the mean word embedding of the caption, in the language model's own input space. A language model that has never seen a picture
-then reads pictures as vague words from the first step on, and concepts that no caption named land near their
-neighbours (linear zero-shot maps: Frome et al. 2013, DeViSE; Merullo et al. 2023, LiMBeR, show that a linear map
-suffices). No published LLaVA does this; recipes that use it say so.
+Before gradient descent, the connector is fitted by ridge regression so that a picture's tokens come as near as they can
+to the mean word embedding of its caption, in the language model's own input space. A language model that has never seen
+a picture then reads pictures as vague words from the first step on, and concepts that no caption named land near their
+neighbours. That a linear map carries so far is known from DeViSE (Frome et al. 2013) and LiMBeR (Merullo et al. 2023);
+no published LLaVA starts like this, so recipes that do say so.
 """
 
 from __future__ import annotations
