@@ -51,7 +51,7 @@ def find(name: str, size: str | None = None) -> Recipe:
     Raises UserError for an unknown name or size, and for a file that gives no recipe.
     """
     if size is not None and size not in SIZES:
-        raise UserError(f"there is no size {size!r}: {nearest(size, SIZES)}; sizes are {', '.join(SIZES)}")
+        raise UserError(f"there is no size {size!r}: {nearest(size, SIZES)} (sizes are {', '.join(SIZES)})")
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _call(_from_file(Path(path), function), name, size)

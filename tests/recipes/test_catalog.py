@@ -226,3 +226,22 @@ def test_a_recipe_of_ones_own(tmp_path):
     path.write_text("import no_such_module_at_all\n")
     with pytest.raises(UserError, match="no_such_module_at_all"):
         find(f"{path}:mine")
+
+
+def test_chinese_systems_read_and_answer_in_chinese():
+    def trained_texts(name: str, stage: str, rows: int) -> list[str]:
+        data = find(name, "tiny").stage(stage).data
+        assert data is not None
+        source = data.build()
+        segments = [segment for index in range(rows) for segment in source[index].segments]
+        return [segment.data for segment in segments if segment.kind == "text" and segment.role in (None, "assistant")]
+
+    def chinese(text: str) -> bool:
+        return any("\u4e00" <= letter <= "\u9fff" for letter in text)
+
+    for name in ("seechat", "chinese-llava"):
+        assert all(chinese(text) for text in trained_texts(name, "align", 50))
+    assert not any(text.isascii() and len(text) > 2 for text in trained_texts("seechat", "instruct", 50))
+    both = trained_texts("chinese-llava", "instruct", 200)
+    assert any(chinese(text) for text in both)
+    assert any(text.isascii() and len(text) > 2 for text in both)

@@ -1,0 +1,195 @@
+"""The command line. Importing this module imports neither torch nor pydantic: each command imports what it needs.
+
+Mistakes of a user (UserError) are one message on standard error and exit code 2; a failure of the program keeps its
+traceback. With `--json` standard output holds JSON alone; progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensorium.errors import UserError
+
+app = typer.Typer(
+    name="sensorium",
+    help="Design, train, evaluate and talk to multimodal foundation models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Look at training data before it is trained on.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+
+RECIPE = "A recipe's name (llava, llava-1.5, ...: see `sensorium systems`), or path/to/file.py:function."
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Size = Annotated[str | None, typer.Option(help="tiny (from scratch), small (real pretrained parts) or paper.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, for example stages.align.lr=5e-4. Repeatable."),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Design, train, evaluate and talk to multimodal foundation models."""
+    if version:
+        import sensorium
+
+        print(sensorium.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run is taken up again.")] = Path(
+        "runs/quickstart"
+    ),
+    json: Json = False,
+) -> None:
+    """Fetch, train, evaluate and report a small LLaVA: about ten minutes on two cores."""
+    from sensorium.commands.train import run_quickstart
+
+    run_quickstart(out, json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help=RECIPE)],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    size: Size = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Your own data in place of the recipe's: a file or folder. Repeat to mix several."),
+    ] = None,
+    set_: Overrides = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Train this stage alone. Repeatable.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of every stage.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Continue the run in --out, or insist on a new one.")
+    ] = True,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Train without the rows of --data that cannot be used.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe, on its own data or on yours. All mistakes are reported before training starts."""
+    from sensorium.commands.train import Request, run_train
+
+    run_train(
+        Request(recipe, size, tuple(set_ or ()), tuple(data or ()), tuple(stage or ()), steps, seed, skip_bad_rows),
+        out,
+        resume=resume,
+        json=json,
+    )
+
+
+@app.command("eval")
+def evaluate(
+    run: Run,
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Items of each task, instead of as many as the recipe says.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Ask a trained model its recipe's evaluations, each beside its blind control."""
+    from sensorium.commands.evaluate import run_evaluate
+
+    run_evaluate(run, n, json)
+
+
+@app.command()
+def chat(
+    run: Run,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture for the first question. Repeatable.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Ask this one question and leave.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    json: Json = False,
+) -> None:
+    """Talk to a trained model about pictures: one line is one turn. With --json one object for each turn."""
+    from sensorium.commands.chat import run_chat
+
+    sampling = {"temperature": temperature, "max_tokens": max_tokens}
+    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json)
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help=RECIPE)],
+    size: Size = None,
+    set_: Overrides = None,
+    draw: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the architecture into this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a recipe is before anything runs: parts, parameters, stages, tokens, FLOPs, memory, figures."""
+    from sensorium.commands.show import run_show
+
+    run_show(recipe, size, set_ or [], draw, json)
+
+
+@app.command()
+def systems(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/systems.md.")] = False,
+    json: Json = False,
+) -> None:
+    """List the published systems that a recipe implements, and what shows that each works."""
+    from sensorium.commands.show import run_systems
+
+    run_systems(markdown, json)
+
+
+@data.command()
+def preview(
+    source: Annotated[Path | None, typer.Argument(help="Your own data; without it, a stage's of the recipe.")] = None,
+    recipe: Annotated[str, typer.Option(help=RECIPE)] = "llava",
+    size: Size = None,
+    stage: Annotated[str | None, typer.Option(help="The stage whose data is shown. Default: the last.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 5,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures to this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Show rows as they will be trained on: pictures, rendered text, and which tokens carry loss."""
+    from sensorium.commands.data import run_preview
+
+    run_preview(source, recipe, size, stage, rows, html, json)
+
+
+@data.command()
+def check(
+    source: Annotated[Path, typer.Argument(help="A file or folder of data.")],
+    json: Json = False,
+) -> None:
+    """Check every row and picture of your own data. Exit code 2 when a row cannot be used."""
+    from sensorium.commands.data import run_check
+
+    run_check(source, json)
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pretrained parts, `stamps`, or recipes (their parts). Without a name: list them."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fetch pretrained parts and data sets into the local cache; afterwards no network is needed."""
+    from sensorium.commands.fetch import run_fetch
+
+    run_fetch(names or [], json)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line (default: this process's) and exit with its code."""
+    try:
+        app(None if arguments is None else list(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""What the commands do; `sensorium.cli` says what they are called."""

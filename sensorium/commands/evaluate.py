@@ -1,0 +1,49 @@
+"""`sensorium eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from sensorium.commands.output import console_for, print_json
+from sensorium.errors import UserError
+from sensorium.evaluate.choice import Choice
+from sensorium.hub.cache import cache_root
+from sensorium.train.checkpoint import load_checkpoint
+from sensorium.train.finish import engine_of, evaluate
+from sensorium.train.log import Progress
+
+DEFAULT = (
+    Choice(name="multiple_choice", family="emoji", split="val_artist", n=500),
+    Choice(name="multiple_choice", family="emoji", split="val_concept", n=400),
+    Choice(name="counting", family="count", split="val_scene", n=200),
+    Choice(name="position", family="position", split="val_scene", n=200),
+)
+"""Asked of runs whose recipe names no evaluations."""
+
+
+def run_evaluate(run: Path, count: int | None, json: bool) -> None:
+    if not run.exists():
+        raise UserError(f"there is no folder {run}: give a run folder, for example runs/quickstart")
+    recipe, model, tokenizer = load_checkpoint(run)
+    tasks = tuple(task.replace(n=count or task.n) for task in recipe.evaluations or DEFAULT)
+    recipe = recipe.replace(evaluations=tasks)
+    engine = engine_of(recipe, model, tokenizer, cache_root() / "features")
+    console = console_for(True)
+    with Progress("evaluate", len(tasks), console=console) as bar:
+        results = evaluate(recipe, engine, lambda label, done, total: None)
+        bar.note(f"{len(results)} tasks evaluated")
+    found = [result.evaluation() for result in results]
+    if json:
+        print_json({"recipe": recipe.name, "size": recipe.size, "evaluations": [one.to_json() for one in found]})
+        return
+    table = Table(title=f"{recipe.title} {recipe.size}", title_justify="left")
+    for name in ("task", "split", "n", "score", "95 % interval", "blind", "chance"):
+        table.add_column(name)
+    for one in found:
+        interval = f"{one.low:.1%} to {one.high:.1%}"
+        table.add_row(
+            one.task, one.split, str(one.n), f"{one.score:.1%}", interval, f"{one.blind:.1%}", f"{one.chance:.1%}"
+        )
+    console_for(False).print(table)
