@@ -21,20 +21,33 @@ class Pyramid(Connector):
     """
 
     class Config(Connector.Config):
-        """levels: sides of the grids, in the order of their tokens. inner: projects them one by one."""
+        """levels: sides of the grids, in the order of their tokens. inner: projects them one by one.
+
+        full_from  shorter side in pixels from which on a picture takes all levels; a smaller one takes the last alone:
+                   as in models of native resolution, a picture takes tokens for what it shows
+        """
 
         levels: tuple[int, ...] = Field(default=(3, 1), min_length=1)
+        full_from: int = Field(default=0, ge=0)
         inner: MLP.Config = MLP.Config(depth=1)
 
         def after(self, grid: Grid) -> Grid | None:
             return None  # tokens of several scales are no grid
 
         def num_tokens(self, grid: Grid) -> int:
-            return grid.views * sum(level * level for level in self.levels)
+            return grid.views * sum(level * level for level in self.levels_of(grid))
+
+        def levels_of(self, grid: Grid) -> tuple[int, ...]:
+            """The levels that a picture takes. Raises ValueError for a grid that does not know its picture's size."""
+            if not self.full_from:
+                return self.levels
+            if grid.size is None:
+                raise ValueError("full_from asks for the size of the picture, and this grid has none")
+            return self.levels if min(grid.size) >= self.full_from else self.levels[-1:]
 
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
         super().__init__(config, in_width, out_width)
-        self.levels = config.levels
+        self.levels_of = config.levels_of
         self.inner = config.inner.build(in_width, out_width)
 
     def forward(self, features: Features) -> Tensor:
@@ -42,11 +55,12 @@ class Pyramid(Connector):
             return self.inner.project(features.values)
         parts = []
         for values, grid in zip(features.values.split(features.lengths), features.grids):
-            parts.append(self.pooled(values.view(grid.views, grid.rows, grid.cols, -1)).flatten(0, 1))
+            views = values.view(grid.views, grid.rows, grid.cols, -1)
+            parts.append(pooled(views, self.levels_of(grid)).flatten(0, 1))
         return self.inner.project(torch.cat(parts))
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """x: (views, rows, cols, D) -> (views, sum of level^2, D)."""
-        x = x.permute(0, 3, 1, 2)
-        levels = [F.adaptive_avg_pool2d(x, level).flatten(2) for level in self.levels]
-        return torch.cat(levels, dim=2).transpose(1, 2)
+
+def pooled(x: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """x: (views, rows, cols, D) -> (views, sum of level^2, D)."""
+    x = x.permute(0, 3, 1, 2)
+    return torch.cat([F.adaptive_avg_pool2d(x, level).flatten(2) for level in levels], dim=2).transpose(1, 2)

@@ -43,7 +43,7 @@ class Encoder(Part):
             height, width = shape
             rows, cols = self.cells
             tiles = self.transform.grid_tiles((height, width))
-            return Grid(rows, cols, tiles=tiles, size=None if tiles is None else (height, width))
+            return Grid(rows, cols, tiles=tiles, size=(height, width))
 
     def __init__(self, config: Config) -> None:
         super().__init__()

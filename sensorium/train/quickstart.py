@@ -29,8 +29,9 @@ ALIGN_STEPS = 40
 INSTRUCT_SECONDS = 370.0  # of the second stage, whatever the machine; its steps follow from its speed
 FEWEST, MOST = 80, 600
 DEVIATIONS = (
-    "quickstart: a picture becomes ten tokens, its features averaged over 3 x 3 windows and over the whole, so that "
-    "minutes on two cores suffice; no positions are added, the order of the tokens tells",
+    "quickstart: a picture becomes ten tokens, its features averaged over 3 x 3 windows and over the whole, or only the "
+    "last where it is smaller than 160 px (an emoji), so that minutes on two cores suffice; no positions are added, the "
+    "order of the tokens tells",
     "quickstart: the projection starts from a closed-form fit to the captions' word embeddings (train/warm.py)",
     "quickstart: options are scored by likelihood relative to their prior, the likelihood without any picture",
 )
@@ -44,7 +45,7 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
     """
     recipe = llava("small")
     vision = recipe.model.encoders["image"].replace(positions="none")
-    connector = Pyramid.Config(levels=(3, 1), inner=MLP.Config(depth=1))
+    connector = Pyramid.Config(levels=(3, 1), full_from=160, inner=MLP.Config(depth=1))
     captions = Captions(holdout_dev=holdout_dev)
     align, instruct = recipe.stages
     stages = (
@@ -52,14 +53,14 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
             steps=ALIGN_STEPS,
             data=captions,
             tokens=768,
-            lr=5e-4,
+            lr=3e-4,
             start=RidgeStart(data=captions, tokens="last", ridge=0.03),
         ),
         instruct.replace(
             steps=instruct_steps,
             data=_questions(holdout_dev),
             tokens=1024,
-            lr={"connectors.*": 5e-4, "*": 3e-4},
+            lr={"connectors.*": 3e-4, "*": 2e-4},
             warmup=0.05,
         ),
     )
@@ -87,7 +88,7 @@ def _questions(holdout_dev: bool) -> Mixture:
         parts=(
             Part(name="names", source=names, weight=5),
             Part(name="questions", source=others, weight=1),
-            Part(name="scenes", source=scenes, weight=1),
+            Part(name="scenes", source=scenes, weight=1.5),
         )
     )
 
