@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import Config
 from sensorium.models.fused import Outputs
 from sensorium.objectives.base import Loss
 from sensorium.sequence import Sequence
 
-CHUNK = 4096  # logits rows at a time: bounds memory at CHUNK * vocab floats
+CHUNK = 4096
+"""Rows of logits at a time. More are made in pieces, and made again in the backward pass, so that memory is bounded by
+CHUNK x vocab whatever the number of targets (what gradient checkpointing does to blocks: Chen et al. 2016)."""
 
 
 class NextToken(Config):
@@ -27,11 +30,17 @@ class NextToken(Config):
         if index.numel() == 0:  # nothing to learn here, but every parameter stays in the graph
             zero = outputs.hidden.sum() * 0.0
             return Loss(zero.float(), weights.sum())
-        total = outputs.hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, index.numel(), CHUNK):
+
+        def piece(start: int) -> Tensor:
             part = slice(start, start + CHUNK)
             logits = outputs.logits(index[part]).float()
-            total = total + (F.cross_entropy(logits, targets[part], reduction="none") * weights[part]).sum()
+            return (F.cross_entropy(logits, targets[part], reduction="none") * weights[part]).sum()
+
+        if index.numel() <= CHUNK:
+            return Loss(piece(0), weights.sum())
+        total = outputs.hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, index.numel(), CHUNK):
+            total = total + checkpoint(piece, start, use_reentrant=False)  # type: ignore[operator]
         return Loss(total, weights.sum())
 
 
@@ -45,8 +54,9 @@ def wanted(sequence: Sequence) -> tuple[Tensor, Tensor, Tensor]:
 def log_likelihood(outputs: Outputs, sequence: Sequence) -> tuple[Tensor, Tensor]:
     """Per (document, branch): sum of weighted log-probabilities, and their weight. Both (documents, branches + 1)."""
     index, targets, weights = wanted(sequence)
-    logits = outputs.logits(index).float()
-    chosen = -F.cross_entropy(logits, targets, reduction="none") * weights
+    rows = zip(index.split(CHUNK), targets.split(CHUNK))
+    losses = [F.cross_entropy(outputs.logits(part).float(), wants, reduction="none") for part, wants in rows]
+    chosen = -torch.cat(losses) * weights
     places = ((sequence.weight > 0) & (sequence.predecessor() >= 0)).nonzero(as_tuple=True)[0]
     branches = int(sequence.branch.max()) + 1
     cell = sequence.doc[places].long() * branches + sequence.branch[places].long()

@@ -62,7 +62,7 @@ def save_checkpoint(
     for left in [*run.glob(".writing_*"), *run.glob(".removing_*")]:  # of a process that was killed
         shutil.rmtree(left)
     (draft / "model").mkdir(parents=True)
-    previous = latest(run)
+    previous = _pointed(run)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     for part, names in parts_of(tensors).items():
         place = draft / "model" / f"{part}.safetensors"
@@ -102,6 +102,13 @@ def point(run: Path, target: Path) -> None:
     os.replace(draft, run / "latest")
 
 
+def _pointed(run: Path) -> Path | None:
+    """What the file `latest` names, when that is a complete checkpoint."""
+    pointer = run / "latest"
+    name = pointer.read_text().strip() if pointer.exists() else ""
+    return run / name if name and (run / name / "state.json").exists() else None
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in run.glob("step_*") if path.name[5:].isdigit() and (path / "state.json").exists()]
@@ -121,11 +128,11 @@ def latest(run: Path) -> Path | None:
     if not pointer.exists():  # never saved, or killed after the first rename: a folder of this name is complete
         complete = checkpoints(run)
         return complete[-1] if complete else None
-    target = run / pointer.read_text().strip()
-    if target == run or not (target / "state.json").exists():
+    target = _pointed(run)
+    if target is None:
         raise UserError(
-            f"{pointer} names {target.name!r}, which is no complete checkpoint: restore that folder, or write the name "
-            f"of another into {pointer}; there are: {[path.name for path in checkpoints(run)]}"
+            f"{pointer} names {pointer.read_text().strip()!r}, which is no complete checkpoint: restore it, or "
+            f"write the name of another into {pointer}; there are: {[path.name for path in checkpoints(run)]}"
         )
     return target
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sensorium.errors import UserError
@@ -111,7 +112,6 @@ def train(
     save_steps  optimizer steps between checkpoints inside a stage, whatever they take; None: by the clock alone
     """
     place = device_of(device)
-    run.folder.mkdir(parents=True, exist_ok=True)
     found = store.latest(run.folder)
     state = store.read_state(found) if found is not None else None
     if run.step != (state["step"] if state is not None else 0):
@@ -119,7 +119,7 @@ def train(
     first = state["stage"] if state is not None else 0
     run.results = [StageResult(**result) for result in state["results"]] if state is not None else []
     every = _Every(save_every, save_steps)
-    with MetricsLog(run.folder) as log, _signals() as asked:
+    with _alone(run.folder), MetricsLog(run.folder) as log, _signals() as asked:
         for index in range(first, len(run.recipe.stages)):
             stage_state = state if state is not None and index == first else None
             loop = _StageLoop(run, index, log, place, console, every, quiet, asked)
@@ -276,6 +276,21 @@ class _StageLoop:
         )
         if done:
             run.results.append(result)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time trains in a folder; the system lets the lock go when a process is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

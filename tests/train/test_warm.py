@@ -1,0 +1,98 @@
+"""Ridge regression is least squares; the start it gives a connector is what the recipe asks for."""
+
+import pytest
+import torch
+from tiny_training import Pictures, tiny_model, tiny_recipe, tiny_stage
+
+from sensorium.connectors.mlp import MLP
+from sensorium.connectors.pool import AveragePool
+from sensorium.errors import UserError
+from sensorium.nn.part import Features
+from sensorium.train.build import build_model, tokenizer_of
+from sensorium.train.features import FrozenEncoder
+from sensorium.train.warm import Ridge, RidgeStart, ridge_start
+
+
+def rows(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 6, generator=generator) * 2 + 3
+    return x, x @ torch.randn(6, 3, generator=generator) + torch.randn(count, 3, generator=generator)
+
+
+def test_without_a_penalty_it_is_ordinary_least_squares():
+    x, y = rows(200, 0)
+    fit = Ridge(6, 3)
+    for start in range(0, 200, 64):
+        fit.add(x[start : start + 64], y[start : start + 64])
+    slope, intercept = fit.solve(0.0)
+    design = torch.cat([x, torch.ones(200, 1)], 1).double()
+    expected = torch.linalg.lstsq(design, y.double()).solution.float()
+    torch.testing.assert_close(slope, expected[:6], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(intercept, expected[6], rtol=1e-3, atol=1e-3)
+
+
+def test_with_a_penalty_it_is_least_squares_with_rows_added():
+    """A penalty p on the slope is sqrt(n p) I appended to the centred design, with zeros as targets."""
+    x, y = rows(100, 1)
+    fit = Ridge(6, 3)
+    fit.add(x, y)
+    slope, intercept = fit.solve(0.3)
+    centred = (x - x.mean(0)).double()
+    penalty = 0.3 * centred.pow(2).mean(0).mean()
+    design = torch.cat([centred, (100 * penalty).sqrt() * torch.eye(6, dtype=torch.float64)])
+    target = torch.cat([(y - y.mean(0)).double(), torch.zeros(6, 3, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(design, target).solution.float()
+    torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(intercept, y.mean(0) - x.mean(0) @ slope, rtol=1e-4, atol=1e-4)
+    gained, _ = fit.solve(0.3, gain=2.0)
+    torch.testing.assert_close(gained, 2 * slope)
+
+
+def started(connector, **options):
+    recipe = tiny_recipe(tiny_stage(), model=tiny_model(connectors={"image": connector}))
+    model = build_model(recipe)
+    frozen = FrozenEncoder(model.encoders["image"].eval(), None, torch.float32)
+    ridge_start(RidgeStart(data=Pictures(), **options), model, tokenizer_of(recipe), frozen)
+    return model, frozen
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [MLP.Config(depth=1), MLP.Config(depth=1, bias=False), AveragePool.Config(inner=MLP.Config(depth=1))],
+    ids=["linear", "no bias", "pooled"],
+)
+def test_the_connector_is_nearer_to_the_words_than_it_was(connector):
+    model, frozen = started(connector)
+    untouched = build_model(tiny_recipe(tiny_stage(), model=tiny_model(connectors={"image": connector})))
+    source, tokenizer = Pictures().build(), tokenizer_of(tiny_recipe())
+    errors = {"fitted": 0.0, "mean": 0.0, "random": 0.0}
+    words = model.backbone.embed.weight.detach()
+    texts = [" " + " ".join(part.data for part in source[i].segments if part.kind == "text") for i in range(24)]
+    targets = [words[tokenizer.encode(text)].mean(0) for text in texts]
+    mean = torch.stack(targets).mean(0)
+    with torch.no_grad():
+        for index, target in enumerate(targets):
+            items = frozen.complete([frozen.load(source[index].segments[0].data)])
+            features = frozen.encoder(items)
+            copy = Features(features.values.clone(), features.grids)
+            errors["fitted"] += float((model.connectors["image"](features) - target).pow(2).mean())
+            errors["random"] += float((untouched.connectors["image"](copy) - target).pow(2).mean())
+            errors["mean"] += float((mean - target).pow(2).mean())
+    assert errors["fitted"] < errors["random"]
+    if connector.tag() != "connectors.mlp.MLP" or connector.bias:
+        assert errors["fitted"] < errors["mean"]  # the best constant: it reads something in the pictures
+
+
+def test_a_strong_penalty_leaves_the_mean_word():
+    model, _ = started(MLP.Config(depth=1), ridge=1e9)
+    layer = model.connectors["image"].layers[0]
+    assert float(layer.weight.detach().abs().max()) < 1e-6
+    assert float(layer.bias.detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    "connector", [MLP.Config(depth=2), MLP.Config(depth=1, norm=True), AveragePool.Config(inner=MLP.Config(depth=2))]
+)
+def test_a_connector_that_is_not_one_linear_layer_is_an_error(connector):
+    with pytest.raises(UserError, match="one linear layer"):
+        started(connector)
