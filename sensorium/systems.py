@@ -25,6 +25,7 @@ from sensorium.train.recipe import Recipe
 LETTERS = {"R": "recipe", "F": "figures", "T": "trains", "C": "capability", "P": "parity"}
 
 RECIPES = "tests/recipes/test_catalog.py"
+PARITY = "tests/recipes/test_parity.py"
 FREEZING = "tests/train/test_trainer.py::test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest"
 SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("llava", "C"): (FREEZING, "tests/infer/test_session.py::test_every_turn_equals_a_fresh_request"),
@@ -34,6 +35,7 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/connectors/test_anyres.py::test_unpadding_follows_the_published_rule",
         "tests/connectors/test_anyres.py::test_tokens_of_llava_next_worked_out_by_hand",
         "tests/connectors/test_anyres.py::test_tiles_become_one_grid_with_newlines",
+        f"{PARITY}::test_tiles_and_tokens_of_300_picture_sizes_are_those_of_transformers",
     ),
     ("yi-vl", "C"): (
         f"{RECIPES}::test_connectors_are_the_published_ones",
@@ -47,6 +49,10 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/connectors/test_pool.py::test_minigpt_v2_makes_256_tokens_of_448_pixels",
         FREEZING,
     ),
+    ("llava-1.5", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
+    ("llava-1.5-13b", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
+    ("llava-next", "P"): (f"{PARITY}::test_llava_next_is_transformers_llava_next",),
+    ("llava-next-34b", "P"): (f"{PARITY}::test_llava_next_is_transformers_llava_next",),
 }
 """(recipe, letter) -> tests, or commands that begin with `sensorium`, that show it."""
 

@@ -8,26 +8,21 @@ from rich.table import Table
 
 from sensorium.commands.output import console_for, print_json
 from sensorium.errors import UserError
-from sensorium.evaluate.choice import Choice
 from sensorium.hub.cache import cache_root
+from sensorium.recipes.common import evaluations
 from sensorium.train.checkpoint import load_checkpoint
 from sensorium.train.finish import engine_of, evaluate
 from sensorium.train.log import Progress
 
-DEFAULT = (
-    Choice(name="multiple_choice", family="emoji", split="val_artist", n=500),
-    Choice(name="multiple_choice", family="emoji", split="val_concept", n=400),
-    Choice(name="counting", family="count", split="val_scene", n=200),
-    Choice(name="position", family="position", split="val_scene", n=200),
-)
-"""Asked of runs whose recipe names no evaluations."""
+COUNT = 300
+"""Items of each task, of runs whose recipe names no evaluations."""
 
 
 def run_evaluate(run: Path, count: int | None, json: bool) -> None:
     if not run.exists():
         raise UserError(f"there is no folder {run}: give a run folder, for example runs/quickstart")
     recipe, model, tokenizer = load_checkpoint(run)
-    tasks = tuple(task.replace(n=count or task.n) for task in recipe.evaluations or DEFAULT)
+    tasks = tuple(task.replace(n=count or task.n) for task in recipe.evaluations or evaluations(COUNT))
     recipe = recipe.replace(evaluations=tasks)
     engine = engine_of(recipe, model, tokenizer, cache_root() / "features")
     console = console_for(True)

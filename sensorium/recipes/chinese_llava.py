@@ -11,11 +11,11 @@ from sensorium.recipes.common import (
     LLAMA_2,
     STAND_INS,
     align,
+    fields_for,
     instruct,
     instructions,
     language_for,
     llama_7b,
-    pretrained_for,
     template_for,
     vision_for,
 )
@@ -56,5 +56,5 @@ def chinese_llava(size: Size = "small") -> Recipe:
             backbone=language_for(size, llama_7b()),
         ),
         template=template_for(size, LLAMA_2), stages=stages, figures=figures if size == "paper" else (),
-        deviations=deviations, **pretrained_for(size),
+        deviations=deviations, **fields_for(size),
     )  # fmt: skip

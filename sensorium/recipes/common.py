@@ -15,6 +15,7 @@ from sensorium.data.source import SourceConfig
 from sensorium.encoders.base import Encoder
 from sensorium.encoders.efficientnet import TRANSFORM, EfficientNetLite0
 from sensorium.encoders.vit import vit
+from sensorium.evaluate.choice import Choice
 from sensorium.hub.catalog import EFFICIENTNET_LITE0, SMOLLM2_135M_INSTRUCT
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone, llama
@@ -91,12 +92,26 @@ def language_for(size: Size, paper: Backbone.Config) -> Backbone.Config:
     return paper
 
 
-def pretrained_for(size: Size) -> dict[str, Any]:
-    """The `tokenizer` and `init` fields of a recipe at a size."""
-    if size != "small":
-        return {}
-    parts = {"backbone": SMOLLM2_135M_INSTRUCT, "encoders.image": EFFICIENTNET_LITE0}
-    return {"tokenizer": SMOLLM2_135M_INSTRUCT, "init": parts}
+def fields_for(size: Size) -> dict[str, Any]:
+    """What a size decides alone: the `tokenizer`, `init` and `evaluations` fields of a recipe."""
+    match size:
+        case "tiny":
+            return {"evaluations": evaluations(100)}
+        case "small":
+            parts = {"backbone": SMOLLM2_135M_INSTRUCT, "encoders.image": EFFICIENTNET_LITE0}
+            return {"tokenizer": SMOLLM2_135M_INSTRUCT, "init": parts, "evaluations": evaluations(300)}
+        case "paper":
+            return {}
+
+
+def evaluations(count: int) -> tuple[Choice, ...]:
+    """`count` items each: names of trained concepts and of concepts never trained on, counting, positions."""
+    return (
+        Choice(name="multiple_choice", family="emoji", split="val_artist", n=count),
+        Choice(name="multiple_choice", family="emoji", split="val_concept", n=count),
+        Choice(name="counting", family="count", split="val_scene", n=count),
+        Choice(name="position", family="position", split="val_scene", n=count),
+    )
 
 
 def template_for(size: Size, paper: Template) -> Template:

@@ -12,11 +12,11 @@ from sensorium.recipes.common import (
     STAND_INS,
     VICUNA,
     align,
+    fields_for,
     instruct,
     language_for,
     llama_7b,
     llama_13b,
-    pretrained_for,
     template_for,
     vision_for,
     yi_34b,
@@ -54,7 +54,7 @@ def llava(size: Size = "small") -> Recipe:
         model=Fused.Config(encoders={"image": vision}, connectors={"image": connector}, backbone=backbone),
         template=template_for(size, VICUNA), stages=stages, figures=figures if size == "paper" else (),
         deviations=(*STAND_INS, "paper: prompts are those of the v1 release, which end turns with </s> instead of ###"),
-        **pretrained_for(size),
+        **fields_for(size),
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def _one_point_five(
             encoders={"image": vision}, connectors={"image": MLP.Config()}, backbone=language_for(size, language)
         ),
         template=template_for(size, VICUNA), stages=stages, figures=figures if size == "paper" else (),
-        deviations=STAND_INS, **pretrained_for(size),
+        deviations=STAND_INS, **fields_for(size),
     )  # fmt: skip
 
 
@@ -143,5 +143,5 @@ def _next(size: Size, name: str, title: str, language: Backbone.Config, total: f
         ),
         template=template_for(size, VICUNA), stages=stages, figures=figures if size == "paper" else (),
         deviations=(*STAND_INS, "the canvases are those of the blog; released checkpoints leave out 1 x 4 and 4 x 1"),
-        **pretrained_for(size),
+        **fields_for(size),
     )  # fmt: skip

@@ -12,11 +12,11 @@ from sensorium.recipes.common import (
     FAMILY,
     LLAMA_2,
     STAND_INS,
+    fields_for,
     instruct,
     instructions,
     language_for,
     llama_7b,
-    pretrained_for,
     template_for,
     vision_for,
 )
@@ -84,5 +84,5 @@ def minigpt_v2(size: Size = "small") -> Recipe:
             encoders={"image": vision}, connectors={"image": Adjacent.Config()}, backbone=language_for(size, llama_7b())
         ),
         template=template_for(size, LLAMA_2.replace(media={"image": ("<Img>", "</Img> ")})),
-        stages=stages, figures=figures if size == "paper" else (), deviations=deviations, **pretrained_for(size),
+        stages=stages, figures=figures if size == "paper" else (), deviations=deviations, **fields_for(size),
     )  # fmt: skip

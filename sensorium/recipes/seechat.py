@@ -11,10 +11,10 @@ from sensorium.recipes.common import (
     STAND_INS,
     align,
     chatglm_6b,
+    fields_for,
     instruct,
     instructions,
     language_for,
-    pretrained_for,
     template_for,
     vision_for,
 )
@@ -64,5 +64,5 @@ def seechat(size: Size = "small") -> Recipe:
             backbone=language_for(size, chatglm_6b()),
         ),
         template=template_for(size, PROMPT), stages=stages, figures=figures if size == "paper" else (),
-        deviations=deviations, **pretrained_for(size),
+        deviations=deviations, **fields_for(size),
     )  # fmt: skip

@@ -9,10 +9,10 @@ from sensorium.recipes.common import (
     FAMILY,
     STAND_INS,
     align,
+    fields_for,
     instruct,
     instructions,
     language_for,
-    pretrained_for,
     template_for,
     vision_for,
     yi_6b,
@@ -75,5 +75,5 @@ def yi_vl(size: Size = "small") -> Recipe:
             backbone=language_for(size, yi_6b()),
         ),
         template=template_for(size, PROMPT), stages=stages, figures=figures if size == "paper" else (),
-        deviations=deviations, **pretrained_for(size),
+        deviations=deviations, **fields_for(size),
     )  # fmt: skip
