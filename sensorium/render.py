@@ -49,7 +49,7 @@ class Template(Config):
     plain: str = "<|im_end|>"
 
 
-class TooLong(ValueError):
+class TooLong(UserError, ValueError):
     """A sample has more tokens than allowed and nothing whole can be left out; it names both numbers."""
 
 
@@ -94,8 +94,8 @@ class Renderer:
             shorter = _without_oldest_turn(segments)
             if shorter is None:
                 raise TooLong(
-                    f"sample {sample.id or '(no id)'} has {len(sequence)} tokens, at most {max_tokens} are allowed, and "
-                    "no whole turn can be left out: raise max_tokens, or shorten the text or the number of pictures"
+                    f"sample {sample.id or '(no id)'} has {len(sequence)} tokens, at most {max_tokens} are allowed "
+                    "and no whole turn can be left out: raise max_tokens, or shorten the text or the number of pictures"
                 )
             segments = shorter
 
@@ -270,7 +270,7 @@ class _Builder:
             self._token(filler if filler is not None else 0, 0.0, kind)
 
     def finish(self, sample: Sample) -> Sequence:
-        if not self.ids:
+        if not self.segments:
             raise UserError(f"sample {sample.id or '(no id)'} is empty: it has neither text nor media")
         position = torch.tensor(self.position)[:, None].expand(-1, 3).contiguous()
         weight = torch.tensor(self.weights)

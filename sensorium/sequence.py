@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sensorium.errors import UserError
+
 KINDS = ("text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state")
 Kind = Literal["text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state"]
 Mode = Literal["embed", "token", "latent", "memory"]
@@ -40,7 +42,7 @@ class Media(Protocol):
         ...
 
 
-class MediaError(ValueError):
+class MediaError(UserError, ValueError):
     """A media file cannot be used; the message names the file and the reason."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sensorium.config import Config
+from sensorium.errors import UserError
 from sensorium.sequence import Sample
 
 
@@ -26,5 +27,5 @@ class SourceConfig(Config):
         raise TypeError(f"{self.tag()} describes no source")
 
 
-class RowError(ValueError):
+class RowError(UserError, ValueError):
     """One row of a source is unusable; the message names the file, the row and the reason."""

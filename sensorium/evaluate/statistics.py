@@ -116,7 +116,7 @@ class Evaluation:
     """One task on one split: the score beside the blind control and chance. All but `n` are fractions, not percents.
 
     score, low, high                  mean score and its 95 % interval
-    blind                             mean score of the same model on the same items without the picture; None: not run
+    blind                             mean score of the same model with pictures shuffled across items; None: not run
     chance                            expected score of guessing; None where guessing has none (open answers)
     margin, margin_low, margin_high   score minus blind and its 95 % interval over pairs; None without a control
     """

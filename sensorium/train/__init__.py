@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, out: str | Path, *, resume: bool = True) -> dict[str, Any]:
     """Train a recipe into a run folder, evaluate it, and write its report; returns what report.json holds.
 
-    An interrupted run of the same recipe is taken up where it stopped. Raises UserError when `out` holds something else.
+    An interrupted run of the same recipe is taken up where it stopped. Raises UserError when `out` holds another.
     """
     from sensorium.hub.cache import cache_root
     from sensorium.train.finish import engine_of, evaluate, report

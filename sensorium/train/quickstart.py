@@ -19,7 +19,6 @@ from sensorium.recipes.llava import llava
 from sensorium.train import checkpoint
 from sensorium.train.finish import caption_examples, engine_of, evaluate, report
 from sensorium.train.loader import Batches
-from sensorium.train.log import Progress
 from sensorium.train.recipe import Recipe
 from sensorium.train.task import Task
 from sensorium.train.trainer import Run, device_of, open_run, train
@@ -29,9 +28,9 @@ ALIGN_STEPS = 40
 INSTRUCT_SECONDS = 370.0  # of the second stage, whatever the machine; its steps follow from its speed
 FEWEST, MOST = 80, 600
 DEVIATIONS = (
-    "quickstart: a picture becomes ten tokens, its features averaged over 3 x 3 windows and over the whole, or only the "
-    "last where it is smaller than 160 px (an emoji), so that minutes on two cores suffice; no positions are added, the "
-    "order of the tokens tells",
+    "quickstart: a picture becomes ten tokens, its features averaged over 3 x 3 windows and over the whole, or only "
+    "the last where it is smaller than 160 px (an emoji), so that minutes on two cores suffice; no positions are added,"
+    " the order of the tokens tells",
     "quickstart: the projection starts from a closed-form fit to the captions' word embeddings (train/warm.py)",
     "quickstart: options are scored by likelihood relative to their prior, the likelihood without any picture",
 )
@@ -152,7 +151,7 @@ def quickstart(
         console.print(f"this machine gets {recipe.stages[-1].steps} steps of the second stage")
     train(run, console=console)
     engine = engine_of(recipe, run.model, run.tokenizer, cache_root() / "features")
-    with run.phases("evaluate"), Progress("evaluate", len(recipe.evaluations), console=console, quiet=True):
+    with run.phases("evaluate"):
         results = evaluate(recipe, engine, lambda task, done, of: _say(console, task, done, of))
         notes.append(f"Loss on the same text after training: {text_loss(engine):.3f} nats per token.")
     with run.phases("examples"):
@@ -169,5 +168,5 @@ def quickstart(
 
 
 def _say(console: Console, task: str, done: int, of: int) -> None:
-    if done == of or done % 20 < 2:
+    if done == of or console.is_terminal:
         console.print(f"  evaluating {task}: {done} of {of} prompts", end="\r" if done < of else "\n")

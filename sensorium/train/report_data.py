@@ -42,7 +42,7 @@ class Example:
 
     right, blind_right   None where an answer is shown but not scored (captions, say)
     options              the answers of a multiple choice
-    blind                the same model's answer without the picture; None when the control was not run
+    blind                the same model's answer with the picture of another sample; None when the control was not run
     """
 
     task: str
@@ -145,7 +145,7 @@ def summary(data: ReportData) -> str:
     text = f"It scores {percent(first.score)} on {plain_name(first.task)}, {first.split}"
     text += f" ({first.n:,} items, 95 % interval {percent(first.low)} to {percent(first.high)})"
     if first.blind is not None:
-        text += f"; the same model without the pictures scores {percent(first.blind)}"
+        text += f"; the same model with pictures shuffled across questions scores {percent(first.blind)}"
     if first.chance is not None:
         text += f"{' and' if first.blind is not None else ';'} guessing would give {percent(first.chance)}"
     if first.blind is not None and not first.beats_blind:

@@ -206,7 +206,8 @@ def test_summary_does_not_praise_what_the_interval_does_not_show():
     good = Evaluation.of("count", "scenes", [1.0] * 90 + [0.0] * 10, blind=[0.0] * 80 + [1.0] * 20, chance=0.2)
     poor = Evaluation.of("count", "scenes", [1.0, 0.0] * 50, blind=[0.0, 1.0] * 50, chance=0.5)
     assert "does not exclude zero" not in summary(ReportData(title="t", evaluations=[good]))
-    assert "without the pictures scores 20.0 % and guessing" in summary(ReportData(title="t", evaluations=[good]))
+    said = summary(ReportData(title="t", evaluations=[good]))
+    assert "with pictures shuffled across questions scores 20.0 % and guessing" in said
     assert "does not exclude zero" in summary(ReportData(title="t", evaluations=[poor]))
     assert summary(ReportData(title="t", summary="Mine.", evaluations=[poor])) == "Mine."
 
