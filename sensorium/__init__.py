@@ -1,8 +1,8 @@
 """Sensorium: every published kind of multimodal foundation model as a short recipe of shared parts.
 
-    model = sensorium.load("runs/quickstart")       # a run, a checkpoint
-    model.chat(messages), model.generate(...), model.embed(...), model.logits(messages)
-    sensorium.train.run(recipe, "runs/mine")        # a recipe, for example sensorium.recipes.llava.llava("tiny")
+model = sensorium.load("runs/quickstart")       # a run, a checkpoint
+model.chat(messages), model.generate(...), model.embed(...), model.logits(messages)
+sensorium.train.run(recipe, "runs/mine")        # a recipe, for example sensorium.recipes.llava.llava("tiny")
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.mask import Layout
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
@@ -29,13 +29,16 @@ class Attention(Part):
     qk_norm     normalise queries and keys per head (Chameleon section 2.3, Qwen3)
     """
 
-    class Config(Config):
+    class Config(Value):
         heads: int
         kv_heads: int | None = None
         head_width: int | None = None
         bias: bool = False
         out_bias: bool | None = None
         qk_norm: bool = False
+
+        def width_of_head(self, width: int) -> int:
+            return self.head_width or width // self.heads
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.mask import Layout
 from sensorium.nn.block import Block
 from sensorium.nn.norm import Norm
@@ -31,7 +31,7 @@ class Backbone(Part):
     tied        the head is the embedding transposed
     """
 
-    class Config(Config):
+    class Config(Value):
         width: int
         depth: int
         block: Block.Config
@@ -52,7 +52,7 @@ class Backbone(Part):
         self.blocks = nn.ModuleList(config.block.build(width) for _ in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
-        self.rope = config.rope.build(self.blocks[0].attention.head_width) if config.rope else None
+        self.rope = config.rope.build(config.block.attention.width_of_head(width)) if config.rope else None
         self.checkpointing = False
         self.reset_parameters()
 

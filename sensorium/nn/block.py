@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.mask import Layout
 from sensorium.nn.attention import Attention
 from sensorium.nn.ffn import FeedForward
@@ -23,7 +23,7 @@ class Block(Part):
     place  pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT)
     """
 
-    class Config(Config):
+    class Config(Value):
         attention: Attention.Config
         ffn: FeedForward.Config
         norm: Norm.Config = Norm.Config()

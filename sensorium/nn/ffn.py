@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.nn.part import Part
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu"]
@@ -31,7 +31,7 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
 class FeedForward(Part):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (GLU variants, Shazeer 2020). x: (T, D) -> (T, D)."""
 
-    class Config(Config):
+    class Config(Value):
         hidden: int
         activation: Activation = "silu"
         gated: bool = True
@@ -39,7 +39,7 @@ class FeedForward(Part):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation: Activation = config.activation
         self.gate = nn.Linear(width, config.hidden, bias=config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, bias=config.bias)
         self.down = nn.Linear(config.hidden, width, bias=config.bias)

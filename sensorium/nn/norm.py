@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.nn.part import Part
 
 
 class Norm(Part):
     """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis. x: (..., D) -> (..., D)."""
 
-    class Config(Config):
+    class Config(Value):
         kind: Literal["rms", "layer"] = "rms"
         eps: float = 1e-5
 

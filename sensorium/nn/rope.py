@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sensorium.config import Config
+from sensorium.config import Config as Value
 from sensorium.nn.part import Part
 
 
@@ -16,7 +16,7 @@ class Rope(Part):
               the next b rows, the last c columns (M-RoPE, Qwen2-VL section 2.1); a + b + c = head width / 2.
     """
 
-    class Config(Config):
+    class Config(Value):
         theta: float = 10_000.0
         sections: tuple[int, int, int] | None = None
 

@@ -14,7 +14,7 @@ from sensorium.train.recipe import Stage
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:
     """The factor on the peak rate at 0-based `step` of `steps`: linear warm-up, then the stage's schedule."""
-    warm = math.ceil(stage.warmup * steps)
+    warm = math.ceil(round(stage.warmup * steps, 6))  # 0.07 x 100 is 7 steps, not 7.000000000000001
     if step < warm:
         return (step + 1) / warm
     done = (step - warm) / max(1, steps - warm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -26,6 +27,45 @@ def precision_of(stage: Stage, device: torch.device) -> torch.dtype:
         return torch.float32
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bfloat16()
     return torch.bfloat16 if stage.precision == "bf16" or native else torch.float32
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Raise UserError for what would stop a stage: said before anything is fetched, not after the stages before it."""
+    with torch.device("meta"):
+        model = recipe.model.build()
+    seen: set[str] = set()
+    for stage in recipe.stages:
+        if stage.name in seen:
+            raise UserError(f"two stages are called {stage.name!r}: names must be unique")
+        seen.add(stage.name)
+        add_lora(model, stage.adapters)
+        _check_stage(stage, [name for name, _ in model.named_parameters()], set(model.encoders))
+
+
+def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
+    parts = sorted({name.split(".")[0] + ".*" for name in names})
+    if not stage.train:
+        raise UserError(f"stage {stage.name!r} trains nothing: give `train` globs of {parts}")
+    for glob in stage.train:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise UserError(f"stage {stage.name!r}: train glob {glob!r} matches no parameter; parts: {parts}")
+    for name in names:
+        if stage.trains(name):
+            stage.lr_of(name)
+    if stage.data is None:
+        raise UserError(f"stage {stage.name!r} has no data: give --data, or a recipe that names a source")
+    kind = stage.start.kind if stage.start is not None else None
+    if kind is None:
+        return
+    if kind not in kinds:
+        raise UserError(f"stage {stage.name!r}: a ridge start of {kind!r}, the model reads {sorted(kinds)}")
+    if any(stage.trains(name) for name in names if name.startswith(f"encoders.{kind}.")):
+        raise UserError(f"stage {stage.name!r}: a ridge start needs the {kind} encoder frozen")
+    if not all(stage.trains(name) for name in names if name.startswith(f"connectors.{kind}.")):
+        raise UserError(
+            f"stage {stage.name!r}: a ridge start sets connectors.{kind}, which the stage does not train: add "
+            f"'connectors.{kind}.*' to its `train`"
+        )
 
 
 def set_precision(model: Fused, stage: Stage, dtype: torch.dtype) -> list[str]:
@@ -64,13 +104,7 @@ class Task:
         self._plain_load = item_loader(model)
 
     def _freeze(self) -> None:
-        """Everything off, then what the stage trains on. A glob that matches no parameter raises."""
-        names = [name for name, _ in self.model.named_parameters()]
-        for glob in self.stage.train:
-            alone = self.stage.replace(train=(glob,))
-            if not any(alone.trains(name) for name in names):
-                parts = sorted({name.split(".")[0] + ".*" for name in names})
-                raise UserError(f"stage {self.stage.name!r}: train glob {glob!r} matches no parameter; parts: {parts}")
+        """Everything off, then what the stage trains on."""
         for name, param in self.model.named_parameters():
             param.requires_grad_(self.stage.trains(name))
         self.model.train()

@@ -24,7 +24,7 @@ from sensorium.train.loader import Batches
 from sensorium.train.log import MetricsLog, Phases, Progress
 from sensorium.train.optim import Optimizer, total
 from sensorium.train.recipe import Recipe, Stage
-from sensorium.train.task import Task, precision_of, set_precision
+from sensorium.train.task import Task, check_stages, precision_of, set_precision
 from sensorium.train.warm import ridge_start
 
 
@@ -65,8 +65,10 @@ class Run:
 def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callable[..., None] | None = None) -> Run:
     """Start a run in `out`, or take up the one that is there. The model comes in the precision of its first stage.
 
-    Raises UserError when `out` holds a run of another recipe, or when `resume` is off and it is not empty.
+    Raises UserError for a recipe whose stages cannot be trained, when `out` holds a run of another recipe, or when
+    `resume` is off and it is not empty.
     """
+    check_stages(recipe)
     found = store.latest(out)
     if found is not None and not resume:
         raise UserError(f"{out} already holds a run: choose another --out, or leave out --fresh to continue it")
@@ -188,19 +190,10 @@ class _StageLoop:
         start = self.stage.start
         if start is None:
             return
-        if start.kind not in self.task.encoders:
-            raise UserError(f"stage {self.stage.name!r}: a ridge start needs the {start.kind} encoder frozen")
-        if not all(param.requires_grad for param in self.task.model.connectors[start.kind].parameters()):
-            raise UserError(
-                f"stage {self.stage.name!r}: a ridge start sets connectors.{start.kind}, which the stage does not "
-                f"train: add 'connectors.{start.kind}.*' to its `train`"
-            )
-        with (
-            self.run_.phases(f"{self.stage.name} start"),
-            Progress(f"{self.stage.name} start", 1, console=self.console, quiet=self.quiet) as bar,
-        ):
+        with self.run_.phases(f"{self.stage.name} start"):
             ridge_start(start, self.task.model, self.run_.tokenizer, self.task.encoders[start.kind])
-            bar.note(f"connectors.{start.kind} fitted in closed form")
+        if self.console is not None:
+            self.console.print(f"{self.stage.name}: connectors.{start.kind} fitted in closed form")
 
     def _loop(self, optimizer: Optimizer, stream: Iterator, result: StageResult, start: int, position: int) -> None:
         clock = self.run_.phases(self.stage.name)

@@ -32,6 +32,10 @@ def test_schedules_by_hand(schedule, floor, expected):
     assert [learning_rate(stage, step, 10) for step in range(10)] == pytest.approx(expected, abs=1e-4)
 
 
+def test_seven_hundredths_of_a_hundred_steps_are_seven():
+    assert [learning_rate(stage_of(warmup=0.07), step, 100) for step in (5, 6)] == [6 / 7, 1.0]
+
+
 def test_a_single_step_and_warm_up_alone():
     assert learning_rate(stage_of(warmup=0.0, schedule="cosine"), 0, 1) == 1.0
     assert [learning_rate(stage_of(warmup=0.99), step, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]

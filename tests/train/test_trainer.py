@@ -9,6 +9,7 @@ from rich.console import Console
 from tiny_training import Pictures, tiny_recipe, tiny_stage, two_stages
 
 from sensorium.errors import UserError
+from sensorium.nn.lora import LoRA
 from sensorium.recipes.catalog import catalog
 from sensorium.sequence import Sequence
 from sensorium.train import checkpoint as store
@@ -16,7 +17,7 @@ from sensorium.train.loader import Batches
 from sensorium.train.log import read_log
 from sensorium.train.optim import Optimizer
 from sensorium.train.recipe import RidgeStart
-from sensorium.train.task import Task
+from sensorium.train.task import Task, check_stages
 from sensorium.train.trainer import open_run, train
 
 CPU = torch.device("cpu")
@@ -225,12 +226,28 @@ def test_bad_rows_are_reported_with_where_and_why(tmp_path):
         ({"data": None}, "has no data"),
         ({"start": RidgeStart(data=Pictures()), "train": ("backbone.*",)}, "does not train"),
         ({"start": RidgeStart(data=Pictures()), "train": ("encoders.*", "connectors.*")}, "encoder frozen"),
-        ({"data": Pictures(count=3, unreadable=(0, 1, 2))}, "cannot be used"),
+        ({"start": RidgeStart(data=Pictures(), kind="audio")}, "the model reads"),
+        ({"train": ()}, "trains nothing"),
+        ({"name": "first"}, "two stages are called"),
+        ({"adapters": {"backbone.*.query": LoRA()}}, "matches no linear layer"),
     ],
 )
-def test_a_stage_that_cannot_train_is_one_clear_error(change, message, tmp_path):
-    run = open_run(tiny_recipe(tiny_stage(**change)), tmp_path / "run")
+def test_a_later_stage_that_cannot_train_is_one_clear_error_before_anything_is_done(change, message, tmp_path):
+    stages = (tiny_stage("first"), tiny_stage(**change))
     with pytest.raises(UserError, match=message):
+        open_run(tiny_recipe(*stages), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("function", catalog(), ids=lambda function: function.__name__)
+def test_every_recipe_that_has_data_can_be_trained(function, size):
+    check_stages(function(size))
+
+
+def test_data_without_a_usable_row_is_one_clear_error(tmp_path):
+    run = open_run(tiny_recipe(tiny_stage(data=Pictures(count=3, unreadable=(0, 1, 2)))), tmp_path / "run")
+    with pytest.raises(UserError, match=r"3 rows.*one after another cannot be used.*line \d is not JSON"):
         train(run, console=silent(), quiet=True)
 
 
