@@ -270,7 +270,7 @@ class _Builder:
             self._token(filler if filler is not None else 0, 0.0, kind)
 
     def finish(self, sample: Sample) -> Sequence:
-        if not self.segments:
+        if not self.segments or not self.ids:
             raise UserError(f"sample {sample.id or '(no id)'} is empty: it has neither text nor media")
         position = torch.tensor(self.position)[:, None].expand(-1, 3).contiguous()
         weight = torch.tensor(self.weights)

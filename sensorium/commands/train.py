@@ -28,7 +28,7 @@ from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.report_data import Example
 from sensorium.train.trainer import Run, Stopped, open_run, train
 
-EPOCHS = 20
+EPOCHS = 40
 """At most so many passes over a user's own data, where --steps does not say how long a stage is."""
 INTERRUPTED = 130
 SHOWN, LONGEST = 8, 48  # rows of the report with free answers, and tokens of an answer
