@@ -62,7 +62,7 @@ def quickstart(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help=RECIPE)],
-    out: Annotated[Path, typer.Option(help="Run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-SIZE.")] = None,
     size: Size = None,
     data: Annotated[
         list[Path] | None,

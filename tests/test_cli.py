@@ -192,7 +192,8 @@ def test_passes_over_little_data_are_bounded(chat: Path, capsys: pytest.CaptureF
     from sensorium.commands.train import EPOCHS, Request, prepare
 
     recipe = prepare(Request("llava", "tiny", data=(chat,)), console_for(True))
-    assert [(stage.steps, stage.epochs) for stage in recipe.stages] == [(None, EPOCHS)] * 2
+    # 10 rows of about 260 tokens: 40 passes are fewer than 200 steps of 1,024 tokens, and more than 60
+    assert [(stage.steps, stage.epochs) for stage in recipe.stages] == [(60, None), (None, EPOCHS)]
     asked = prepare(Request("llava", "tiny", ("stages.align.steps=7",), (chat,), ("align",), 5), console_for(True))
     assert [(stage.name, stage.steps) for stage in asked.stages] == [("align", 7)]  # --set has the last word
 

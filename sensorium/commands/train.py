@@ -115,9 +115,10 @@ def _bounded(stage: Stage, source: SourceConfig, console: Console) -> Stage:
     return stage.replace(steps=None, epochs=EPOCHS)
 
 
-def run_train(request: Request, out: Path, *, resume: bool, json: bool) -> None:
+def run_train(request: Request, out: Path | None, *, resume: bool, json: bool) -> None:
     console = console_for(json)
     recipe = prepare(request, console)
+    out = out or Path("runs") / f"{recipe.name}-{recipe.size}"
     with Downloads(console) as progress:
         run = open_run(recipe, out, resume=resume, progress=progress)
     console.print(f"{recipe.title} {recipe.size} into {out}", markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ that only pass through, adapters and the head at loss tokens alone are all count
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sensorium.encoders.vit import ViT
 from sensorium.mask import Layout
 from sensorium.models.fused import Fused
+from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
 from sensorium.train.recipe import Stage
 
@@ -73,48 +75,124 @@ class Cost:
         flops = {**asdict(self.flops), "training": self.flops.training}
         return {"flops_per_sample": flops, "memory_bytes": {**asdict(self.memory), "total": self.memory.total}}
 
+    def plus(self, after: Cost, before: Cost, times: int) -> Cost:
+        """This cost and `times` the difference of two others."""
+
+        def add(one: Any, two: Any, three: Any) -> dict[str, int]:
+            return {key: value + times * (asdict(two)[key] - asdict(three)[key]) for key, value in asdict(one).items()}
+
+        flops = Flops(**add(self.flops, after.flops, before.flops))
+        return Cost(flops, Memory(**add(self.memory, after.memory, before.memory)))
+
+
+def stage_costs(config: Fused.Config, stages: Sequence[Stage], items: dict[str, Item], full: Fused) -> list[Cost]:
+    """Cost of every stage, in order; adapters of a stage stay for those after it.
+
+    Every cost is linear in the depth of a stack whose blocks are treated alike. So instead of the whole model two
+    shallow copies of each stack are run, and the rest is added up exactly.
+
+    full  the whole model on the meta device, with the adapters of all stages
+    """
+    shallow = {
+        name: min(depth, least) for name, (depth, least) in _stacks(config).items() if _alike(full, name, stages)
+    }
+    depths = {name: shallow.get(name, depth) for name, (depth, _) in _stacks(config).items()}
+    costs = _run(_with_depths(config, depths), stages, items)
+    total = list(costs)
+    for name, (depth, _) in _stacks(config).items():
+        missing = depth - depths[name]
+        if missing:
+            deeper = _run(_with_depths(config, {**depths, name: depths[name] + 1}), stages, items)
+            total = [one.plus(after, before, missing) for one, after, before in zip(total, deeper, costs, strict=True)]
+    return total
+
+
+def _stacks(config: Fused.Config) -> dict[str, tuple[int, int]]:
+    """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
+    found = {"backbone": (config.backbone.depth, 2)}
+    for kind, encoder in config.encoders.items():
+        if isinstance(encoder, ViT.Config):
+            found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)
+    return found
+
+
+def _with_depths(config: Fused.Config, depths: dict[str, int]) -> Fused.Config:
+    encoders = dict(config.encoders)
+    for kind, encoder in config.encoders.items():
+        if isinstance(encoder, ViT.Config):
+            stack = encoder.backbone.replace(depth=depths[f"encoders.{kind}.backbone"])
+            encoders[kind] = encoder.replace(backbone=stack)
+    return config.replace(encoders=encoders, backbone=config.backbone.replace(depth=depths["backbone"]))
+
+
+def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
+    """Whether all blocks of a stack have the same parameters, and each stage trains the same of them."""
+    blocks: dict[str, set[tuple[str, tuple[bool, ...]]]] = {}
+    prefix = f"{stack}.blocks."
+    for name, _ in model.named_parameters():
+        if name.startswith(prefix):
+            index, _, rest = name.removeprefix(prefix).partition(".")
+            blocks.setdefault(index, set()).add((rest, tuple(stage.trains(name) for stage in stages)))
+    kinds = list(blocks.values())
+    return all(one == kinds[0] for one in kinds)
+
+
+def _run(config: Fused.Config, stages: Sequence[Stage], items: dict[str, Item]) -> list[Cost]:
+    with torch.device("meta"):
+        model = config.build().to(torch.bfloat16)
+    costs = []
+    for stage in stages:
+        add_lora(model, stage.adapters)
+        costs.append(stage_cost(model, stage, items))
+    return costs
+
 
 class _Kept:
-    """Bytes that autograd keeps for the backward pass, those inside the backbone's blocks apart.
+    """Bytes that autograd keeps for the backward pass: outside the backbone's blocks, and in each block.
 
     Parameters are no activations, and neither are score matrices (square in their last two axes).
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.outside = self.inside = 0
-        self._depth = 0
+        self.outside = 0
+        self.blocks: list[int] = []
+        self._inside = False
         self._seen: dict[int, Any] = {p.untyped_storage()._cdata: p for p in model.parameters()}
 
-    def pack(self, tensor: Tensor) -> Tensor:
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        """Meanwhile, what autograd keeps is counted."""
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         scores = tensor.ndim >= 3 and tensor.shape[-1] == tensor.shape[-2]
         if storage._cdata not in self._seen and not scores:
             self._seen[storage._cdata] = storage  # held, so that its address is not given to another
-            if self._depth:
-                self.inside += storage.nbytes()
+            if self._inside:
+                self.blocks[-1] += storage.nbytes()
             else:
                 self.outside += storage.nbytes()
         return tensor
 
-    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """Meanwhile, what autograd keeps is counted."""
-        return torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
-
     @contextmanager
-    def blocks(self, blocks: nn.ModuleList) -> Iterator[None]:
-        """Meanwhile, what `blocks` keep is counted as inside."""
+    def apart(self, blocks: nn.ModuleList) -> Iterator[None]:
+        """Meanwhile, what each of `blocks` keeps is counted for itself."""
         hooks: list[Any] = []
         for block in blocks:
-            hooks.append(block.register_forward_pre_hook(lambda *_: self._move(1)))
-            hooks.append(block.register_forward_hook(lambda *_: self._move(-1)))
+            hooks.append(block.register_forward_pre_hook(lambda *_: self._enter()))
+            hooks.append(block.register_forward_hook(lambda *_: self._leave()))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _move(self, by: int) -> None:
-        self._depth += by
+    def _enter(self) -> None:
+        self._inside = True
+        self.blocks.append(0)
+
+    def _leave(self) -> None:
+        self._inside = False
 
 
 def stage_cost(model: Fused, stage: Stage, items: dict[str, Item]) -> Cost:
@@ -133,7 +211,7 @@ def stage_cost(model: Fused, stage: Stage, items: dict[str, Item]) -> Cost:
         ids = torch.zeros(TEXT_TOKENS, dtype=torch.long, device="meta")
         x = torch.cat([*rows, model.backbone.embed_tokens(ids)])
         length = len(x)
-    with _counting() as blocks, kept.hooks(), kept.blocks(model.backbone.blocks):
+    with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
         hidden = model.backbone(x, _causal(length))
     with _counting() as head, kept.hooks():
         logits = model.backbone.logits(hidden[-LOSS_TOKENS:]).float()
@@ -152,10 +230,10 @@ def stage_cost(model: Fused, stage: Stage, items: dict[str, Item]) -> Cost:
         backward=backward.get_total_flops() + again,
         encode_once=0 if learns else encode,
     )
-    activations = kept.outside + kept.inside
+    activations = kept.outside + sum(kept.blocks)
     if stage.checkpointing:  # the inputs of all blocks, and one block at a time in full
-        depth = len(model.backbone.blocks)
-        activations = kept.outside + kept.inside // max(1, depth) + depth * length * x.shape[-1] * x.element_size()
+        inputs = len(kept.blocks) * length * x.shape[-1] * x.element_size()
+        activations = kept.outside + inputs + max(kept.blocks, default=0)
     return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / length))))
 
 

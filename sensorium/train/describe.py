@@ -6,7 +6,7 @@ The model is built on the meta device, so a 13 B recipe is described in seconds 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from sensorium.nn.backbone import Backbone
 from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
 from sensorium.train.checkpoint import parts_of
-from sensorium.train.cost import ASSUMPTIONS, Cost, stage_cost
+from sensorium.train.cost import ASSUMPTIONS, Cost, stage_costs
 from sensorium.train.recipe import Recipe, Stage
 
 Shape = tuple[int, int]
@@ -115,14 +115,16 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
     Raises UserError when a stage's globs match nothing, or when a figure counts nothing known.
     """
     with torch.device("meta"):
-        model = recipe.model.build().to(torch.bfloat16)
+        model = recipe.model.build()
     shapes = {kind: native(encoder) for kind, encoder in recipe.model.encoders.items()}
-    items = {kind: _meta_item(recipe.model.encoders[kind], shape) for kind, shape in shapes.items()}
     stages = []
     for stage in recipe.stages:
         add_lora(model, stage.adapters)
-        cost = stage_cost(model, stage, items) if costs else None
-        stages.append(_stage_view(model, stage, cost))
+        stages.append(_stage_view(model, stage))
+    if costs:
+        items = {kind: _meta_item(recipe.model.encoders[kind], shape) for kind, shape in shapes.items()}
+        measured = stage_costs(recipe.model, recipe.stages, items, model)
+        stages = [replace(view, cost=cost) for view, cost in zip(stages, measured, strict=True)]
     tokens = {kind: recipe.model.num_tokens(kind, shape) for kind, shape in shapes.items()}
     by_size = {
         kind: {
@@ -210,7 +212,7 @@ def _sizes(model: Fused) -> dict[str, int]:
     return {part: sum(sizes[name] for name in names) for part, names in parts_of(sizes).items()}
 
 
-def _stage_view(model: Fused, stage: Stage, cost: Cost | None) -> StageView:
+def _stage_view(model: Fused, stage: Stage) -> StageView:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     for glob in stage.train:
         if not any(stage.replace(train=(glob,)).trains(name) for name in sizes):
@@ -222,7 +224,7 @@ def _stage_view(model: Fused, stage: Stage, cost: Cost | None) -> StageView:
         for part, names in parts_of(sizes).items()
     }
     trained = sum(count for count, _ in parts.values())
-    return StageView(stage.name, trained, sum(sizes.values()) - trained, parts, cost, stage)
+    return StageView(stage.name, trained, sum(sizes.values()) - trained, parts, None, stage)
 
 
 def part_configs(model: Fused.Config) -> dict[str, Encoder.Config | Connector.Config | Backbone.Config]:

@@ -9,10 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from sensorium.config import override
 from sensorium.errors import UserError
+from sensorium.nn.lora import add_lora
 from sensorium.recipes.catalog import find
-from sensorium.train.cost import LOSS_TOKENS, TEXT_TOKENS
-from sensorium.train.describe import Description, count, describe, describe_tree, measure, size_of
+from sensorium.sequence import Item
+from sensorium.train.cost import LOSS_TOKENS, TEXT_TOKENS, stage_cost
+from sensorium.train.describe import Description, count, describe, describe_tree, measure, native, size_of
 from sensorium.train.recipe import Figure
 
 # tiny LLaVA: 64 features of width 64 -> 64 tokens of width 96; 3 blocks, feed-forward 256, vocabulary 259 (tied)
@@ -78,6 +81,36 @@ def test_checkpointing_trades_memory_for_a_second_forward_pass():
     assert again is not None
     assert again.memory.activations < plain.memory.activations
     assert again.flops.backward - plain.flops.backward == 3 * (BLOCK_FLOPS + SCORE_FLOPS)
+
+
+@pytest.mark.parametrize("name", ["llava", "yi-vl", "minigpt-v2", "llava-next"])
+def test_costs_of_deep_stacks_are_those_of_the_whole_model(name: str):
+    recipe = find(name, "tiny")
+    for path in ("model.backbone.depth=6", "model.encoders.image.backbone.depth=5", "model.encoders.image.drop_last=1"):
+        recipe = override(recipe, path)
+    stages = tuple(stage.replace(checkpointing=stage.name == "align") for stage in recipe.stages)
+    recipe = recipe.replace(stages=stages)
+    with torch.device("meta"):
+        model = recipe.model.build().to(torch.bfloat16)
+    encoder = recipe.model.encoders["image"]
+    views = torch.empty(encoder.grid(native(encoder)).views, 3, 64, 64, device="meta")
+    for view in describe(recipe).stages:
+        add_lora(model, view.stage.adapters)
+        whole = stage_cost(model, view.stage, {"image": Item(views, native(encoder))})
+        assert view.cost is not None
+        assert view.cost.flops == whole.flops
+        assert view.cost.memory.optimizer == whole.memory.optimizer
+        assert view.cost.memory.activations == pytest.approx(whole.memory.activations, rel=1e-6)
+
+
+def test_blocks_that_a_stage_treats_apart_are_all_run():
+    recipe = override(find("llava", "tiny"), "model.backbone.depth=6")
+    some = recipe.stages[0].replace(train=("connectors.*", "backbone.blocks.5.*"))
+    every = recipe.stages[0].replace(train=("connectors.*", "backbone.blocks.*"))
+    last, all_six = (describe(recipe.replace(stages=(stage,))).stages[0].cost for stage in (some, every))
+    assert last is not None
+    assert all_six is not None
+    assert all_six.flops.backward - last.flops.backward == 5 * BLOCK_FLOPS
 
 
 def test_adapters_count_as_a_part_of_their_own():
