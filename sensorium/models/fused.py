@@ -75,7 +75,9 @@ class Fused(Part):
             x = place(x, tokens, kind, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache)
-        return Outputs(hidden, lambda index: self.backbone.logits(hidden[index]))
+        # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
+        # in whatever order they come, and a resumed run would not repeat it to the last bit
+        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
 
 
 def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:

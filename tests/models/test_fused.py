@@ -92,6 +92,19 @@ def test_logits_at_chosen_tokens_only(model):
     assert torch.equal(outputs.logits(index), outputs.hidden[index] @ model.backbone.embed.weight.T)
 
 
+def test_the_gradient_of_a_token_asked_many_times_repeats_to_the_last_bit(model):
+    """Branches share the last token of their trunk: its gradients must be summed in the same order every time."""
+    index = torch.arange(6000) % 3
+    weights = torch.randn(6000, 40, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for _ in range(10):
+        outputs = model(sequence_of(6))
+        outputs.hidden.retain_grad()
+        (outputs.logits(index) * weights).sum().backward()
+        gradients.append(outputs.hidden.grad)
+    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
+
+
 def test_without_a_picture_every_parameter_still_gets_a_gradient(model):
     """So that on several machines every rank joins every collective."""
     model(sequence_of(6)).hidden.sum().backward()

@@ -125,7 +125,7 @@ def test_the_count_is_of_what_the_sum_is_over():
     """A weight on a token that nothing predicts is in neither."""
     outputs, _, _ = outputs_of(2)
     loss = NextToken()(outputs, sequence_of([1, 2], [0, 1], [1, 1]))
-    assert (float(loss.sum), float(loss.count)) == (0.0, 0.0)
+    assert (loss.sum.item(), loss.count.item()) == (0.0, 0.0)
 
 
 def test_a_sum_in_float32_from_half_precision_logits():
