@@ -2,8 +2,8 @@
 
 The address of a feature is the content's key and a fingerprint of the encoder: its value (preprocessing included) and
 its weights. A store is append-only: each process writes its own pair of files, data first and then the line that
-points at it, so a kill leaves at worst bytes that nothing points at. Each line has a checksum of its bytes: features
-that a power cut or a bad disk changed are computed again.
+points at it, so a kill leaves at worst bytes that nothing points at. A line is a batch that was computed together, with
+a checksum for each of its features: those that a power cut or a bad disk changed are computed again.
 """
 
 from __future__ import annotations
@@ -78,32 +78,46 @@ class FeatureStore:
 
     def put(self, key: str, features: Tensor) -> None:
         """Append (N, D). Readable by this process at once, by others when they open the store."""
-        if key in self:
+        self.put_all({key: features})
+
+    def put_all(self, batch: dict[str, Tensor]) -> None:
+        """Append features that were computed together, all or, when the process is killed, none.
+
+        The last bit of a feature can depend on the batch it was computed in. Were half a batch kept, a resumed run
+        would compute the other half in another batch than the run it repeats.
+        """
+        batch = {key: features for key, features in batch.items() if key not in self}
+        if not batch:
             return
         if self._data is None or self._index is None:
             name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             self._data = open(self.folder / f"{name}.bin", "ab")  # noqa: SIM115 (kept open for the run)
             self._index = open(self.folder / f"{name}.jsonl", "ab")  # noqa: SIM115
-        kept = features.detach().to("cpu", self.dtype).contiguous()
-        raw = kept.flatten().view(torch.uint8).numpy().tobytes()
-        place = _Place(Path(self._data.name), self._data.tell(), kept.shape[0], zlib.crc32(raw))
-        self._data.write(raw)
+        places: dict[str, _Place] = {}
+        for key, features in batch.items():
+            kept = features.detach().to("cpu", self.dtype).contiguous()
+            raw = kept.flatten().view(torch.uint8).numpy().tobytes()
+            places[key] = _Place(Path(self._data.name), self._data.tell(), kept.shape[0], zlib.crc32(raw))
+            self._data.write(raw)
         self._data.flush()
-        self._index.write(json.dumps([key, *place[1:]]).encode() + b"\n")
+        self._index.write(json.dumps([[key, *place[1:]] for key, place in places.items()]).encode() + b"\n")
         self._index.flush()
-        self._places[key] = place
+        self._places.update(places)
 
     def _read(self, index: Path) -> None:
         path = index.with_suffix(".bin")
         size = path.stat().st_size if path.exists() else 0
         for line in index.read_bytes().splitlines():
             try:
-                key, start, rows, checksum = json.loads(line)
-                place = _Place(path, int(start), int(rows), int(checksum))
-            except (ValueError, TypeError):
+                batch = {
+                    str(key): _Place(path, int(start), int(rows), int(checksum))
+                    for key, start, rows, checksum in json.loads(line)
+                }
+            except (ValueError, TypeError, OverflowError):
                 continue  # the half-written last line of a killed process
-            if place.start >= 0 and place.rows > 0 and place.start + place.rows * self._row <= size:
-                self._places[str(key)] = place
+            ends = (place.start + place.rows * self._row for place in batch.values())
+            if all(place.start >= 0 and place.rows > 0 for place in batch.values()) and max(ends, default=0) <= size:
+                self._places.update(batch)
 
 
 class FrozenEncoder:
@@ -140,9 +154,8 @@ class FrozenEncoder:
             features = self._run(list(missing.values()))
             self.computed += len(missing)
             made = dict(zip(missing, features.values.split(features.lengths)))
-            for key, value in made.items():
-                if self.store is not None:
-                    self.store.put(key, value)
+            if self.store is not None:
+                self.store.put_all(made)
             items = [
                 item if item.features is not None else Item(None, item.shape, item.key, made[item.key].to(self._dtype))
                 for item in items

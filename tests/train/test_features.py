@@ -58,10 +58,24 @@ def test_whatever_the_end_of_a_file_lost_the_rest_is_read(tmp_path_factory, lost
         assert torch.equal(store_of(folder).get(str(number)), rows(number + 1, number))
 
 
+@pytest.mark.parametrize("lost", [1, 2, 60, 120])
+def test_a_batch_is_kept_whole_or_not_at_all(lost, tmp_path):
+    """Half a batch would make a resumed run compute the other half in another batch, to other last bits."""
+    store = store_of(tmp_path)
+    store.put("before", rows(2))
+    store.put_all({str(number): rows(number + 1, number) for number in range(8)})
+    index = next(tmp_path.glob("*.jsonl"))
+    index.write_bytes(index.read_bytes()[:-lost])
+    again = store_of(tmp_path)
+    assert len(again) == (9 if lost == 1 else 1)  # 1: the end of the line alone
+    assert torch.equal(again.get("before"), rows(2))
+
+
 @pytest.mark.parametrize(
     "line",
-    [b'["x", 0, 1', b"\xff\xfe\x00", b"5", b"null", b'["x", 0]', b'["x", "a", 1, 2]', b'["x", 0, 1e9, 0]', b"{}",
-     b'["x", -16, 1, 0]', b'["x", 0, 1, 12345]'],
+    [b'[["x", 0, 1', b"\xff\xfe\x00", b"5", b"null", b"[null]", b'[["x", 0]]', b'[["x", "a", 1, 2]]', b"{}",
+     b'[["x", 0, 1e9, 0]]', b'[["x", 0, Infinity, 0]]', b'[["x", -16, 1, 0]]', b'[["x", 0, 1, 12345]]',
+     b'["x", 0, 1, 0]'],
 )  # fmt: skip
 def test_lines_that_are_none_are_ignored(line, tmp_path):
     store_of(tmp_path).put("a", rows(3))
@@ -187,5 +201,5 @@ def test_frozen_kinds_are_those_without_a_parameter_that_trains(encoder):
 
 def test_the_index_is_lines_of_json(tmp_path):
     store_of(tmp_path).put("a", rows(3))
-    key, start, count, _ = json.loads(next(tmp_path.glob("*.jsonl")).read_text())
+    [[key, start, count, _]] = json.loads(next(tmp_path.glob("*.jsonl")).read_text())
     assert (key, start, count) == ("a", 0, 3)
