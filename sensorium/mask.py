@@ -48,7 +48,6 @@ class Layout:
     mask: Tensor | None
     causal: bool
     position: Tensor
-    slots: Tensor | None = None
     lengths: list[int] = field(default_factory=list)
 
     def pad(self, x: Tensor) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import typer
 from rich.console import Console
 
@@ -15,23 +14,15 @@ from sensorium.commands.show import resolve
 from sensorium.config import override
 from sensorium.data.formats import open_data
 from sensorium.data.mixture import Mixture, Part, mean_cost
-from sensorium.data.source import RowError, SourceConfig
+from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError
-from sensorium.evaluate.choice import ChoiceResult
-from sensorium.hub.cache import cache_root
-from sensorium.infer.engine import Engine
-from sensorium.infer.sampling import Sampling
-from sensorium.render import TooLong
-from sensorium.sequence import MediaError, Sample
-from sensorium.train.finish import engine_of, evaluate, report
+from sensorium.train.finish import complete
 from sensorium.train.recipe import Recipe, Stage
-from sensorium.train.report_data import Example
-from sensorium.train.trainer import Run, Stopped, open_run, train
+from sensorium.train.trainer import Stopped, open_run
 
 EPOCHS = 40
 """At most so many passes over a user's own data, where --steps does not say how long a stage is."""
 INTERRUPTED = 130
-SHOWN, LONGEST = 8, 48  # rows of the report with free answers, and tokens of an answer
 
 
 @dataclass(frozen=True)
@@ -123,52 +114,14 @@ def run_train(request: Request, out: Path | None, *, resume: bool, json: bool) -
         run = open_run(recipe, out, resume=resume, progress=progress)
     console.print(f"{recipe.title} {recipe.size} into {out}", markup=False, soft_wrap=True)
     try:
-        train(run, console=console)
+        found = complete(run, console)
     except Stopped as stopped:
-        report(run, [], [], [], stopped=str(stopped))
         console.print(f"{stopped}\nthe same command continues", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
-    found = report(run, *_asked(run), [])
     if json:
         print_json(found)
     else:
         console.print(f"report: {out / 'report.html'}\nchat:   sensorium chat {out}", markup=False, soft_wrap=True)
-
-
-def _asked(run: Run) -> tuple[list[ChoiceResult], list[Example]]:
-    """Results of the recipe's evaluations, and answers to a few rows it was trained on."""
-    engine = engine_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
-    with run.phases("evaluate"):
-        results = evaluate(run.recipe, engine)
-    with run.phases("examples"):
-        examples = row_examples(engine, run.recipe.stages[-1])
-    return results, examples
-
-
-def row_examples(engine: Engine, stage: Stage, count: int = SHOWN) -> list[Example]:
-    """Free answers beside the expected ones, for rows of a stage spread evenly; unusable rows are left out."""
-    assert stage.data is not None
-    source = stage.data.build()
-    found = []
-    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64)).tolist():
-        try:
-            sample = source[index]
-            segments = [replace(one, branch=0) for one in sample.segments if one.branch in (0, 1)]
-            if not segments or segments[-1].kind != "text" or segments[-1].role not in (None, "assistant"):
-                continue
-            *asked, expected = segments
-            answer = (
-                engine.generate([Sample(tuple(asked), sample.id)], Sampling(max_tokens=LONGEST))[0] if asked else ""
-            )
-        except (RowError, MediaError, TooLong):
-            continue
-        question = "\n".join(str(one.data) for one in asked if one.kind == "text") or "(the picture alone)"
-        pictures = [one.data for one in asked if one.kind == "image"]
-        found.append(
-            Example(task="training rows", split="train", question=question, answer=answer,
-                    expected=str(expected.data), pictures=pictures)
-        )  # fmt: skip
-    return found
 
 
 def run_quickstart(out: Path, json: bool) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from sensorium.connectors.base import Connector
 from sensorium.connectors.mlp import MLP
@@ -25,10 +24,12 @@ class Pyramid(Connector):
 
         full_from  shorter side in pixels from which on a picture takes all levels; a smaller one takes the last alone:
                    as in models of native resolution, a picture takes tokens for what it shows
+        placed     a learned vector for each token of a picture that takes all levels is added to it: where it lies
         """
 
         levels: tuple[int, ...] = Field(default=(3, 1), min_length=1)
         full_from: int = Field(default=0, ge=0)
+        placed: bool = False
         inner: MLP.Config = MLP.Config(depth=1)
 
         def after(self, grid: Grid) -> Grid | None:
@@ -49,18 +50,42 @@ class Pyramid(Connector):
         super().__init__(config, in_width, out_width)
         self.levels_of = config.levels_of
         self.inner = config.inner.build(in_width, out_width)
+        if config.placed and len(config.levels) < 2:
+            raise ValueError(f"placed asks for two levels or more, levels is {list(config.levels)}")
+        tokens = sum(level * level for level in config.levels)
+        self.place = nn.Parameter(torch.zeros(tokens, out_width)) if config.placed else None
 
     def forward(self, features: Features) -> Tensor:
         if not features.grids:
-            return self.inner.project(features.values)
-        parts = []
+            unused = self.place.sum() if self.place is not None else 0.0  # in every graph, as every rank needs it
+            return self.inner.project(features.values) + unused
+        parts, lengths = [], []
         for values, grid in zip(features.values.split(features.lengths), features.grids):
             views = values.view(grid.views, grid.rows, grid.cols, -1)
             parts.append(pooled(views, self.levels_of(grid)).flatten(0, 1))
-        return self.inner.project(torch.cat(parts))
+            lengths.append(len(parts[-1]))
+        tokens = self.inner.project(torch.cat(parts))
+        if self.place is None:
+            return tokens
+        none = torch.zeros_like(self.place[:1])
+        full = len(self.place)
+        places = [none if length == 1 < full else self.place.repeat(length // full, 1) for length in lengths]
+        return tokens + torch.cat(places).to(tokens.dtype)
 
 
 def pooled(x: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """x: (views, rows, cols, D) -> (views, sum of level^2, D)."""
-    x = x.permute(0, 3, 1, 2)
-    return torch.cat([F.adaptive_avg_pool2d(x, level).flatten(2) for level in levels], dim=2).transpose(1, 2)
+    """x: (views, rows, cols, D) -> (views, sum of level^2, D), every window averaged over exactly its share of area."""
+    rows, cols = x.shape[1:3]
+    parts = []
+    for level in levels:
+        down, across = (_shares(size, level).to(x.device, x.dtype) for size in (rows, cols))
+        parts.append(torch.einsum("ar,bc,vrcd->vabd", down, across, x).flatten(1, 2))
+    return torch.cat(parts, dim=1)
+
+
+def _shares(size: int, windows: int) -> Tensor:
+    """(windows, size): how much each of `size` cells counts in the mean of each of `windows` equal windows."""
+    edges = torch.arange(windows + 1, dtype=torch.float64) * size / windows
+    cells = torch.arange(size, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], cells + 1) - torch.maximum(edges[:-1, None], cells)
+    return (overlap.clamp(min=0) * windows / size).float()

@@ -94,9 +94,12 @@ def _without_pictures(item: Sample) -> Sample:
 
 
 def _shuffle_pictures(items: Sequence[Sample], seed: int) -> list[Sample]:
-    """The same questions, each with the picture of another item drawn by a seeded permutation."""
-    order = list(range(len(items)))
-    random.Random(seed).shuffle(order)
+    """The same questions, each with the picture of another item: a seeded cycle through all, so none keeps its own."""
+    cycle = list(range(len(items)))
+    random.Random(seed).shuffle(cycle)
+    order = [0] * len(items)
+    for item, other in zip(cycle, cycle[1:] + cycle[:1]):
+        order[item] = other
 
     def picture(item: Sample) -> Segment:
         return next(segment for segment in item.segments if segment.kind != "text")

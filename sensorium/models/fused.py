@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
+from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.part import Features, Part
@@ -46,7 +47,12 @@ class Fused(Part):
         rule: AttentionRule = AttentionRule()
 
         def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
-            """Tokens that an item of this kind and shape takes: the one owner of that number."""
+            """Tokens that an item of this kind and shape takes: the one owner of that number.
+
+            Raises UserError for a kind the model does not read.
+            """
+            if kind not in self.encoders:
+                raise UserError(f"the model reads {sorted(self.encoders)}, not {kind}: leave it out or add an encoder")
             return self.connectors[kind].num_tokens(self.encoders[kind].grid(shape))
 
     def __init__(self, config: Config) -> None:

@@ -14,11 +14,7 @@ def run(recipe: Recipe, out: str | Path, *, resume: bool = True) -> dict[str, An
 
     An interrupted run of the same recipe is taken up where it stopped. Raises UserError when `out` holds another.
     """
-    from sensorium.hub.cache import cache_root
-    from sensorium.train.finish import engine_of, evaluate, report
-    from sensorium.train.trainer import open_run, train
+    from sensorium.train.finish import complete
+    from sensorium.train.trainer import open_run
 
-    started = open_run(recipe, Path(out), resume=resume)
-    train(started)
-    engine = engine_of(recipe, started.model, started.tokenizer, cache_root() / "features")
-    return report(started, evaluate(recipe, engine), [], [])
+    return complete(open_run(recipe, Path(out), resume=resume))

@@ -8,23 +8,48 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from rich.console import Console
 
 from sensorium.data.emoji import EmojiPicture, concept, pictures
+from sensorium.data.source import RowError
 from sensorium.evaluate.choice import ChoiceResult, run_choice
+from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
 from sensorium.models.fused import Fused
-from sensorium.render import Renderer
-from sensorium.sequence import Sample, Segment
+from sensorium.render import Renderer, TooLong
+from sensorium.sequence import MediaError, Sample, Segment
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.curves import read_run
-from sensorium.train.recipe import Recipe
+from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
 from sensorium.train.task import frozen_encoders
-from sensorium.train.trainer import Run
+from sensorium.train.trainer import Run, Stopped, train
 
 SHOWN = 16  # examples of each task in the report
+
+
+ROWS, LONGEST = 8, 48  # training rows with free answers in the report, and tokens of an answer
+
+
+def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
+    """Train what is left of a run, evaluate it, and write its report; returns what report.json holds.
+
+    Raises Stopped, with a report written, when a signal asks to stop.
+    """
+    try:
+        train(run, console=console)
+    except Stopped as stopped:
+        report(run, [], [], [], stopped=str(stopped))
+        raise
+    engine = engine_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
+    with run.phases("evaluate"):
+        results = evaluate(run.recipe, engine)
+    with run.phases("examples"):
+        examples = row_examples(engine, run.recipe.stages[-1]) if run.recipe.stages else []
+    return report(run, results, examples, [])
 
 
 def engine_of(recipe: Recipe, model: Fused, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
@@ -73,6 +98,32 @@ def choice_examples(result: ChoiceResult, count: int = SHOWN) -> list[Example]:
             )
         )
     return examples
+
+
+def row_examples(engine: Engine, stage: Stage, count: int = ROWS) -> list[Example]:
+    """Free answers beside the expected ones, for rows of a stage spread evenly; unusable rows are left out."""
+    assert stage.data is not None
+    source = stage.data.build()
+    found = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64)).tolist():
+        try:
+            sample = source[index]
+            segments = [replace(one, branch=0) for one in sample.segments if one.branch in (0, 1)]
+            if not segments or segments[-1].kind != "text" or segments[-1].role not in (None, "assistant"):
+                continue
+            *asked, expected = segments
+            answer = (
+                engine.generate([Sample(tuple(asked), sample.id)], Sampling(max_tokens=LONGEST))[0] if asked else ""
+            )
+        except (RowError, MediaError, TooLong):
+            continue
+        question = "\n".join(str(one.data) for one in asked if one.kind == "text") or "(the picture alone)"
+        pictures = [one.data for one in asked if one.kind == "image"]
+        found.append(
+            Example(task="training rows", split="train", question=question, answer=answer,
+                    expected=str(expected.data), pictures=pictures)
+        )  # fmt: skip
+    return found
 
 
 def caption_examples(engine: Engine, split: str, count: int = SHOWN, holdout_dev: bool = False) -> list[Example]:

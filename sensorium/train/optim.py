@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,17 @@ class Optimizer:
             for name, param in self.params.items()
         ]
 
-    def step(self, index: int, count: float) -> dict[str, float]:
-        """Update at 0-based step `index`; returns the learning rate (peak of the first group) and gradient norm."""
+    def step(self, index: int, count: float) -> dict[str, Any]:
+        """Update at 0-based step `index`; returns the learning rate, by glob where the stage says it so, and the norm.
+
+        A gradient that is not finite changes nothing: then the rate is 0.
+        """
         grads = [master.grad for master in self.masters.values() if master.grad is not None]
         torch._foreach_div_(grads, count)  # pyright: ignore[reportPrivateImportUsage]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
             self._clear()
-            return {"lr": 0.0, "grad_norm": norm}
+            return {"lr": self._rates(0.0), "grad_norm": norm}
         if self.stage.clip is not None and norm > self.stage.clip:
             torch._foreach_mul_(grads, self.stage.clip / norm)  # pyright: ignore[reportPrivateImportUsage]
         factor = learning_rate(self.stage, index, self.steps)
@@ -74,7 +78,11 @@ class Optimizer:
             for name, param in self.params.items():
                 if param.data_ptr() != self.masters[name].data_ptr():
                     param.copy_(self.masters[name])
-        return {"lr": self.peaks[0] * factor, "grad_norm": norm}
+        return {"lr": self._rates(factor), "grad_norm": norm}
+
+    def _rates(self, factor: float) -> float | dict[str, float]:
+        lr = self.stage.lr
+        return {glob: rate * factor for glob, rate in lr.items()} if isinstance(lr, dict) else lr * factor
 
     def _clear(self) -> None:
         for master in self.masters.values():

@@ -27,11 +27,16 @@ from sensorium.train.warm import RidgeStart
 ALIGN_STEPS = 40
 INSTRUCT_SECONDS = 370.0  # of the second stage, whatever the machine; its steps follow from its speed
 FEWEST, MOST = 80, 600
+PLACES = (
+    "top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right", "picture"
+)  # fmt: skip
+"""Words for where the ten tokens of a scene lie."""
 DEVIATIONS = (
     "quickstart: a picture becomes ten tokens, its features averaged over 3 x 3 windows and over the whole, or only "
-    "the last where it is smaller than 160 px (an emoji), so that minutes on two cores suffice; no positions are added,"
-    " the order of the tokens tells",
-    "quickstart: the projection starts from a closed-form fit to the captions' word embeddings (train/warm.py)",
+    "the last where it is smaller than 160 px (an emoji), so that minutes on two cores suffice; where "
+    "each of ten lies says a learned vector that starts as the words for the place",
+    "quickstart: the projection starts from a closed-form fit to word embeddings (train/warm.py): of captions, and of "
+    "the numbers of things in scenes",
     "quickstart: options are scored by likelihood relative to their prior, the likelihood without any picture",
 )
 
@@ -44,8 +49,10 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
     """
     recipe = llava("small")
     vision = recipe.model.encoders["image"].replace(positions="none")
-    connector = Pyramid.Config(levels=(3, 1), full_from=160, inner=MLP.Config(depth=1))
+    connector = Pyramid.Config(levels=(3, 1), full_from=160, placed=True, inner=MLP.Config(depth=1))
     captions = Captions(holdout_dev=holdout_dev)
+    counts = SceneQuestions(count=1000, questions_per_picture=1, families=("count",), holdout_dev=holdout_dev)
+    pairs = Mixture(parts=(Part(name="captions", source=captions), Part(name="counts", source=counts)))
     align, instruct = recipe.stages
     stages = (
         align.replace(
@@ -53,7 +60,7 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
             data=captions,
             tokens=768,
             lr=3e-4,
-            start=RidgeStart(data=captions, tokens="last", ridge=0.03),
+            start=RidgeStart(data=pairs, tokens="last", ridge=0.03, gain=1.5, words={"place": PLACES}),
         ),
         instruct.replace(
             steps=instruct_steps,
@@ -80,14 +87,14 @@ def _questions(holdout_dev: bool) -> Mixture:
     scenes = SceneQuestions(
         count=20_000,
         questions_per_picture=4,
-        families=("count", "where", "count", "where", "what"),
+        families=("count", "where", "where"),
         holdout_dev=holdout_dev,
     )
     return Mixture(
         parts=(
             Part(name="names", source=names, weight=5),
-            Part(name="questions", source=others, weight=1),
-            Part(name="scenes", source=scenes, weight=1.5),
+            Part(name="questions", source=others, weight=0.3),
+            Part(name="scenes", source=scenes, weight=1.2),
         )
     )
 

@@ -30,12 +30,15 @@ from sensorium.train.features import FrozenEncoder
 class RidgeStart(Config):
     """Fit `connectors.<kind>` on picture-caption pairs before a stage begins.
 
-    data   pairs: samples with one item of `kind`, and text
+    data   pairs: samples with one item of `kind`, and a text that is said about it, an answer or a plain caption; of a
+           mixture every row counts once
     tokens all: every token of a picture is fitted to the caption; last: its last one alone, and what the others become
            follows from it
     ridge  regularisation relative to the mean variance of a feature
     gain   factor on the fitted slope
     batch  items encoded at a time
+    words  a phrase for each row of a parameter of the connector, {"place": ("top left", ...)}: the rows start as the
+           phrases' mean word embeddings, less the mean of them all
     """
 
     data: SourceConfig
@@ -44,6 +47,7 @@ class RidgeStart(Config):
     ridge: float = 0.1
     gain: float = 1.0
     batch: int = 32
+    words: dict[str, tuple[str, ...]] = {}
 
 
 @torch.no_grad()
@@ -58,7 +62,9 @@ def ridge_start(
     connector = model.connectors[start.kind]
     assert isinstance(connector, Connector)
     layers = [part for part in connector.modules() if isinstance(part, nn.Linear)]
-    if len(layers) != 1 or sum(1 for _ in connector.parameters()) != len(list(layers[0].parameters())):
+    fitted = {id(param) for layer in layers for param in layer.parameters()}
+    others = {name: param for name, param in connector.named_parameters() if id(param) not in fitted}
+    if len(layers) != 1 or any(param.any() for name, param in others.items() if name not in start.words):
         raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector is {connector.config}")
     if model.backbone.embed is None:
         raise UserError("a ridge start needs a backbone with word embeddings")
@@ -80,6 +86,14 @@ def ridge_start(
     layer.weight.copy_(slope.T)
     if layer.bias is not None:
         layer.bias.copy_(intercept)
+    for name, phrases in start.words.items():
+        param = others.get(name)
+        if param is None or param.shape != (len(phrases), words.shape[1]):
+            had = {other: tuple(value.shape) for other, value in others.items()}
+            raise UserError(f"a ridge start has {len(phrases)} phrases for {name!r} of width {words.shape[1]}; "
+                            f"the {start.kind} connector has {had}")  # fmt: skip
+        vectors = torch.stack([words[tokenizer.encode(" " + phrase)].mean(0) for phrase in phrases])
+        param.copy_(vectors - vectors.mean(0))
 
 
 def _inputs(connector: Connector, layer: nn.Linear, features: Features) -> Tensor:
@@ -133,4 +147,6 @@ def _features(samples: list[Sample], kind: str, frozen: FrozenEncoder) -> Featur
 
 
 def _caption(sample: Sample) -> str:
-    return " ".join(str(segment.data) for segment in sample.segments if segment.kind == "text")
+    """What is said about the item: the words without a role, or the assistant's."""
+    said = [part for part in sample.segments if part.kind == "text" and part.role in (None, "assistant")]
+    return " ".join(str(part.data) for part in said)

@@ -17,6 +17,31 @@ def test_levels_are_averages_of_windows() -> None:
     assert got == [2.5, 4.5, 10.5, 12.5, 7.5]
 
 
+def test_windows_that_cut_a_cell_share_it() -> None:
+    x = torch.tensor([1.0, 2.0, 4.0]).view(1, 1, 3, 1)
+    assert pooled(x, (2,))[0, :, 0].tolist() == pytest.approx([4 / 3, 10 / 3, 4 / 3, 10 / 3])
+    finer = pooled(x.transpose(1, 2), (6,))[0, :, 0].view(6, 6)
+    assert finer[:, 0].tolist() == pytest.approx([1, 1, 2, 2, 4, 4])
+    torch.testing.assert_close(pooled(x, (1,))[0, 0], x.mean((0, 1, 2)))
+
+
+def test_a_place_is_added_where_all_levels_are_taken() -> None:
+    torch.manual_seed(0)
+    plain = Pyramid.Config(levels=(2, 1), full_from=100, inner=MLP.Config(depth=1))
+    config = plain.replace(placed=True)
+    connector, unplaced = config.build(8, 6), plain.build(8, 6)
+    unplaced.inner.load_state_dict(connector.inner.state_dict())
+    grids = [Grid(4, 4, size=(128, 128)), Grid(4, 4, size=(64, 64)), Grid(4, 4, tiles=(1, 2), size=(128, 256))]
+    values = torch.randn(sum(grid.tokens for grid in grids), 8)
+    features = Features(values, grids)
+    torch.testing.assert_close(connector(features), unplaced(features))  # places start at nothing
+    torch.nn.init.normal_(connector.place)
+    places = torch.cat([connector.place, torch.zeros(1, 6), *[connector.place] * grids[2].views])
+    torch.testing.assert_close(connector(features) - unplaced(features), places)
+    with pytest.raises(ValueError, match="two levels"):
+        Pyramid.Config(levels=(1,), placed=True).build(8, 6)
+
+
 def test_small_pictures_take_the_last_level_alone() -> None:
     config = Pyramid.Config(levels=(3, 1), full_from=160)
     assert config.num_tokens(Grid(7, 7, size=(224, 300))) == 10
@@ -40,7 +65,7 @@ def test_forward_makes_what_was_planned_and_items_are_independent() -> None:
 
 
 def test_no_items_still_touch_the_parameters() -> None:
-    connector = Pyramid.Config().build(8, 6)
+    connector = Pyramid.Config(placed=True).build(8, 6)
     tokens = connector(Features(torch.zeros(0, 8), []))
     assert tokens.shape == (0, 6)
     tokens.sum().backward()

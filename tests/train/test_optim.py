@@ -119,7 +119,7 @@ def test_a_rate_for_each_glob():
     taken = optimizer.step(0, 1.0)
     assert layer["slow"].weight.item() == pytest.approx(-0.01, rel=1e-4)  # Adam's first step is the rate itself
     assert layer["fast"].weight.item() == pytest.approx(-0.3, rel=1e-4)
-    assert taken["lr"] == 0.01
+    assert taken["lr"] == {"slow.*": 0.01, "*": 0.3}
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

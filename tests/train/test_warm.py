@@ -6,6 +6,7 @@ from tiny_training import Pictures, tiny_model, tiny_recipe, tiny_stage
 
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import AveragePool
+from sensorium.connectors.pyramid import Pyramid
 from sensorium.errors import UserError
 from sensorium.nn.part import Features
 from sensorium.train.build import build_model, tokenizer_of
@@ -67,7 +68,7 @@ def test_the_connector_is_nearer_to_the_words_than_it_was(connector):
     source, tokenizer = Pictures().build(), tokenizer_of(tiny_recipe())
     errors = {"fitted": 0.0, "mean": 0.0, "random": 0.0}
     words = model.backbone.embed.weight.detach()
-    texts = [" " + " ".join(part.data for part in source[i].segments if part.kind == "text") for i in range(24)]
+    texts = [" " + source[i].segments[-1].data for i in range(24)]  # the answer: what is said about the picture
     targets = [words[tokenizer.encode(text)].mean(0) for text in texts]
     mean = torch.stack(targets).mean(0)
     with torch.no_grad():
@@ -96,3 +97,16 @@ def test_a_strong_penalty_leaves_the_mean_word():
 def test_a_connector_that_is_not_one_linear_layer_is_an_error(connector):
     with pytest.raises(UserError, match="one linear layer"):
         started(connector)
+
+
+def test_rows_of_a_parameter_start_as_the_words_for_them():
+    connector = Pyramid.Config(levels=(2, 1), placed=True, inner=MLP.Config(depth=1))
+    phrases = ("top left", "top right", "bottom left", "bottom right", "picture")
+    model, _ = started(connector, tokens="last", words={"place": phrases})
+    words, tokenizer = model.backbone.embed.weight.detach(), tokenizer_of(tiny_recipe())
+    expected = torch.stack([words[tokenizer.encode(" " + phrase)].mean(0) for phrase in phrases])
+    torch.testing.assert_close(model.connectors["image"].place.detach(), expected - expected.mean(0))
+    with pytest.raises(UserError, match=r"2 phrases for 'place'.*\(5, "):
+        started(connector, words={"place": phrases[:2]})
+    with pytest.raises(UserError, match="'plaice'"):
+        started(connector, words={"plaice": phrases})
