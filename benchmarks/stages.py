@@ -56,12 +56,13 @@ class Ours:
         self.optimizer, self.taken = Optimizer(self.task.model, stage, steps), 0
 
     def loss(self, batch: Sequence) -> Loss:
-        return self.task.loss(self.task.complete(replace(batch, items=dict(batch.items))))
+        [loss] = self.task.loss(self.task.complete(replace(batch, items=dict(batch.items))))
+        return loss
 
     def step(self, batch: Sequence) -> None:
-        loss = self.loss(batch)
-        loss.sum.backward()
-        self.optimizer.step(self.taken, float(loss.count))
+        sequences = [replace(batch, items=dict(batch.items))]
+        self.task.backward(sequences, self.task.counts(sequences))
+        self.optimizer.step(self.taken)
         self.taken += 1
 
 

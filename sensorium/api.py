@@ -26,7 +26,7 @@ from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine, Likelihoods
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.render import Renderer
 from sensorium.sequence import Media, Sample, Segment
 from sensorium.tokenizer import Tokenizer
@@ -74,9 +74,9 @@ class Model:
     engine  what answers; see sensorium.infer.engine for batched use
     """
 
-    def __init__(self, recipe: Recipe, network: Fused, tokenizer: Tokenizer) -> None:
+    def __init__(self, recipe: Recipe, network: Wiring, tokenizer: Tokenizer) -> None:
         self.recipe, self.network, self.tokenizer = recipe, network, tokenizer
-        renderer = Renderer(tokenizer, recipe.template, recipe.model.num_tokens, item_loader(network))
+        renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, item_loader(network))
         self.engine = Engine(network, renderer)
 
     def __repr__(self) -> str:

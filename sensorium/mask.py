@@ -17,6 +17,7 @@ from torch import Tensor
 from sensorium.sequence import Sequence
 
 Rule = Literal["causal", "full", "prefix"]
+Reads = Literal["all", "before", "latest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,44 @@ class AttentionRule:
     kind           causal: what came before; full: everything; prefix: the first `prefix` tokens see each other fully,
                    the rest is causal
     bidirectional  kinds of spans whose own tokens see each other both ways (a picture inside causal text)
+    memory         which memory spans cross-attention reads: all of the document; those that stand before the token; of
+                   those the latest alone (Flamingo section 2.3)
     """
 
     kind: Rule = "causal"
     bidirectional: tuple[str, ...] = ()
+    memory: Reads = "before"
+
+
+@dataclass(slots=True)
+class MemoryLayout:
+    """Who reads which memory tokens, for M of them in the order of the memory spans.
+
+    rows     (B, S) index of the memory token in each padded place of a document
+    mask     (B, 1, L, S) bool, True where a token of the padded stream reads it; a token that reads none has all True
+    sees     (T) bool, False for tokens that read none; None when all read some
+    starts   (M) the token each memory token stands at, counted within its document
+    spans    (M) the number of the span it belongs to, rising
+    lengths  memory tokens of each document
+    reads    the rule it was compiled from
+    """
+
+    rows: Tensor
+    mask: Tensor
+    sees: Tensor | None
+    starts: Tensor
+    spans: Tensor
+    lengths: list[int]
+    reads: Reads
+
+
+@dataclass(slots=True)
+class Routes:
+    """Tokens sorted by the weights they take: x[order] splits into `sizes`, one part a route; `inverse` undoes it."""
+
+    order: Tensor
+    inverse: Tensor
+    sizes: list[int]
 
 
 @dataclass(slots=True)
@@ -41,6 +76,8 @@ class Layout:
     mask      (B, 1, L, L) bool, True where attention is allowed; None when `causal` alone says it
     causal    whether the kernel's own causal flag is enough
     position  (T, 3) positions for rotary and learned embeddings
+    routes    None: every token takes the first weights of a routed block
+    memory    None: there is nothing for cross-attention to read
     """
 
     rows: Tensor
@@ -49,6 +86,8 @@ class Layout:
     causal: bool
     position: Tensor
     lengths: list[int] = field(default_factory=list)
+    routes: Routes | None = None
+    memory: MemoryLayout | None = None
 
     def pad(self, x: Tensor) -> Tensor:
         """(T, ...) packed -> (B, L, ...) padded."""
@@ -85,6 +124,8 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     """
     rows, inverse, lengths = rows_of(sequence.doc, sequence.documents)
     layout = Layout(rows, inverse, None, True, sequence.position, lengths=lengths)
+    layout.routes = _routes(sequence)
+    layout.memory = _memory(sequence, rule, layout)
     branched = bool((sequence.branch != 0).any())
     if rule.kind == "causal" and not branched and not rule.bidirectional:
         return layout
@@ -124,3 +165,56 @@ def _span_numbers(sequence: Sequence, kinds: tuple[str, ...]) -> Tensor:
         if span.kind in kinds:
             numbers[span.start : span.start + span.length] = number
     return numbers
+
+
+def _routes(sequence: Sequence) -> Routes | None:
+    spans = [span for span in sequence.spans if span.route and span.mode != "memory"]
+    if not spans:
+        return None
+    route = torch.zeros(len(sequence), dtype=torch.long)
+    for span in spans:
+        assert span.route is not None
+        route[span.start : span.start + span.length] = span.route
+    return routes_of(route.to(sequence.ids.device))
+
+
+def routes_of(route: Tensor) -> Routes:
+    """(T) the route of each token -> tokens sorted by it."""
+    order = torch.argsort(route, stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return Routes(order, inverse, torch.bincount(route).tolist())
+
+
+def _memory(sequence: Sequence, rule: AttentionRule, layout: Layout) -> MemoryLayout | None:
+    """Compile who reads what; in a branch only what stands on its trunk or in itself."""
+    spans = [span for span in sequence.spans if span.mode == "memory"]
+    if not spans:
+        return None
+    device = sequence.ids.device
+    at = torch.tensor([span.start for span in spans], device=device)
+    length = torch.tensor([span.length for span in spans], device=device)
+    first = torch.cumsum(torch.bincount(sequence.doc.long(), minlength=sequence.documents), 0)
+    first = first - torch.bincount(sequence.doc.long(), minlength=sequence.documents)
+    doc = sequence.doc[at].long()
+    if bool((doc[1:] < doc[:-1]).any()):
+        raise ValueError("memory spans must stand in the order of their documents")
+    token_doc, starts = doc.repeat_interleave(length), (at - first[doc]).repeat_interleave(length)
+    branch = sequence.branch[at].repeat_interleave(length)
+    span = torch.arange(len(spans), device=device).repeat_interleave(length)
+    rows, _, lengths = rows_of(token_doc, sequence.documents)
+    counts = torch.tensor(lengths, device=device)
+    valid = (torch.arange(rows.shape[1], device=device)[None, :] < counts[:, None])[:, None, :]  # (B, 1, S)
+    place = torch.arange(layout.rows.shape[1], device=device)[None, :, None]
+    own = sequence.branch[layout.rows][:, :, None]  # (B, L, 1)
+    theirs = branch[rows][:, None, :]
+    allowed = valid & ((theirs == 0) | (theirs == own))
+    if rule.memory != "all":
+        allowed = allowed & (starts[rows][:, None, :] <= place)
+    if rule.memory == "latest":
+        number = torch.where(allowed, span[rows][:, None, :], -1)
+        allowed = allowed & (number == number.amax(-1, keepdim=True))
+    some = allowed.any(-1)
+    sees = layout.pack(some[:, :, None])[:, 0]
+    return MemoryLayout(rows, (allowed | ~some[:, :, None])[:, None], None if bool(sees.all()) else sees, starts,
+                        span, lengths, rule.memory)  # fmt: skip

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensorium.config import Config
 from sensorium.errors import UserError
-from sensorium.sequence import KINDS, Item, Media, Sample, Segment, Sequence, Span
+from sensorium.sequence import KINDS, Item, Media, Plan, Sample, Segment, Sequence, Span
 from sensorium.tokenizer import Tokenizer
 
 CHATML = (
@@ -56,7 +56,7 @@ class TooLong(UserError, ValueError):
 class Renderer:
     """Sample -> Sequence.
 
-    plan  (kind, shape) -> number of tokens an item takes: the model's own answer, asked here and checked there.
+    plan  (kind, shape) -> how an item enters the stream: the model's own answer, asked here and checked there.
     load  (kind, Media) -> Item; called only when `items=True`.
     """
 
@@ -64,7 +64,7 @@ class Renderer:
         self,
         tokenizer: Tokenizer,
         template: Template,
-        plan: Callable[[str, tuple[int, ...]], int],
+        plan: Callable[[str, tuple[int, ...]], Plan],
         load: Callable[[str, Media], Item] | None = None,
     ) -> None:
         self.tokenizer, self.template, self.plan, self.load = tokenizer, template, plan, load
@@ -180,6 +180,19 @@ def _without_oldest_turn(segments: list[Segment]) -> list[Segment] | None:
     return segments[: starts[0]] + segments[starts[1] :]
 
 
+def _turn(segments: tuple[Segment, ...], media: Segment) -> list[Segment]:
+    """The words of the turn that an item stands in; none where samples have no turns."""
+    if media.role is None:
+        return []
+    at = next(index for index, one in enumerate(segments) if one is media)
+    first = last = at
+    while first > 0 and segments[first - 1].role == media.role:
+        first -= 1
+    while last + 1 < len(segments) and segments[last + 1].role == media.role:
+        last += 1
+    return [one for one in segments[first : last + 1] if one.kind == "text" and one.branch == media.branch]
+
+
 class _Builder:
     """Collects tokens, weights and spans of one document."""
 
@@ -256,18 +269,35 @@ class _Builder:
         if not isinstance(media, Media):
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
         shape = media.shape()
-        length = self.renderer.plan(segment.kind, shape)
-        members = self.items.setdefault(segment.kind, [])
+        plan = self.renderer.plan(segment.kind, shape)
+        item = Item(None, shape, media.key())
         if self.load:
             if self.renderer.load is None:
                 raise ValueError("this renderer plans only: give it `load` to read media")
-            members.append(self.renderer.load(segment.kind, media))
+            item = self.renderer.load(segment.kind, media)
+        if plan.read:
+            words = " ".join(str(one.data) for one in _turn(self.segments, segment))
+            item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
+        members = self.items.setdefault(segment.kind, [])
+        members.append(item)
+        if plan.mode == "memory":
+            if not self.ids:
+                raise UserError(f"a {segment.kind} that cross-attention reads stands at a token, none is before it: "
+                                "give the template `begin`, or a mark before media")  # fmt: skip
+            start = len(self.ids) - 1
         else:
-            members.append(Item(None, shape, media.key()))
-        self.spans.append(Span(segment.kind, len(self.ids), length, len(members) - 1))
-        filler, kind = self.renderer.tokenizer.pad, KINDS.index(segment.kind)
-        for _ in range(length):
-            self._token(filler if filler is not None else 0, 0.0, kind)
+            start = len(self.ids)
+            self._fill(segment.kind, plan)
+        self.spans.append(Span(segment.kind, start, plan.tokens, len(members) - 1, mode=plan.mode, route=plan.route))
+
+    def _fill(self, kind: str, plan: Plan) -> None:
+        """The placeholders of an item."""
+        filler = self.renderer.tokenizer.pad
+        first = self.next_position
+        for _ in range(plan.tokens):
+            if plan.together:
+                self.next_position = first
+            self._token(filler if filler is not None else 0, 0.0, KINDS.index(kind))
 
     def finish(self, sample: Sample) -> Sequence:
         if not self.segments or not self.ids:

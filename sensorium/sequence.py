@@ -83,8 +83,30 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """How an item enters the stream, known before it is decoded; the model's own answer, asked by the renderer.
+
+    tokens    how many the connector makes of it
+    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read
+    route     which weights they take in a routed block; None is the first, text's
+    together  all of them share one position (CogVLM section 2.1)
+    read      the connector also reads the words of the item's turn (InstructBLIP section 2.3)
+    """
+
+    tokens: int
+    mode: Mode = "embed"
+    route: int | None = None
+    together: bool = False
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
-    """A run of tokens that an item fills: `ids[start : start + length]` are placeholders."""
+    """Where an item stands.
+
+    embed, token, latent  it fills `ids[start : start + length]`, which are placeholders
+    memory  its `length` tokens stand beside the stream, at the token `start`: that one and what follows may read them
+    """
 
     kind: Kind
     start: int
@@ -106,16 +128,20 @@ class Item:
     shape     extent of the original, (height, width) for a picture
     key       content hash; with the encoder's fingerprint it addresses the feature cache
     features  (N, D) what a frozen encoder made of it earlier; then `data` may be None
+    text      (M) ids of the words of its turn, where the plan says that the connector reads them
     """
 
     data: Tensor | None
     shape: tuple[int, ...]
     key: str = ""
     features: Tensor | None = None
+    text: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Item:
-        moved = [None if tensor is None else tensor.to(device) for tensor in (self.data, self.features)]
-        return Item(moved[0], self.shape, self.key, moved[1])
+        data, features, text = (
+            None if tensor is None else tensor.to(device) for tensor in (self.data, self.features, self.text)
+        )
+        return replace(self, data=data, features=features, text=text)
 
 
 @dataclass(slots=True)

@@ -33,7 +33,8 @@ def run(tmp_path_factory) -> Path:
     recipe = llava("tiny")
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
-    state = {"stage": 1, "stage_step": 0, "position": None, "step": 3, "finished": True, "results": {}, "phases": {}}
+    state = {"stage": 1, "wiring": 0, "stage_step": 0, "position": None, "step": 3, "finished": True}
+    state |= {"results": {}, "phases": {}}
     save_checkpoint(folder, 3, recipe, build_model(recipe), tokenizer_of(recipe), {**state, "adapters": []})
     return folder
 

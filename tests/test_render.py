@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sensorium.errors import UserError
 from sensorium.render import Renderer, Template, TooLong
-from sensorium.sequence import Item, Sample, Segment
+from sensorium.sequence import Item, Plan, Sample, Segment
 from sensorium.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.bytes()
@@ -34,7 +34,7 @@ def renderer(**template) -> Renderer:
     return Renderer(
         TOKENIZER,
         Template(**template),
-        lambda kind, shape: shape[0] * shape[1],
+        lambda kind, shape: Plan(shape[0] * shape[1]),
         lambda kind, media: Item(torch.zeros(1), media.shape(), media.key()),
     )
 

@@ -78,7 +78,7 @@ def run_preview(
 
     source = data.build()
     tokenizer = tokenizer_of(recipe)
-    renderer = Renderer(tokenizer, recipe.template, recipe.model.num_tokens)
+    renderer = Renderer(tokenizer, recipe.template, recipe.model.plan)
     rows = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64)).tolist():
         try:

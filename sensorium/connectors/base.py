@@ -17,6 +17,11 @@ class Connector(Part):
     """
 
     class Config(Value):
+        @property
+        def reads_text(self) -> bool:
+            """Whether what becomes of an item depends on the words of its turn (`Features.texts`)."""
+            return False
+
         def after(self, grid: Grid) -> Grid | None:
             """The layout of the tokens an item with this grid becomes; None when they are no grid (a resampler's)."""
             return None

@@ -58,7 +58,9 @@ def cells(tokens: Tokens, tokenizer: Decoder) -> list[Cell]:
     weights = (tokens.weight if tokens.weight.dim() == 1 else tokens.weight[:, 0]).tolist()
     branches = tokens.branch.tolist()
     special = set(tokenizer.special.values())
-    spans = {span.start: span for span in tokens.spans if span.length and span.op == "replace"}
+    spans = {
+        span.start: span for span in tokens.spans if span.length and span.op == "replace" and span.mode != "memory"
+    }
     found: list[Cell] = []
     place = 0
     while place < len(ids):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.mask import Layout
+from sensorium.mask import Layout, Reads
 from sensorium.nn.attention import attend
 from sensorium.nn.backbone import Backbone
 
@@ -30,6 +30,7 @@ class Step:
     counts  new tokens of each document
     fresh   every slot was empty, so the layout's own mask is all there is to know
     mask    (B, 1, L or 1, keys) bool, True where attention is allowed; None where the rule needs none
+    read    who reads which memory tokens, those of earlier steps included
     """
 
     slots: slice | Tensor
@@ -38,13 +39,74 @@ class Step:
     counts: list[int]
     fresh: bool
     mask: Tensor | None
+    read: Read | None
+
+
+@dataclass(slots=True)
+class Read:
+    """One step's view of the memory.
+
+    slots  the slot of each document
+    mask   (B, 1, L, S) bool; a token that reads nothing has all True
+    sees   (T) bool, False for those; None when there are none
+    held   memory tokens that each slot held before the step
+    added  (start, span) of each new memory token, by document
+    """
+
+    slots: list[int]
+    mask: Tensor
+    sees: Tensor | None
+    held: list[int]
+    added: list[list[tuple[int, int]]]
 
 
 class LayerCache:
-    """The cache of one layer: keys and values (slots, capacity, kv_heads, head_width)."""
+    """The cache of one layer: keys and values (slots, capacity, kv_heads, head_width).
+
+    memory  for each slot the keys and values (S, kv_heads, head_width) of what cross-attention reads
+    """
 
     def __init__(self, owner: Cache, keys: Tensor, values: Tensor) -> None:
         self.owner, self.keys, self.values = owner, keys, values
+        self.memory: list[tuple[Tensor, Tensor] | None] = [None] * owner.slots
+        self._joined: tuple[list[Tensor | None], Tensor, Tensor] | None = None
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """q (T, H, W) reads what each slot held and the new k and v (M, G, W) -> (T, H, W); both are kept."""
+        read = self.owner.current.read
+        if read is None:
+            return torch.zeros_like(q)
+        counts = [len(added) for added in read.added]
+        for slot, held, keys, values in zip(read.slots, read.held, k.split(counts), v.split(counts)):
+            before = self.memory[slot]
+            if len(keys):
+                old = (before[0][:held], before[1][:held]) if before is not None else (keys[:0], values[:0])
+                self.memory[slot] = torch.cat([old[0], keys]), torch.cat([old[1], values])
+        keys, values = self._padded(read)
+        mixed = layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), read.mask, False))
+        return mixed if read.sees is None else mixed * read.sees[:, None, None].to(mixed.dtype)
+
+    def _padded(self, read: Read) -> tuple[Tensor, Tensor]:
+        """(B, S, G, W) keys and values of the step's slots, made again only when a slot's memory changed."""
+        pairs = [self.memory[slot] for slot in read.slots]
+        marks = [None if pair is None else pair[0] for pair in pairs]
+        if (
+            self._joined is None
+            or len(marks) != len(self._joined[0])
+            or any(mark is not old for mark, old in zip(marks, self._joined[0]))
+            or self._joined[1].shape[1] != read.mask.shape[-1]
+        ):
+            width, longest = self.keys.shape[2:], read.mask.shape[-1]
+            stores = []
+            for side in (0, 1):
+                store = self.keys.new_zeros(len(pairs), longest, *width)
+                for row, pair in enumerate(pairs):
+                    if pair is not None:
+                        part = pair[side][:longest]
+                        store[row, : len(part)] = part
+                stores.append(store)
+            self._joined = (marks, *stores)
+        return self._joined[1], self._joined[2]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """q (T, H, W), k and v (T, G, W) of the new tokens, rotated -> (T, H, W); k and v are kept."""
@@ -86,10 +148,13 @@ class Cache:
         shape = (slots, capacity, kv_heads, head_width)
         self.slots, self.capacity = slots, capacity
         self.lengths = [0] * slots
+        self.memory: list[list[tuple[int, int]]] = [[] for _ in range(slots)]
+        """(token it stands at, number of its span) of each memory token that a slot holds."""
         self._layers = [
             LayerCache(self, *(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))) for _ in range(depth)
         ]
         self._step: Step | None = None
+        self.reads: Reads = "before"
 
     @classmethod
     def of(cls, backbone: Backbone, slots: int, capacity: int) -> Cache:
@@ -124,13 +189,16 @@ class Cache:
         ends = [self.lengths[slot] + count for slot, count in zip(slots, counts)]
         if max(ends) > self.capacity:
             raise ValueError(f"a slot would hold {max(ends)} tokens, its capacity is {self.capacity}: reserve() first")
-        self._step = self._plan(slots, layout, max(ends))
+        self._step = step = self._plan(slots, layout, max(ends))
         try:
             yield
         finally:
             self._step = None
         for slot, end in zip(slots, ends):
             self.lengths[slot] = end
+        if step.read is not None:
+            for slot, added in zip(slots, step.read.added):
+                self.memory[slot] += added
 
     def _plan(self, slots: Sequence[int], layout: Layout, keys: int) -> Step:
         device = self._layers[0].keys.device
@@ -152,13 +220,56 @@ class Cache:
                 mask = _append_mask(torch.tensor(starts, device=device), keys, layout)
         contiguous = list(slots) == list(range(slots[0], slots[0] + len(slots)))
         index = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(list(slots), device=device)
-        return Step(index, places, keys, counts, fresh, mask)
+        return Step(index, places, keys, counts, fresh, mask, self._plan_read(list(slots), layout))
+
+    def _plan_read(self, slots: list[int], layout: Layout) -> Read | None:
+        new = layout.memory
+        if new is None and not any(self.memory[slot] for slot in slots):
+            return None
+        held = [len(self.memory[slot]) for slot in slots]
+        added: list[list[tuple[int, int]]] = [[] for _ in slots]
+        if new is not None:
+            self.reads = new.reads
+            pairs = zip(new.starts.split(new.lengths), new.spans.split(new.lengths))
+            for document, (slot, (starts, spans)) in enumerate(zip(slots, pairs)):
+                before = self.memory[slot][-1][1] + 1 if self.memory[slot] else 0
+                first = int(spans[0]) if len(spans) else 0
+                numbers = [before + span - first for span in spans.tolist()]
+                added[document] = [(self.lengths[slot] + start, n) for start, n in zip(starts.tolist(), numbers)]
+            if not any(held):
+                return Read(slots, new.mask, new.sees, held, added)
+        device = self._layers[0].keys.device
+        every = [[*self.memory[slot], *more] for slot, more in zip(slots, added)]
+        longest = max(map(len, every))
+        table = torch.full((len(slots), longest, 2), -1, dtype=torch.long, device=device)
+        for row, pairs in enumerate(every):
+            if pairs:
+                table[row, : len(pairs)] = torch.tensor(pairs, device=device)
+        at, number = table[..., 0][:, None, :], table[..., 1][:, None, :]
+        begin = torch.tensor([self.lengths[slot] for slot in slots], device=device)
+        place = begin[:, None, None] + torch.arange(layout.rows.shape[1], device=device)[None, :, None]
+        allowed = (number >= 0) & ((at <= place) if self.reads != "all" else torch.ones_like(at <= place))
+        if self.reads == "latest":
+            chosen = torch.where(allowed, number, -1)
+            allowed = allowed & (chosen == chosen.amax(-1, keepdim=True))
+        some = allowed.any(-1)
+        sees = layout.pack(some[:, :, None])[:, 0]
+        mask = (allowed | ~some[:, :, None])[:, None]
+        return Read(slots, mask, None if bool(sees.all()) else sees, held, added)
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget what a slot holds beyond its first `length` tokens."""
         if not 0 <= length <= self.lengths[slot]:
             raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens, it cannot be cut to {length}")
         self.lengths[slot] = length
+        self._cut_memory(slot)
+
+    def _cut_memory(self, slot: int) -> None:
+        """Forget the memory that stands behind a slot's last token."""
+        self.memory[slot] = [pair for pair in self.memory[slot] if pair[0] < self.lengths[slot]]
+        if not self.memory[slot]:
+            for layer in self._layers:
+                layer.memory[slot] = None
 
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         """Copy the first `length` tokens (default: all) of one slot into another, replacing what that held."""
@@ -169,7 +280,10 @@ class Cache:
             for layer in self._layers:
                 for store in (layer.keys, layer.values):
                     store[target, :length].copy_(store[source, :length])
+                layer.memory[target] = layer.memory[source]
+            self.memory[target] = list(self.memory[source])
         self.lengths[target] = length
+        self._cut_memory(target)
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens in each slot, at least doubling, so that growing costs little on average."""

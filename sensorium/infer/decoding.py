@@ -11,7 +11,7 @@ from torch import Tensor
 from sensorium.infer.cache import Cache
 from sensorium.infer.sampling import Sampling, Text, choose
 from sensorium.mask import Layout, compile_layout
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.sequence import Sequence
 
 AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
@@ -81,7 +81,7 @@ class Request:
 class Decoder:
     """Continuous batching (Yu et al. 2022, Orca section 4): `active[i]` owns slot i of the cache, always."""
 
-    def __init__(self, model: Fused, cache: Cache) -> None:
+    def __init__(self, model: Wiring, cache: Cache) -> None:
         if model.config.rule.kind != "causal":
             raise ValueError(f"text is generated left to right, the model's rule is {model.config.rule.kind!r}")
         self.model, self.cache = model, cache
@@ -161,7 +161,7 @@ def tail(sequence: Sequence, start: int) -> Sequence:
             members = items.setdefault(span.kind, [])
             spans.append(replace(span, start=span.start - start, item=len(members)))
             members.append(sequence.items[span.kind][span.item])
-        elif span.start + span.length > start:
+        elif span.mode != "memory" and span.start + span.length > start:
             raise ValueError(f"token {start} lies inside the {span.kind} at {span.start}, which cannot be cut")
     names = ("ids", "modality", "position", "doc", "branch", "weight")
     cut = {name: getattr(sequence, name)[start:] for name in names}

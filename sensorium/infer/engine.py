@@ -15,7 +15,7 @@ from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.decoding import Decoder, Request
 from sensorium.infer.sampling import Sampling, Text
-from sensorium.models.fused import Fused, Outputs
+from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.part import Features
 from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
@@ -56,7 +56,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Fused,
+        model: Wiring,
         renderer: Renderer,
         *,
         slots: int = 16,
@@ -290,7 +290,7 @@ def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]]) -> Sequen
         kind: [
             item
             if item.features is not None or kind not in made
-            else Item(None, item.shape, item.key, made[kind][item.key or id(item)])
+            else replace(item, data=None, features=made[kind][item.key or id(item)])
             for item in members
         ]
         for kind, members in sequence.items.items()

@@ -78,7 +78,7 @@ class Session:
         limit = min(len(self._held), len(marks) - 1)
         common = next((place for place in range(limit) if self._held[place] != marks[place]), limit)
         for span in plan.spans:
-            if span.start < common < span.start + span.length:
+            if span.mode != "memory" and span.start < common < span.start + span.length:
                 common = span.start
         return common
 
@@ -91,6 +91,9 @@ def _marks(sequence: Sequence) -> list[Mark]:
     marks: list[Mark] = sequence.ids.tolist()
     for span in sequence.spans:
         key = sequence.items[span.kind][span.item].key
+        if span.mode == "memory":  # what stands beside a token is part of what the token stands for
+            marks[span.start] = (marks[span.start], span.kind, key)
+            continue
         for place in range(span.length):
             marks[span.start + place] = (span.kind, key, place)
     return marks

@@ -1,95 +1,72 @@
-"""Items are encoded, connected, and placed into the token stream of one backbone.
+"""Items are encoded, connected, and placed into the token stream of one backbone, or beside it.
 
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
-    items -- encoder -- connector -- by span ----'
+    items -- encoder -- connector -- by span ----'              |
+                              `----- memory -- cross-attention -'
 
-LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans).
+LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sensorium.config import Config as Value
-from sensorium.connectors.base import Connector
-from sensorium.encoders.base import Encoder
-from sensorium.errors import UserError
-from sensorium.mask import AttentionRule, Layout, compile_layout
-from sensorium.nn.backbone import Backbone
-from sensorium.nn.part import Features, Part
-from sensorium.sequence import Sequence
+from sensorium.mask import Layout, compile_layout
+from sensorium.models.wiring import Outputs, Wiring
+from sensorium.sequence import Plan, Sequence, Span
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
 
-
-@dataclass(slots=True)
-class Outputs:
-    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab)."""
-
-    hidden: Tensor
-    logits: Callable[[Tensor], Tensor]
+__all__ = ["Fused", "Outputs", "gather_memory", "place"]
 
 
-class Fused(Part):
+class Fused(Wiring):
     """Modality encoders and connectors in front of a language backbone."""
 
-    class Config(Value):
-        encoders: dict[str, Encoder.Config]
-        connectors: dict[str, Connector.Config]
-        backbone: Backbone.Config
-        rule: AttentionRule = AttentionRule()
+    class Config(Wiring.Config):
+        """memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
+        routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
+        together  kinds of which all tokens of an item share one position
+        """
 
-        def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
-            """Tokens that an item of this kind and shape takes: the one owner of that number.
+        memory: tuple[str, ...] = ()
+        routes: dict[str, int] = {}
+        together: tuple[str, ...] = ()
 
-            Raises UserError for a kind the model does not read.
-            """
-            if kind not in self.encoders:
-                raise UserError(f"the model reads {sorted(self.encoders)}, not {kind}: leave it out or add an encoder")
-            return self.connectors[kind].num_tokens(self.encoders[kind].grid(shape))
+        def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            plain = super().plan(kind, shape)
+            mode = "memory" if kind in self.memory else "embed"
+            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read)
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        if set(config.encoders) != set(config.connectors):
-            raise ValueError(
-                f"every encoder needs its connector: encoders {sorted(config.encoders)}, "
-                f"connectors {sorted(config.connectors)}"
-            )
-        self.config = config
-        self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
-        self.connectors = nn.ModuleDict(
-            {
-                kind: part.build(config.encoders[kind].width, config.backbone.width)
-                for kind, part in config.connectors.items()
-            }
-        )
-        self.backbone = config.backbone.build()
+    config: Config
 
     def forward(self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None) -> Outputs:
         """A packed sequence -> hidden states and logits on request."""
         x = self.backbone.embed_tokens(sequence.ids)
+        beside = {}
         for kind in self.encoders:
-            features = self.encoders[kind](sequence.items.get(kind, []))
-            tokens = self.connectors[kind](Features(features.values.to(x.dtype), features.grids))
-            x = place(x, tokens, kind, sequence)
+            tokens = self.connect(kind, sequence, x.dtype)
+            if kind in self.config.memory:
+                beside[kind] = tokens
+            else:
+                x = place(x, tokens, kind, sequence)
+        memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
-        hidden = self.backbone(x, layout, cache)
+        hidden = self.backbone(x, layout, cache, memory=memory)
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
 
 
-def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
-    """Write item tokens (N, D) over the embeddings x (T, D) at the spans of `kind`, in the order of the items.
+def spans_of(kind: str, sequence: Sequence, tokens: Tensor) -> list[Span]:
+    """The spans of a kind in the order of their items.
 
-    Raises ValueError with both numbers when spans and tokens differ: counts are planned once, and checked here.
+    Raises ValueError with both numbers when spans and tokens (N, D) differ: counts are planned once, and checked here.
     """
     spans = sorted((span for span in sequence.spans if span.kind == kind), key=lambda span: span.item)
     planned = sum(span.length for span in spans)
@@ -98,8 +75,26 @@ def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
             f"{len(spans)} {kind} spans were planned with {planned} tokens, the connector made {tokens.shape[0]}: "
             "the sequence was rendered for another model, or an item was changed after rendering"
         )
+    return spans
+
+
+def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
+    """Write item tokens (N, D) over the embeddings x (T, D) at the spans of `kind`, in the order of the items."""
+    spans = spans_of(kind, sequence, tokens)
     tokens = tokens.to(x.dtype)
-    if not planned:  # no item here: the connector still takes part in every collective
+    if not len(tokens):  # no item here: the connector still takes part in every collective
         return x + tokens.sum()
     index = torch.cat([torch.arange(span.start, span.start + span.length, device=x.device) for span in spans])
     return x.index_copy(0, index, tokens)
+
+
+def gather_memory(tokens: dict[str, Tensor], sequence: Sequence) -> Tensor | None:
+    """Item tokens (N, D) of each kind -> memory (M, D) in the order of the memory spans; None without such kinds."""
+    if not tokens:
+        return None
+    pieces: dict[int, Tensor] = {}
+    for kind, values in tokens.items():
+        spans = spans_of(kind, sequence, values)
+        pieces |= {id(span): part for span, part in zip(spans, values.split([span.length for span in spans]))}
+    ordered = [pieces[id(span)] for span in sequence.spans if id(span) in pieces]
+    return torch.cat(ordered) if ordered else torch.cat(list(tokens.values()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,24 @@ if TYPE_CHECKING:
 SHORT = 1024  # longest document for which the score matrix is written out
 
 
-class Attention(Part):
+class Projections(nn.Module):
+    """What of an attention layer acts on every token by itself: queries, keys, values, output."""
+
+    def __init__(self, config: Attention.Config, width: int, memory_width: int | None = None) -> None:
+        super().__init__()
+        heads, kv_heads = config.heads, config.kv_heads or config.heads
+        head_width, source = config.width_of_head(width), memory_width or width
+        out_bias = config.bias if config.out_bias is None else config.out_bias
+        self.q = nn.Linear(width, heads * head_width, bias=config.bias)
+        self.k = nn.Linear(source, kv_heads * head_width, bias=config.bias)
+        self.v = nn.Linear(source, kv_heads * head_width, bias=config.bias)
+        self.o = nn.Linear(heads * head_width, width, bias=out_bias)
+
+
+class Attention(Projections, Part):
     """Self-attention over packed documents (Vaswani et al. 2017; grouped keys: Ainslie et al. 2023).
+
+    With `memory_width` it is cross-attention: keys and values come from a memory of that width (`read`).
 
     kv_heads    None: as many as heads; fewer: grouped-query attention
     head_width  None: width / heads
@@ -40,31 +57,40 @@ class Attention(Part):
         def width_of_head(self, width: int) -> int:
             return self.head_width or width // self.heads
 
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
+    def __init__(self, config: Config, width: int, memory_width: int | None = None) -> None:
+        self._check(config, width)
+        super().__init__(config, width, memory_width)
         self.heads = config.heads
         self.kv_heads = config.kv_heads or config.heads
-        if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads evenly")
-        if config.head_width is None and width % config.heads:
-            raise ValueError(f"width {width} is not divisible by {config.heads} heads: give head_width")
-        self.head_width = config.head_width or width // config.heads
-        out_bias = config.bias if config.out_bias is None else config.out_bias
-        self.q = nn.Linear(width, self.heads * self.head_width, bias=config.bias)
-        self.k = nn.Linear(width, self.kv_heads * self.head_width, bias=config.bias)
-        self.v = nn.Linear(width, self.kv_heads * self.head_width, bias=config.bias)
-        self.o = nn.Linear(self.heads * self.head_width, width, bias=out_bias)
+        self.head_width = config.width_of_head(width)
         norm = Norm.Config()
         self.q_norm = norm.build(self.head_width) if config.qk_norm else None
         self.k_norm = norm.build(self.head_width) if config.qk_norm else None
 
+    @staticmethod
+    def _check(config: Config, width: int) -> None:
+        heads, kv_heads = config.heads, config.kv_heads or config.heads
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads cannot share {kv_heads} key/value heads evenly")
+        if config.head_width is None and width % heads:
+            raise ValueError(f"width {width} is not divisible by {heads} heads: give head_width")
+
     def forward(
-        self, x: Tensor, layout: Layout, rope: tuple[Tensor, Tensor] | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        layout: Layout,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+        others: Sequence[Projections] = (),
     ) -> Tensor:
-        """x (T, D) -> (T, D). rope: cos and signed sin (T, head width) in x's dtype."""
-        q = self.q(x).view(-1, self.heads, self.head_width)
-        k = self.k(x).view(-1, self.kv_heads, self.head_width)
-        v = self.v(x).view(-1, self.kv_heads, self.head_width)
+        """x (T, D) -> (T, D). rope: cos and signed sin (T, head width) in x's dtype.
+
+        others  the projections of further routes: a token is projected by those of its route, and all attend jointly
+        """
+        every: list[Any] = [self, *others]
+        q = routed([one.q for one in every], x, layout).view(-1, self.heads, self.head_width)
+        k = routed([one.k for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
+        v = routed([one.v for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
@@ -73,7 +99,50 @@ class Attention(Part):
             mixed = cache.attend(q, k, v, layout)
         else:
             mixed = layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), layout.mask, layout.causal))
+        return routed([one.o for one in every], mixed.flatten(1), layout)
+
+    def read(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
+        """Cross-attention: x (T, D) reads memory (M, memory width) where layout.memory allows it -> (T, D).
+
+        A token that may read nothing gets nothing from the values: the output layer's bias, if it has one.
+        """
+        q = self.q(x).view(-1, self.heads, self.head_width)
+        k = self.k(memory).view(-1, self.kv_heads, self.head_width)
+        v = self.v(memory).view(-1, self.kv_heads, self.head_width)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if cache is not None:
+            mixed = cache.read(q, k, v, layout)
+        else:
+            mixed = read_memory(q, k, v, layout)
         return self.o(mixed.flatten(1))
+
+
+def read_memory(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """q (T, H, W), k and v (M, G, W) -> (T, H, W); zero for tokens that read nothing."""
+    memory = layout.memory
+    if memory is None:
+        return torch.zeros_like(q) + (k.sum() + v.sum())  # k and v are empty: no value, but in the graph
+    keys, values = k[memory.rows], v[memory.rows]
+    mixed = layout.pack(attend(layout.pad(q), keys, values, memory.mask, False))
+    return mixed if memory.sees is None else mixed * memory.sees[:, None, None].to(mixed.dtype)
+
+
+def routed(modules: Sequence[Callable[[Tensor], Tensor]], x: Tensor, layout: Layout) -> Tensor:
+    """x (T, ...) through the module of each token's route.
+
+    Without routes in the layout all take the first; the others are run on no token, so that they have a gradient.
+    """
+    if len(modules) == 1:
+        return modules[0](x)
+    if layout.routes is None:
+        y = modules[0](x)
+        return y if not torch.is_grad_enabled() else y + sum(module(x[:0]).sum() for module in modules[1:])
+    routes = layout.routes
+    if len(routes.sizes) > len(modules):
+        raise ValueError(f"a token takes route {len(routes.sizes) - 1}, the block has {len(modules)} routes")
+    parts = x.index_select(0, routes.order).split([*routes.sizes, *[0] * (len(modules) - len(routes.sizes))])
+    return torch.cat([module(part) for module, part in zip(modules, parts)]).index_select(0, routes.inverse)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,6 +30,7 @@ class Backbone(Part):
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block
     tied        the head is the embedding transposed
+    cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
     """
 
     class Config(Value):
@@ -41,6 +43,13 @@ class Backbone(Part):
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True
+        cross_every: int = Field(default=1, ge=1)
+        cross_from: int = Field(default=0, ge=0)
+
+        def block_at(self, index: int) -> Block.Config:
+            """The block at a 0-based depth: with cross-attention or without."""
+            reads = index >= self.cross_from and (index - self.cross_from) % self.cross_every == 0
+            return self.block if reads or self.block.cross is None else self.block.replace(cross=None)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -49,7 +58,7 @@ class Backbone(Part):
         self.embed = nn.Embedding(config.vocab, width) if config.vocab else None
         self.place = nn.Embedding(config.positions, width) if config.positions else None
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
-        self.blocks = nn.ModuleList(config.block.build(width) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
         self.rope = config.rope.build(config.block.attention.width_of_head(width)) if config.rope else None
@@ -66,14 +75,35 @@ class Backbone(Part):
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    @torch.no_grad()
+    def start_routes(self) -> None:
+        """Further routes start as copies of the first (CogVLM section 2.1)."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for name, parameter in block.routes.named_parameters():
+                parameter.copy_(block.get_parameter(name.partition(".")[2]))
+
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """ids (T) -> (T, D)."""
         if self.embed is None:
             raise ValueError("this backbone has no vocabulary: it reads embeddings, not token ids")
         return self.embed(ids)
 
-    def forward(self, x: Tensor, layout: Layout, cache: Cache | None = None, depth: int | None = None) -> Tensor:
-        """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all)."""
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        cache: Cache | None = None,
+        depth: int | None = None,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
+
+        memory  (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
+        """
+        cross = self.config.block.cross
+        if cross is not None and memory is None:
+            memory = x.new_zeros(0, cross.memory or self.config.width)
         if self.place is not None:
             x = x + self.place(layout.position[:, 0])
         if self.embed_norm is not None:
@@ -84,11 +114,11 @@ class Backbone(Part):
             rope = (cos.to(x.dtype), signed(sin).to(x.dtype))
         blocks = self.blocks if depth is None else self.blocks[:depth]
         for index, block in enumerate(blocks):
-            memory = cache.layer(index) if cache is not None else None
+            kept = cache.layer(index) if cache is not None else None
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, rope, memory, use_reentrant=False)  # type: ignore[assignment]
+                x = checkpoint(block, x, layout, rope, kept, memory, use_reentrant=False)  # type: ignore[assignment]
             else:
-                x = block(x, layout, rope, memory)
+                x = block(x, layout, rope, kept, memory)
         return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
 
     def logits(self, hidden: Tensor) -> Tensor:

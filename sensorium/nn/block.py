@@ -1,14 +1,16 @@
-"""The one Transformer block. ViT, BERT and Llama are settings of it."""
+"""The one Transformer block. ViT, BERT, Llama, the Q-Former, Flamingo and CogVLM are settings of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from sensorium.config import Config as Value
 from sensorium.mask import Layout
-from sensorium.nn.attention import Attention
+from sensorium.nn.attention import Attention, Projections, routed
+from sensorium.nn.cross import Cross
 from sensorium.nn.ffn import FeedForward
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
@@ -16,11 +18,16 @@ from sensorium.nn.part import Part
 if TYPE_CHECKING:
     from sensorium.infer.cache import LayerCache
 
+Slot = Literal["norm", "attention", "ffn"]
+
 
 class Block(Part):
-    """Attention and feed-forward, each with its residual.
+    """Attention and feed-forward, each with its residual; between or before them, optionally, cross-attention.
 
-    place  pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT)
+    place   pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT)
+    routes  sets of weights that tokens may take; all attend jointly (CogVLM's visual expert, BEiT-3's multiway)
+    routed  which slots have a set for each route; the others are shared
+    cross   None: the block reads no memory. A Backbone gives it to every so many blocks
     """
 
     class Config(Value):
@@ -28,6 +35,9 @@ class Block(Part):
         ffn: FeedForward.Config
         norm: Norm.Config = Norm.Config()
         place: Literal["pre", "post"] = "pre"
+        routes: int = Field(default=1, ge=1)
+        routed: tuple[Slot, ...] = ("attention", "ffn")
+        cross: Cross.Config | None = None
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -36,13 +46,53 @@ class Block(Part):
         self.attention = config.attention.build(width)
         self.norm2 = config.norm.build(width)
         self.ffn = config.ffn.build(width)
+        self.cross = config.cross.build(width, not self.pre) if config.cross is not None else None
+        self.cross_first = config.cross is not None and config.cross.place == "before"
+        self.routes = nn.ModuleDict({str(route): _route(config, width) for route in range(1, config.routes)})
 
     def forward(
-        self, x: Tensor, layout: Layout, rope: tuple[Tensor, Tensor] | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        layout: Layout,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
-        """x (T, D) -> (T, D)."""
+        """x (T, D) -> (T, D). memory (M, memory width) where the block reads one; its readers are in the layout."""
+        if self.cross is not None and memory is None:
+            raise ValueError("this block reads a memory, and none was given: an empty one (0, width) is one too")
+        if self.cross is not None and self.cross_first:
+            x = self.cross(x, memory, layout, cache)
+        x = self._attend(x, layout, rope, cache)
+        if self.cross is not None and not self.cross_first:
+            x = self.cross(x, memory, layout, cache)
         if self.pre:
-            x = x + self.attention(self.norm1(x), layout, rope, cache)
-            return x + self.ffn(self.norm2(x))
-        x = self.norm1(x + self.attention(x, layout, rope, cache))
-        return self.norm2(x + self.ffn(x))
+            return x + self._slot("ffn", self._slot("norm2", x, layout), layout)
+        return self._slot("norm2", x + self._slot("ffn", x, layout), layout)
+
+    def _attend(
+        self, x: Tensor, layout: Layout, rope: tuple[Tensor, Tensor] | None, cache: LayerCache | None
+    ) -> Tensor:
+        others = self._others("attention")
+        if self.pre:
+            return x + self.attention(self._slot("norm1", x, layout), layout, rope, cache, others)
+        return self._slot("norm1", x + self.attention(x, layout, rope, cache, others), layout)
+
+    def _slot(self, name: str, x: Tensor, layout: Layout) -> Tensor:
+        return routed([getattr(self, name), *self._others(name)], x, layout)
+
+    def _others(self, name: str) -> list[nn.Module]:
+        """The modules of further routes for a slot; none where it is shared."""
+        return [route[name] for route in self.routes.values() if name in route]  # type: ignore[operator,index]
+
+
+def _route(config: Block.Config, width: int) -> nn.ModuleDict:
+    """What a further route has of its own."""
+    parts: dict[str, nn.Module] = {}
+    if "norm" in config.routed:
+        parts |= {"norm1": config.norm.build(width), "norm2": config.norm.build(width)}
+    if "attention" in config.routed:
+        parts["attention"] = Projections(config.attention, width)
+    if "ffn" in config.routed:
+        parts["ffn"] = config.ffn.build(width)
+    return nn.ModuleDict(parts)

@@ -28,6 +28,7 @@ class Grid:
     whole-picture view first, then R x C tile views in row-major order, each rows x cols features.
 
     size  (height, width) of the original picture in pixels, where a connector needs its aspect ratio
+    extra  features before those of each view that belong to no cell (a class token)
     """
 
     rows: int
@@ -35,6 +36,7 @@ class Grid:
     frames: int = 1
     tiles: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
+    extra: int = 0
 
     @property
     def views(self) -> int:
@@ -44,15 +46,19 @@ class Grid:
     @property
     def tokens(self) -> int:
         """Features the encoder returns for this item."""
-        return self.views * self.rows * self.cols
+        return self.views * (self.extra + self.rows * self.cols)
 
 
 @dataclass(slots=True)
 class Features:
-    """Packed features of several items: values (N, D), N = sum of grid.tokens."""
+    """Packed features of several items: values (N, D), N = sum of grid.tokens.
+
+    texts  for each item ids (M) of the words it is read with, or None; None where the connector asks for none
+    """
 
     values: Tensor
     grids: list[Grid]
+    texts: list[Tensor | None] | None = None
 
     @property
     def lengths(self) -> list[int]:

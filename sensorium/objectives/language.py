@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sensorium.config import Config
-from sensorium.models.fused import Outputs
-from sensorium.objectives.base import Loss
+from sensorium.models.wiring import Outputs
+from sensorium.objectives.base import Loss, Objective
 from sensorium.sequence import Sequence
 
 CHUNK = 4096
@@ -17,13 +16,16 @@ CHUNK = 4096
 CHUNK x vocab whatever the number of targets (what gradient checkpointing does to blocks: Chen et al. 2016)."""
 
 
-class NextToken(Config):
+class NextToken(Objective):
     """Cross-entropy of every token with weight > 0, given what comes before it in its document and branch.
 
     The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`.
     """
 
     name: str = "next_token"
+
+    def count(self, sequence: Sequence) -> float:
+        return float(wanted(sequence)[2].sum())
 
     def __call__(self, outputs: Outputs, sequence: Sequence) -> Loss:
         index, targets, weights = wanted(sequence)

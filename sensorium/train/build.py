@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,8 @@ from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.hub import fetch
 from sensorium.hub.pretrained import Pretrained
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
+from sensorium.nn.backbone import Backbone
 from sensorium.sequence import Item, Media
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.recipe import Recipe
@@ -37,23 +39,54 @@ class Loaded:
         return text
 
 
-def build_model(recipe: Recipe) -> Fused:
-    """The recipe's model with random weights that depend on its seed alone."""
+def build_model(recipe: Recipe, config: Wiring.Config | None = None) -> Wiring:
+    """A wiring (default: the recipe's model) with random weights that depend on the recipe's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return recipe.model.build()
+        return (config or recipe.model).build()
 
 
-def load_pretrained(model: Fused, recipe: Recipe, progress: Callable[..., None] | None = None) -> dict[str, Loaded]:
-    """Fill the recipe's pretrained parts. Raises UserError when a part's weights do not fit it."""
+def load_pretrained(
+    model: Wiring, recipe: Recipe, progress: Callable[..., None] | None = None, known: Container[str] = ()
+) -> dict[str, Loaded]:
+    """Fill the recipe's pretrained parts, those in `known` excepted; further routes then start as copies of the first.
+
+    Raises UserError when a part's weights do not fit it.
+    """
     reports = {}
+    modules = dict(model.named_modules())
     for part, pretrained in recipe.init.items():
+        if part in known or part not in modules:  # a stage's wiring may do without a part
+            continue
         path = fetch(pretrained, progress=progress) if progress else fetch(pretrained)
-        report = load_part(model.get_submodule(part), _tensors(pretrained, path))
-        if report.missing:
+        report = load_part(modules[part], _tensors(pretrained, path))
+        added = [name for name in report.missing if not ADDED.search(name)]
+        if added:
             raise UserError(f"{pretrained.name} does not fill {part!r} of recipe {recipe.name!r}: {report}")
         reports[part] = report
+    for module in modules.values():
+        if isinstance(module, Backbone):
+            module.start_routes()
     return reports
+
+
+ADDED = re.compile(r"(^|\.)blocks\.\d+\.(routes|cross)\.")
+"""What a design adds to the blocks of a published stack."""
+
+
+def become(model: Wiring, recipe: Recipe, config: Wiring.Config) -> Wiring:
+    """The wiring `config` with the parts that `model` has already; the others start as in a new run."""
+    if model.config == config:
+        return model
+    made = build_model(recipe, config)
+    shared = set()
+    for room in ("encoders", "connectors"):
+        before, after = getattr(model, room), getattr(made, room)
+        for kind in set(before) & set(after):
+            after[kind] = before[kind]
+            shared.add(f"{room}.{kind}")
+    load_pretrained(made, recipe, known=shared)
+    return made
 
 
 def _tensors(pretrained: Pretrained, path) -> Iterable[tuple[str, Tensor]]:
@@ -98,7 +131,7 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
     return tokenizer
 
 
-def item_loader(model: Fused) -> Callable[[str, Media], Item]:
+def item_loader(model: Wiring) -> Callable[[str, Media], Item]:
     """(kind, media) -> Item, decoded and preprocessed as the model's encoder of that kind asks."""
 
     def load(kind: str, media: Media) -> Item:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sensorium.config import from_json
 from sensorium.errors import UserError
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import Loaded, load_part
@@ -137,7 +137,7 @@ def latest(run: Path) -> Path | None:
     return target
 
 
-STATE = ("stage", "stage_step", "position", "step", "finished", "results", "phases", "adapters")
+STATE = ("stage", "wiring", "stage_step", "position", "step", "finished", "results", "phases", "adapters")
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def read_optim(checkpoint: Path) -> dict[str, Tensor]:
     return dict(_tensors(path))
 
 
-def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = None) -> tuple[Recipe, Fused, Tokenizer]:
+def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = None) -> tuple[Recipe, Wiring, Tokenizer]:
     """Open a run or one of its checkpoints: (recipe, model in evaluation mode, tokenizer).
 
     dtype  None keeps the stored one. Raises UserError that says what is missing.
@@ -184,9 +184,13 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = None) -> tup
             f"{folder} holds no finished checkpoint: expected a run folder with a file 'latest', or a step_* folder"
         )
     recipe = read_recipe(checkpoint)
+    state = read_state(checkpoint)
+    config = recipe.wiring(state["wiring"])
     with torch.device("meta"):
-        model = recipe.model.build()
-    load_weights(model, checkpoint, recipe, read_state(checkpoint).get("adapters", []), dtype)
+        model = config.build()
+    adapted = [stage.name for stage in recipe.stages if stage.name in state["adapters"]
+               and (stage.wiring or recipe.model) == config]  # fmt: skip
+    load_weights(model, checkpoint, recipe, adapted, dtype)
     return recipe, model.eval(), Tokenizer.load(checkpoint / "tokenizer")
 
 

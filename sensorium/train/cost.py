@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.encoders.vit import ViT
 from sensorium.mask import Layout
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
 from sensorium.train.recipe import Stage
@@ -85,7 +85,7 @@ class Cost:
         return Cost(flops, Memory(**add(self.memory, after.memory, before.memory)))
 
 
-def stage_costs(config: Fused.Config, stages: Sequence[Stage], items: dict[str, Item], full: Fused) -> list[Cost]:
+def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str, Item], full: Wiring) -> list[Cost]:
     """Cost of every stage, in order; adapters of a stage stay for those after it.
 
     Every cost is linear in the depth of a stack whose blocks are treated alike. So instead of the whole model two
@@ -107,7 +107,7 @@ def stage_costs(config: Fused.Config, stages: Sequence[Stage], items: dict[str, 
     return total
 
 
-def _stacks(config: Fused.Config) -> dict[str, tuple[int, int]]:
+def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
     found = {"backbone": (config.backbone.depth, 2)}
     for kind, encoder in config.encoders.items():
@@ -116,7 +116,7 @@ def _stacks(config: Fused.Config) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _with_depths(config: Fused.Config, depths: dict[str, int]) -> Fused.Config:
+def _with_depths(config: Wiring.Config, depths: dict[str, int]) -> Wiring.Config:
     encoders = dict(config.encoders)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
@@ -137,7 +137,7 @@ def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
     return all(one == kinds[0] for one in kinds)
 
 
-def _run(config: Fused.Config, stages: Sequence[Stage], items: dict[str, Item]) -> list[Cost]:
+def _run(config: Wiring.Config, stages: Sequence[Stage], items: dict[str, Item]) -> list[Cost]:
     with torch.device("meta"):
         model = config.build().to(torch.bfloat16)
     costs = []
@@ -195,7 +195,7 @@ class _Kept:
         self._inside = False
 
 
-def stage_cost(model: Fused, stage: Stage, items: dict[str, Item]) -> Cost:
+def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     """Cost of one stage.
 
     model  on the meta device, the stage's adapters added; its `requires_grad` flags are set here
@@ -237,7 +237,7 @@ def stage_cost(model: Fused, stage: Stage, items: dict[str, Item]) -> Cost:
     return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / length))))
 
 
-def _encode(model: Fused, items: dict[str, Item], kept: _Kept) -> tuple[int, dict[str, Any]]:
+def _encode(model: Wiring, items: dict[str, Item], kept: _Kept) -> tuple[int, dict[str, Any]]:
     """FLOPs of the encoders' forward pass, and their features."""
     features = {}
     with _counting() as counter, kept.hooks():

@@ -19,7 +19,7 @@ from sensorium.config import Config
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError, nearest
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
@@ -207,12 +207,12 @@ def _figures(described: Description) -> Iterable[FigureView]:
         yield FigureView(figure.name, figure.published, ours, figure.tolerance, figure.source)
 
 
-def _sizes(model: Fused) -> dict[str, int]:
+def _sizes(model: Wiring) -> dict[str, int]:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return {part: sum(sizes[name] for name in names) for part, names in parts_of(sizes).items()}
 
 
-def _stage_view(model: Fused, stage: Stage) -> StageView:
+def _stage_view(model: Wiring, stage: Stage) -> StageView:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     for glob in stage.train:
         if not any(stage.replace(train=(glob,)).trains(name) for name in sizes):
@@ -227,7 +227,7 @@ def _stage_view(model: Fused, stage: Stage) -> StageView:
     return StageView(stage.name, trained, sum(sizes.values()) - trained, parts, None, stage)
 
 
-def part_configs(model: Fused.Config) -> dict[str, Encoder.Config | Connector.Config | Backbone.Config]:
+def part_configs(model: Wiring.Config) -> dict[str, Encoder.Config | Connector.Config | Backbone.Config]:
     """Parts by name, in the order data takes."""
     parts: dict[str, Encoder.Config | Connector.Config | Backbone.Config] = {}
     for kind in model.encoders:

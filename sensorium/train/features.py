@@ -14,6 +14,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -142,7 +143,7 @@ class FrozenEncoder:
     def _known(self, item: Item) -> Item:
         """The item with features that were stored since it was loaded."""
         features = self.store.get(item.key) if self.store is not None and item.features is None else None
-        return item if features is None else Item(None, item.shape, item.key, features)
+        return item if features is None else replace(item, data=None, features=features)
 
     def complete(self, items: list[Item]) -> list[Item]:
         """The same items, all with features; what was computed is stored. Equal keys are computed once."""
@@ -157,7 +158,7 @@ class FrozenEncoder:
             if self.store is not None:
                 self.store.put_all(made)
             items = [
-                item if item.features is not None else Item(None, item.shape, item.key, made[item.key].to(self._dtype))
+                item if item.features is not None else replace(item, data=None, features=made[item.key].to(self._dtype))
                 for item in items
             ]
         return items

@@ -18,7 +18,7 @@ from sensorium.evaluate.choice import ChoiceResult, run_choice
 from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.render import Renderer, TooLong
 from sensorium.sequence import MediaError, Sample, Segment
 from sensorium.tokenizer import Tokenizer
@@ -52,13 +52,11 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
     return report(run, results, examples, [])
 
 
-def engine_of(recipe: Recipe, model: Fused, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
+def engine_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
     """An engine whose pictures go through the feature cache."""
     dtype = next(model.backbone.parameters()).dtype
     encoders = frozen_encoders(model, model.encoders, cache, dtype)
-    renderer = Renderer(
-        tokenizer, recipe.template, recipe.model.num_tokens, lambda kind, media: encoders[kind].load(media)
-    )
+    renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, lambda kind, media: encoders[kind].load(media))
     return Engine(model, renderer, tokens=4096, items=64)
 
 

@@ -1,9 +1,8 @@
-"""AdamW over fp32 master weights, with gradients collected in fp32 and divided once by the global count."""
+"""AdamW over fp32 master weights, with gradients collected in fp32."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,9 +31,8 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
 class Optimizer:
     """The parameters that a stage trains, their fp32 masters, and AdamW on the masters.
 
-    Gradients are summed, not averaged, over micro-batches: as soon as a parameter's gradient is complete it is added to
-    the master's fp32 gradient and freed. `step(count)` divides by the count of all targets, clips, updates, and writes
-    the masters back to the compute weights.
+    As soon as a parameter's gradient of a micro-batch is complete it is added to the master's fp32 gradient and freed.
+    `step` clips, updates, and writes the masters back to the compute weights.
     """
 
     def __init__(self, model: nn.Module, stage: Stage, steps: int) -> None:
@@ -56,13 +54,12 @@ class Optimizer:
             for name, param in self.params.items()
         ]
 
-    def step(self, index: int, count: float) -> dict[str, Any]:
+    def step(self, index: int) -> dict[str, Any]:
         """Update at 0-based step `index`; returns the learning rate, by glob where the stage says it so, and the norm.
 
         A gradient that is not finite changes nothing: then the rate is 0.
         """
         grads = [master.grad for master in self.masters.values() if master.grad is not None]
-        torch._foreach_div_(grads, count)  # pyright: ignore[reportPrivateImportUsage]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
             self._clear()
@@ -136,8 +133,3 @@ def _collector(master: Tensor):
         param.grad = None
 
     return collect
-
-
-def total(values: Iterable[Tensor]) -> float:
-    """Sum of scalars as a Python number."""
-    return math.fsum(float(value) for value in values)

@@ -123,9 +123,9 @@ def fit_to_machine(run: Run) -> Recipe:
     batches = Batches(stage, task.renderer, run.recipe.seed)
     seconds = []
     for _ in range(3):
-        sequence = task.complete(batches.build().sequence)
+        sequences = [task.complete(batches.build().sequence)]
         began = time.monotonic()
-        task.loss(sequence).sum.backward()
+        task.backward(sequences, task.counts(sequences))
         seconds.append(time.monotonic() - began)
         task.model.zero_grad(set_to_none=True)
     each = min(seconds) * 1.2  # the optimizer's share

@@ -12,8 +12,9 @@ from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.choice import Choice
 from sensorium.hub.pretrained import Pretrained
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import LoRA
+from sensorium.objectives.base import Objective
 from sensorium.objectives.language import NextToken
 from sensorium.render import Template
 from sensorium.train.warm import RidgeStart
@@ -34,6 +35,9 @@ class Stage(Config):
     max_tokens  longest document; None: the token budget
     precision   auto: bf16 where the hardware computes in it (weights and activations; fp32 master weights), else fp32
     adapters    LoRA on the linear layers that a glob matches
+    wiring      another wiring of the recipe's parts that this stage trains in place of the recipe's model: parts of the
+                same name are the same parts, and stay what the stage made of them (BLIP-2 trains its Q-Former without a
+                language model first)
     start       closed-form start of a connector before the first step
     checkpointing  recompute block activations in the backward pass
     published   what the paper says of this stage, in words
@@ -43,7 +47,7 @@ class Stage(Config):
     train: tuple[str, ...]
     lr: float | dict[str, float]
     data: SourceConfig | None = None
-    objectives: tuple[NextToken, ...] = (NextToken(),)
+    objectives: tuple[Objective, ...] = (NextToken(),)
     steps: int | None = None
     epochs: float | None = None
     tokens: int = Field(2048, gt=0)
@@ -60,6 +64,7 @@ class Stage(Config):
     checkpointing: bool = False
     adapters: dict[str, LoRA] = {}
     start: RidgeStart | None = None
+    wiring: Wiring.Config | None = None
     published: str = ""
 
     def trains(self, name: str) -> bool:
@@ -104,7 +109,7 @@ class Recipe(Config):
     paper: str
     family: str
     size: Size
-    model: Fused.Config
+    model: Wiring.Config
     template: Template = Template()
     tokenizer: Literal["bytes"] | Pretrained = "bytes"
     init: dict[str, Pretrained] = {}
@@ -113,6 +118,10 @@ class Recipe(Config):
     figures: tuple[Figure, ...] = ()
     deviations: tuple[str, ...] = ()
     seed: int = 0
+
+    def wiring(self, index: int) -> Wiring.Config:
+        """What the stage of this index trains."""
+        return self.stages[index].wiring or self.model if self.stages else self.model
 
     def stage(self, name: str) -> Stage:
         for stage in self.stages:

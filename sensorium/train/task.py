@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.objectives.base import Loss
 from sensorium.render import Renderer
@@ -31,15 +32,39 @@ def precision_of(stage: Stage, device: torch.device) -> torch.dtype:
 
 def check_stages(recipe: Recipe) -> None:
     """Raise UserError for what would stop a stage: said before anything is fetched, not after the stages before it."""
-    with torch.device("meta"):
-        model = recipe.model.build()
     seen: set[str] = set()
-    for stage in recipe.stages:
+    configs = [recipe.wiring(index) for index in range(len(recipe.stages))]
+    check_parts(recipe, configs)
+    models: dict[str, Wiring] = {}
+    for stage, config in zip(recipe.stages, configs):
         if stage.name in seen:
             raise UserError(f"two stages are called {stage.name!r}: names must be unique")
         seen.add(stage.name)
-        add_lora(model, stage.adapters)
-        _check_stage(stage, [name for name, _ in model.named_parameters()], set(model.encoders))
+        said = [objective.name for objective in stage.objectives]
+        if len(set(said)) < len(said):
+            raise UserError(f"stage {stage.name!r}: two objectives have one name ({', '.join(said)}): name them apart")
+        key = config.to_json()
+        if key not in models:
+            with torch.device("meta"):
+                models[key] = config.build()
+        add_lora(models[key], stage.adapters)
+        _check_stage(stage, [name for name, _ in models[key].named_parameters()], set(models[key].encoders))
+
+
+def check_parts(recipe: Recipe, configs: list[Wiring.Config]) -> None:
+    """The wirings of a recipe's stages must agree on the parts they share, and the last one is the recipe's model."""
+    if configs and configs[-1] != recipe.model:
+        raise UserError(
+            f"the last stage {recipe.stages[-1].name!r} must train the recipe's model: leave out its wiring"
+        )
+    for stage, config in zip(recipe.stages, configs):
+        for room in ("encoders", "connectors"):
+            mine, final = getattr(config, room), getattr(recipe.model, room)
+            for kind in set(mine) & set(final):
+                if mine[kind] != final[kind]:
+                    raise UserError(
+                        f"stage {stage.name!r}: its wiring has another {room}.{kind} than the recipe's model"
+                    )
 
 
 def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
@@ -68,7 +93,7 @@ def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
         )
 
 
-def set_precision(model: Fused, stage: Stage, dtype: torch.dtype) -> list[str]:
+def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype) -> list[str]:
     """Bring a model to the dtype a stage computes in, all but its frozen encoders; returns their kinds."""
     frozen = list(frozen_kinds(model.encoders, stage.trains))
     parts = [part for name, part in model.named_children() if name != "encoders"]
@@ -78,7 +103,7 @@ def set_precision(model: Fused, stage: Stage, dtype: torch.dtype) -> list[str]:
     return frozen
 
 
-def frozen_encoders(model: Fused, kinds, root: Path | None, dtype: torch.dtype) -> dict[str, FrozenEncoder]:
+def frozen_encoders(model: Wiring, kinds, root: Path | None, dtype: torch.dtype) -> dict[str, FrozenEncoder]:
     """The fast path of encoders that do not train, with their feature cache under `root`."""
     return {kind: FrozenEncoder(model.encoders[kind], root, dtype) for kind in kinds}  # type: ignore[arg-type]
 
@@ -87,7 +112,13 @@ class Task:
     """One stage on one model: who trains, in which precision, with which frozen encoders, towards which objective."""
 
     def __init__(
-        self, recipe: Recipe, stage: Stage, model: Fused, tokenizer: Tokenizer, cache: Path | None, device: torch.device
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        model: Wiring,
+        tokenizer: Tokenizer,
+        cache: Path | None,
+        device: torch.device,
     ) -> None:
         self.recipe, self.stage, self.model, self.tokenizer, self.device = recipe, stage, model, tokenizer, device
         if stage.adapters:
@@ -100,7 +131,7 @@ class Task:
         model.to(device)
         model.backbone.checkpointing = stage.checkpointing
         self.encoders = frozen_encoders(model, frozen, cache, self.dtype)
-        self.renderer = Renderer(tokenizer, recipe.template, recipe.model.num_tokens, self._load)
+        self.renderer = Renderer(tokenizer, recipe.template, model.config.plan, self._load)
         self._plain_load = item_loader(model)
 
     def _freeze(self) -> None:
@@ -123,15 +154,40 @@ class Task:
                 sequence.items[kind] = frozen.complete(sequence.items[kind])
         return sequence.to(self.device)
 
-    def loss(self, sequence: Sequence) -> Loss:
-        """Sum of the stage's objectives over one packed micro-batch."""
+    def counts(self, sequences: Iterable[Sequence]) -> list[float]:
+        """Total weight of the targets of each objective in the micro-batches of a step."""
+        sequences = list(sequences)
+        return [sum(one.count(sequence) for sequence in sequences) for one in self.stage.objectives]
+
+    def loss(self, sequence: Sequence) -> list[Loss]:
+        """What each objective of the stage says of one packed micro-batch."""
         outputs = self.model(sequence)
-        losses = [objective(outputs, sequence) for objective in self.stage.objectives]
-        first = losses[0]
-        for other in losses[1:]:
-            first.sum, first.count = first.sum + other.sum, first.count + other.count
-            first.report.update(other.report)
-        return first
+        return [objective(outputs, sequence) for objective in self.stage.objectives]
+
+    def backward(self, sequences: list[Sequence], counts: list[float]) -> dict[str, tuple[float, float]]:
+        """Gradients of one step's loss over its micro-batches; returns sum and count of what the log shows, by name.
+
+        counts  of each objective, over all micro-batches and ranks
+        """
+        report: dict[str, tuple[float, float]] = {}
+
+        def note(name: str, total: float, count: float) -> None:
+            before = report.get(name, (0.0, 0.0))
+            report[name] = (before[0] + total, before[1] + count)
+
+        objectives = self.stage.objectives
+        for sequence in sequences:
+            losses = self.loss(self.complete(sequence))
+            parts = [
+                loss.sum * (objective.weight / max(count, 1e-9))
+                for objective, loss, count in zip(objectives, losses, counts)
+            ]
+            torch.stack(parts).sum().backward()
+            for objective, loss in zip(objectives, losses):
+                note(objective.name, float(loss.sum.detach()), float(loss.count))
+                for name, (total, count) in loss.report.items():
+                    note(name, float(total), float(count))
+        return report
 
     def trained_parts(self) -> dict[str, tuple[int, int]]:
         """part -> (parameters that train, parameters that do not)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ from rich.console import Console
 
 from sensorium.errors import UserError
 from sensorium.hub.cache import cache_root
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.tokenizer import Tokenizer
 from sensorium.train import checkpoint as store
-from sensorium.train.build import build_model, load_pretrained, tokenizer_of
+from sensorium.train.build import become, build_model, load_pretrained, tokenizer_of
 from sensorium.train.loader import Batches
 from sensorium.train.log import MetricsLog, Phases, Progress
-from sensorium.train.optim import Optimizer, total
+from sensorium.train.optim import Optimizer
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.task import Task, check_stages, precision_of, set_precision
 from sensorium.train.warm import ridge_start
@@ -54,7 +55,7 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    model: Fused
+    model: Wiring
     tokenizer: Tokenizer
     results: list[StageResult]
     phases: Phases
@@ -79,7 +80,7 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callab
             raise UserError(f"{out} holds other files ({', '.join(sorted(unknown)[:4])}): choose an empty --out")
         phases = Phases()
         with phases("load"):
-            model = build_model(recipe)
+            model = build_model(recipe, recipe.wiring(0))
             load_pretrained(model, recipe, progress)
             if recipe.stages:  # rounded once, here: what a stage does not train is what this run began with
                 set_precision(model, recipe.stages[0], precision_of(recipe.stages[0], device_of(None)))
@@ -158,6 +159,7 @@ class _StageLoop:
         self.run_, self.index, self.log, self.asked = run, index, log, asked
         self.stage: Stage = run.recipe.stages[index]
         self.console, self.every, self.quiet = console, every, quiet
+        run.model = become(run.model, run.recipe, run.recipe.wiring(index))
         self.task = Task(run.recipe, self.stage, run.model, run.tokenizer, cache_root() / "features", device)
 
     def run(self, found: Path | None, state: dict[str, Any] | None) -> None:
@@ -219,26 +221,27 @@ class _StageLoop:
                     )
 
     def _step(self, optimizer: Optimizer, stream: Iterator, step: int, result: StageResult, position: int):
-        counts, sums, tokens, samples = [], [], 0, 0
-        for _ in range(self.stage.accumulate):
-            batch = next(stream)
-            loss = self.task.loss(self.task.complete(batch.sequence))
-            loss.sum.backward()
-            counts.append(loss.count.detach())
-            sums.append(loss.sum.detach())
-            tokens, samples, position = tokens + len(batch.sequence), samples + batch.samples, batch.position
-            result.bad = batch.bad
-        count = total(counts)
-        taken = optimizer.step(step, max(count, 1e-9))
+        batches = [next(stream) for _ in range(self.stage.accumulate)]
+        sequences = [batch.sequence for batch in batches]
+        counts = self.task.counts(sequences)
+        report = self.task.backward(sequences, counts)
+        taken = optimizer.step(step)
+        tokens, samples = sum(map(len, sequences)), sum(batch.samples for batch in batches)
         result.samples, result.tokens = result.samples + samples, result.tokens + tokens
-        values = {
-            "loss": total(sums) / max(count, 1e-9),
+        result.bad = batches[-1].bad
+        means = {name: total / max(count, 1e-9) for name, (total, count) in report.items()}
+        objectives = self.stage.objectives
+        loss = math.fsum(one.weight * means[one.name] for one in objectives)
+        if len(means) == 1:
+            means = {}  # the loss says it
+        return {
+            "loss": loss,
+            **means,
             "tokens": tokens,
             "samples": samples,
-            "targets": count,
+            "targets": counts[0],
             **taken,
-        }
-        return values, position
+        }, batches[-1].position
 
     def _save(self, optimizer: Optimizer, result: StageResult, step: int, position: int) -> None:
         last_of_all = self.index + 1 == len(self.run_.recipe.stages) and step == self.steps
@@ -247,6 +250,7 @@ class _StageLoop:
         results = [*run.results, result]
         state = {
             "stage": self.index + 1 if done and not last_of_all else self.index,
+            "wiring": self.index,
             "stage_step": 0 if done and not last_of_all else step,
             "position": 0 if done else position,
             "step": run.step,

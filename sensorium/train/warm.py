@@ -20,7 +20,7 @@ from sensorium.connectors.base import Connector
 from sensorium.data.source import SourceConfig
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
-from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
 from sensorium.nn.part import Features
 from sensorium.sequence import Sample
 from sensorium.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ class RidgeStart(Config):
 @torch.no_grad()
 def ridge_start(
     start: RidgeStart,
-    model: Fused,
+    model: Wiring,
     tokenizer: Tokenizer,
     frozen: FrozenEncoder,
     progress: Callable[[int, int], None] | None = None,

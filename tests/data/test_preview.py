@@ -14,7 +14,7 @@ from rich.console import Console
 from sensorium.data.media import PictureFile
 from sensorium.data.preview import cells, preview_html, preview_json, preview_terminal, summary, visible
 from sensorium.render import Renderer, Template
-from sensorium.sequence import Item, Sample, Segment
+from sensorium.sequence import Item, Plan, Sample, Segment
 from sensorium.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.bytes()
@@ -29,7 +29,7 @@ def picture(colour: str = "red", size: tuple[int, int] = (30, 20)) -> PictureFil
 
 def rendered(*segments: Segment):
     sample = Sample(segments, id="row <7>", source="my.jsonl")
-    renderer = Renderer(TOKENIZER, Template(), plan=lambda kind, shape: 5, load=lambda kind, media: item(media))
+    renderer = Renderer(TOKENIZER, Template(), plan=lambda kind, shape: Plan(5), load=lambda kind, media: item(media))
     return sample, renderer.render(sample)
 
 

@@ -78,7 +78,7 @@ def renderer_of(model):
     def load(kind, media):
         return Item(model.encoders[kind].preprocess(media.load()), media.shape(), media.key())
 
-    return Renderer(Tokenizer.bytes(), Template(), model.config.num_tokens, load)
+    return Renderer(Tokenizer.bytes(), Template(), model.config.plan, load)
 
 
 def ask(text, *pictures, role="user"):

@@ -102,7 +102,7 @@ def test_an_interrupted_prompt_is_not_part_of_the_conversation(tiny, monkeypatch
     assert "".join(session.send("two")) == expected
 
 
-def _interrupt(*_):
+def _interrupt(*_, **__):
     raise KeyboardInterrupt
 
 

@@ -137,11 +137,11 @@ def test_connectors_are_the_published_ones():
     ],
 )
 def test_paper_prompts(name: str, prompt: str):
-    from sensorium.sequence import Sample, Segment
+    from sensorium.sequence import Plan, Sample, Segment
 
     template = find(name, "paper").template
     tokenizer = Tokenizer.bytes(("<s>", template.stop))
-    renderer = Renderer(tokenizer, template, lambda kind, shape: 3, None)
+    renderer = Renderer(tokenizer, template, lambda kind, shape: Plan(3), None)
     turns = [("text", "What?", "user"), ("text", "A cat", "assistant"), ("text", "Sure?", "user")]
     segments = (Segment("image", _Square(), "user"), *(Segment("text", data, role) for _, data, role in turns))
     sequence = renderer.render(Sample(segments), generate=True, items=False)

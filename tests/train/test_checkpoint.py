@@ -19,7 +19,7 @@ from sensorium.train.trainer import open_run
 ADAPTERS = {"backbone.blocks.*.attention.q": LoRA(rank=2)}
 RECIPE = tiny_recipe(tiny_stage(train=("*.lora_*",), adapters=ADAPTERS))
 STATE = {
-    "stage": 0, "stage_step": 2, "position": 6, "step": 2, "finished": False, "results": [], "phases": {},
+    "stage": 0, "wiring": 0, "stage_step": 2, "position": 6, "step": 2, "finished": False, "results": [], "phases": {},
     "adapters": ["one"],
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ def renderer():
     def load(kind, media):
         return Item(config.encoders[kind].transform(media.load()), media.shape(), media.key())
 
-    return Renderer(Tokenizer.bytes(), Template(), config.num_tokens, load)
+    return Renderer(Tokenizer.bytes(), Template(), config.plan, load)
 
 
 def drawn(batches, count):

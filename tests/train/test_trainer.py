@@ -84,7 +84,7 @@ def gradients(task, sequences, count):
     task.model.zero_grad()
     total = 0.0
     for sequence in sequences:
-        loss = task.loss(task.complete(sequence))
+        [loss] = task.loss(task.complete(sequence))
         (loss.sum / count).backward()
         total += float(loss.sum.detach())
     return total, {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}

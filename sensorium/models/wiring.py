@@ -1,0 +1,80 @@
+"""What every wiring has: encoders, connectors, a backbone, and how an item enters the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.config import Config as Value
+from sensorium.connectors.base import Connector
+from sensorium.encoders.base import Encoder
+from sensorium.errors import UserError
+from sensorium.mask import AttentionRule
+from sensorium.nn.backbone import Backbone
+from sensorium.nn.part import Features, Part
+from sensorium.sequence import Plan, Sequence
+
+
+@dataclass(slots=True)
+class Outputs:
+    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab)."""
+
+    hidden: Tensor
+    logits: Callable[[Tensor], Tensor]
+
+
+class Wiring(Part):
+    """Base of `Fused`, `Dual` and `Denoiser`: the parts by name, and the tokens that an item takes."""
+
+    class Config(Value):
+        """encoders, connectors: by kind of item. backbone: the stack that reads text. rule: who attends to whom."""
+
+        encoders: dict[str, Encoder.Config]
+        connectors: dict[str, Connector.Config]
+        backbone: Backbone.Config
+        rule: AttentionRule = AttentionRule()
+
+        def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            """How an item of this kind and shape enters the stream: the one owner of its token count.
+
+            Raises UserError for a kind the model does not read.
+            """
+            if kind not in self.encoders:
+                raise UserError(f"the model reads {sorted(self.encoders)}, not {kind}: leave it out or add an encoder")
+            connector = self.connectors[kind]
+            return Plan(connector.num_tokens(self.encoders[kind].grid(shape)), read=connector.reads_text)
+
+        def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
+            return self.plan(kind, shape).tokens
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if set(config.encoders) != set(config.connectors):
+            raise ValueError(
+                f"every encoder needs its connector: encoders {sorted(config.encoders)}, "
+                f"connectors {sorted(config.connectors)}"
+            )
+        self.config = config
+        self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
+        self.connectors = nn.ModuleDict(
+            {
+                kind: part.build(config.encoders[kind].width, self.connector_width(config))
+                for kind, part in config.connectors.items()
+            }
+        )
+        self.backbone: Backbone = config.backbone.build()
+
+    @staticmethod
+    def connector_width(config: Config) -> int:
+        """Width of the tokens that connectors make."""
+        return config.backbone.width
+
+    def connect(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Tensor:
+        """The items of one kind, encoded and connected: (sum of their tokens, width), items in order."""
+        items = sequence.items.get(kind, [])
+        features = self.encoders[kind](items)
+        texts = [item.text for item in items] if self.config.connectors[kind].reads_text else None
+        return self.connectors[kind](Features(features.values.to(dtype), features.grids, texts))

@@ -1,0 +1,62 @@
+"""Cross-attention from a stack to a memory: the slot that encoder-decoders, Q-Formers and Flamingo fill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.config import Config as Value
+from sensorium.mask import Layout
+from sensorium.nn.attention import Attention
+from sensorium.nn.ffn import FeedForward
+from sensorium.nn.norm import Norm
+from sensorium.nn.part import Part
+
+if TYPE_CHECKING:
+    from sensorium.infer.cache import LayerCache
+
+
+class Cross(Part):
+    """Tokens read a memory, with a residual; optionally gated, and followed by a feed-forward of its own.
+
+    memory   width of a memory token; None: the stack's own
+    place    between: after self-attention, before the block's feed-forward (Vaswani et al. 2017, the Q-Former);
+             before: ahead of the whole block (Flamingo's gated cross-attention dense layer)
+    gated    outputs are scaled by tanh of a scalar that starts at zero, so that at first nothing changes
+             (Flamingo section 2.2)
+    ffn      a feed-forward of its own after the attention, gated as well
+    """
+
+    class Config(Value):
+        attention: Attention.Config
+        memory: int | None = None
+        place: Literal["between", "before"] = "between"
+        gated: bool = False
+        ffn: FeedForward.Config | None = None
+        norm: Norm.Config = Norm.Config()
+
+    def __init__(self, config: Config, width: int, post: bool = False) -> None:
+        """post: normalise after the residual, as the block around does (BERT)."""
+        super().__init__()
+        self.post = post
+        self.norm = config.norm.build(width)
+        self.attention = config.attention.build(width, config.memory or width)
+        self.gate = nn.Parameter(torch.zeros(())) if config.gated else None
+        self.ffn = config.ffn.build(width) if config.ffn is not None else None
+        self.ffn_norm = config.norm.build(width) if config.ffn is not None else None
+        self.ffn_gate = nn.Parameter(torch.zeros(())) if config.gated and config.ffn is not None else None
+
+    def forward(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
+        """x (T, D), memory (M, memory width) -> (T, D)."""
+        if self.post:
+            return self.norm(x + self.attention.read(x, memory, layout, cache))
+        x = x + _scaled(self.attention.read(self.norm(x), memory, layout, cache), self.gate)
+        if self.ffn is not None and self.ffn_norm is not None:
+            x = x + _scaled(self.ffn(self.ffn_norm(x)), self.ffn_gate)
+        return x
+
+
+def _scaled(x: Tensor, gate: Tensor | None) -> Tensor:
+    return x if gate is None else x * gate.tanh().to(x.dtype)
