@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from sensorium.train.trainer import Stopped, open_run
 
 EPOCHS = 40
 """At most so many passes over a user's own data, where --steps does not say how long a stage is."""
+STEPS_PER_PASS = 4
+"""At least so many steps for each of those passes, where the rows are about pictures."""
 INTERRUPTED = 130
 
 
@@ -100,10 +103,15 @@ def _bounded(stage: Stage, source: SourceConfig, console: Console) -> Stage:
     passes = stage.steps * stage.accumulate * stage.tokens / (mean * built.samples)
     if passes <= EPOCHS:
         return stage
+    # few rows fit one batch: smaller batches, so that as many passes make more steps at the same cost
+    items = max(1, math.ceil(built.samples / (STEPS_PER_PASS * stage.accumulate)))
+    items = items if stage.items is None else min(items, stage.items)
     console.print(
-        f"stage {stage.name}: {EPOCHS} passes over {built.samples:,} rows (--steps says otherwise)", soft_wrap=True
+        f"stage {stage.name}: {EPOCHS} passes over {built.samples:,} rows, at most {items} pictures a step "
+        "(--steps says otherwise)",
+        soft_wrap=True,
     )
-    return stage.replace(steps=None, epochs=EPOCHS)
+    return stage.replace(steps=None, epochs=EPOCHS, items=items)
 
 
 def run_train(request: Request, out: Path | None, *, resume: bool, json: bool) -> None:
