@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sensorium.connectors.base import Connector
+from sensorium.nn.ffn import FeedForward
 from sensorium.nn.part import Features, Grid
 
 
@@ -47,3 +48,24 @@ class MLP(Connector):
             if len(self.norms):
                 x = self.norms[index](x)
         return x
+
+
+class GatedMLP(Connector):
+    """Linear, LayerNorm, GELU, then a SwiGLU feed-forward; every token by itself (CogVLM, arXiv 2311.03079, 2.1)."""
+
+    class Config(Connector.Config):
+        """hidden: width inside the feed-forward; None: 4 x the backbone's."""
+
+        hidden: int | None = Field(default=None, ge=1)
+
+        def after(self, grid: Grid) -> Grid:
+            return grid
+
+    def __init__(self, config: Config, in_width: int, out_width: int) -> None:
+        super().__init__(config, in_width, out_width)
+        self.enter = nn.Linear(in_width, out_width, bias=False)
+        self.norm = nn.LayerNorm(out_width)
+        self.ffn = FeedForward.Config(hidden=config.hidden or 4 * out_width).build(out_width)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.ffn(nn.functional.gelu(self.norm(self.enter(features.values))))

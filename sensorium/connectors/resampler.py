@@ -19,18 +19,20 @@ NORM = Norm.Config(kind="layer")
 class Resampler(Connector):
     """Learned latents cross-attend to one item's features and to themselves, layer after layer.
 
-    A last linear layer brings the latents, as wide as the features, to the backbone's width. The paper's feed-forward
-    uses a squared ReLU; this one GELU.
+    A last linear layer brings the latents to the width that is asked for. The paper's feed-forward uses a squared ReLU;
+    this one GELU.
     """
 
     class Config(Connector.Config):
         """latents: tokens an item becomes, whatever its grid. head_width: of each attention head.
 
-        ratio   width of the feed-forward over that of a feature
+        width   of the latents and of what they read; None: as wide as the features, else a linear layer before them
+        ratio   width of the feed-forward over that of a latent
         frames  number of learned time embeddings, one added to all features of a frame; 0 for none
         """
 
         latents: int = Field(default=64, ge=1)
+        width: int | None = Field(default=None, ge=1)
         depth: int = Field(default=6, ge=1)
         heads: int = Field(default=8, ge=1)
         head_width: int = Field(default=64, ge=1)
@@ -48,13 +50,15 @@ class Resampler(Connector):
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
         super().__init__(config, in_width, out_width)
         self._check = config.num_tokens
-        self.latents = nn.Parameter(torch.randn(config.latents, in_width) * 0.02)
-        self.times = nn.Parameter(torch.randn(config.frames, in_width) * 0.02) if config.frames else None
+        width = config.width or in_width
+        self.enter = nn.Linear(in_width, width) if config.width is not None else None
+        self.latents = nn.Parameter(torch.randn(config.latents, width) * 0.02)
+        self.times = nn.Parameter(torch.randn(config.frames, width) * 0.02) if config.frames else None
         self.layers = nn.ModuleList(
-            ResamplerLayer(in_width, config.heads, config.head_width, config.ratio) for _ in range(config.depth)
+            ResamplerLayer(width, config.heads, config.head_width, config.ratio) for _ in range(config.depth)
         )
-        self.norm = NORM.build(in_width)
-        self.out = nn.Linear(in_width, out_width)
+        self.norm = NORM.build(width)
+        self.out = nn.Linear(width, out_width)
 
     def forward(self, features: Features) -> Tensor:
         for grid in features.grids:
@@ -73,6 +77,8 @@ class Resampler(Connector):
 
     def _resample(self, x: Tensor, frames: int) -> Tensor:
         """x: (items, N, in_width) of equally many features -> (items, latents, out_width)."""
+        if self.enter is not None:
+            x = self.enter(x)
         if self.times is not None:
             x = x + self.times[:frames].to(x.dtype).repeat_interleave(x.shape[1] // frames, 0)
         latents = self.latents.to(x.dtype).expand(len(x), -1, -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from sensorium.data.builtin_names import draw, names
 from sensorium.data.builtin_phrases import CAPTION, COUNTS, SCENE
@@ -120,3 +121,26 @@ def _item(
         segments.append(Segment("text", question, "user"))
     known = {**info, "question": question, "options": options, "answer": answer}
     return Sample(tuple(segments), id=id, source="items", info=known)
+
+
+def with_shots(items: list[Sample], shots: int, seed: int = 0, holdout_dev: bool = False) -> list[Sample]:
+    """The items, each behind `shots` answered questions about trained pictures, of concepts that are no option of it.
+
+    The wording is the item's own; the shots are a function of the item's id, `shots` and the seed.
+    """
+    if not shots:
+        return items
+    captions = names("train", "en", holdout_dev).captions
+    drawn = [(member, artist) for member, artist in pictures("train", holdout_dev) if member.key in captions]
+    found = []
+    for item in items:
+        rng = draw("shots", item.id, shots, seed)
+        pool = rng.sample(drawn, shots + len(item.info["options"]))
+        chosen = [pair for pair in pool if pair[0].key not in item.info["keys"]][:shots]
+        turns: list[Segment] = []
+        for member, artist in chosen:
+            turns.append(Segment("image", EmojiPicture(member.key, artist), "user"))
+            turns.append(Segment("text", item.info["question"], "user"))
+            turns.append(Segment("text", captions[member.key], "assistant"))
+        found.append(replace(item, segments=(*turns, *item.segments), id=f"{item.id}/{shots}"))
+    return found

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import Field
 
 from sensorium.data import builtin_phrases as phrases
-from sensorium.data.builtin_items import choice_items, scene_items
+from sensorium.data.builtin_items import choice_items, scene_items, with_shots
 from sensorium.data.builtin_names import Names, draw, names
 from sensorium.data.builtin_samples import (
     BOX_FORMATS,
@@ -44,6 +44,7 @@ __all__ = [
     "format_box",
     "parse_box",
     "scene_items",
+    "with_shots",
 ]
 
 EmojiFamily = Literal["caption", "keywords", "category", "choice_name", "choice_letter", "yes_no"]

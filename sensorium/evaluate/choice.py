@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pydantic import Field
+
 from sensorium.config import Config
-from sensorium.data.questions import choice_items, scene_items
+from sensorium.data.questions import choice_items, scene_items, with_shots
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.infer.engine import Engine, Likelihoods
-from sensorium.sequence import Sample, Segment
+from sensorium.sequence import Sample
 
 Scoring = Literal["sum", "mean", "prior"]
 
@@ -21,6 +23,7 @@ class Choice(Config):
 
     family  emoji: what is it, four names of one subcategory (of one category where concepts are held out);
             count, position: questions on unseen scenes
+    shots   emoji: answered questions about trained pictures of other concepts that stand before the item's
     scoring sum: log-probability of the option; mean: per token; prior: sum minus what the same option has behind the
             same question without any picture (domain-conditional PMI, Holtzman et al. 2021), so that an option does
             not win for being a likely phrase
@@ -33,10 +36,12 @@ class Choice(Config):
     scoring: Scoring = "sum"
     seed: int = 0
     holdout_dev: bool = False
+    shots: int = Field(default=0, ge=0)
 
     def items(self) -> list[Sample]:
         if self.family == "emoji":
-            return choice_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
+            items = choice_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
+            return with_shots(items, self.shots, self.seed, self.holdout_dev)
         return scene_items(self.family, self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
 
 
@@ -90,7 +95,15 @@ def _question(item: Sample) -> tuple[str, tuple[str, ...]]:
 
 
 def _without_pictures(item: Sample) -> Sample:
-    return replace(item, segments=tuple(segment for segment in item.segments if segment.kind == "text"))
+    """The question alone: no picture, no shots."""
+    asked = item.segments[_own(item) :]
+    return replace(item, segments=tuple(segment for segment in asked if segment.kind == "text"))
+
+
+def _own(item: Sample) -> int:
+    """Where an item's own turn begins, behind its shots."""
+    said = [index for index, segment in enumerate(item.segments) if segment.role == "assistant"]
+    return said[-1] + 1 if said else 0
 
 
 def _shuffle_pictures(items: Sequence[Sample], seed: int) -> list[Sample]:
@@ -101,10 +114,11 @@ def _shuffle_pictures(items: Sequence[Sample], seed: int) -> list[Sample]:
     for item, other in zip(cycle, cycle[1:] + cycle[:1]):
         order[item] = other
 
-    def picture(item: Sample) -> Segment:
-        return next(segment for segment in item.segments if segment.kind != "text")
+    return [_with_picture(item, items[other]) for item, other in zip(items, order)]
 
-    return [
-        replace(item, segments=tuple(picture(items[other]) if part.kind != "text" else part for part in item.segments))
-        for item, other in zip(items, order)
-    ]
+
+def _with_picture(item: Sample, other: Sample) -> Sample:
+    """An item with another's picture in place of its own: the last; those of shots stay."""
+    place = max(index for index, part in enumerate(item.segments) if part.kind != "text")
+    picture = [part for part in other.segments if part.kind != "text"][-1]
+    return replace(item, segments=(*item.segments[:place], picture, *item.segments[place + 1 :]))
