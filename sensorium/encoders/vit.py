@@ -177,3 +177,10 @@ def eva_vit_g14(size: int = 448, drop_last: int = 1) -> ViT.Config:
     backbone = stack(1408, 40, 16, hidden=6144, final_norm=False)
     transform = CLIP_TRANSFORM.replace(size=size, resize="squash")
     return ViT.Config(transform=transform, backbone=backbone, drop_last=drop_last, out_norm=True)
+
+
+def eva2_clip_e(size: int = 490, drop_last: int = 1) -> ViT.Config:
+    """EVA2-CLIP-E/14 (arXiv 2303.15389): 4.35 B parameters; CogVLM's eyes, without its last block."""
+    backbone = stack(1792, 64, 16, hidden=15_360, final_norm=False)
+    transform = CLIP_TRANSFORM.replace(size=size, resize="squash")
+    return ViT.Config(transform=transform, backbone=backbone, drop_last=drop_last)

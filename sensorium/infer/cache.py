@@ -90,23 +90,16 @@ class LayerCache:
         """(B, S, G, W) keys and values of the step's slots, made again only when a slot's memory changed."""
         pairs = [self.memory[slot] for slot in read.slots]
         marks = [None if pair is None else pair[0] for pair in pairs]
-        if (
-            self._joined is None
-            or len(marks) != len(self._joined[0])
-            or any(mark is not old for mark, old in zip(marks, self._joined[0]))
-            or self._joined[1].shape[1] != read.mask.shape[-1]
-        ):
-            width, longest = self.keys.shape[2:], read.mask.shape[-1]
-            stores = []
-            for side in (0, 1):
-                store = self.keys.new_zeros(len(pairs), longest, *width)
-                for row, pair in enumerate(pairs):
-                    if pair is not None:
-                        part = pair[side][:longest]
-                        store[row, : len(part)] = part
-                stores.append(store)
-            self._joined = (marks, *stores)
-        return self._joined[1], self._joined[2]
+        longest = read.mask.shape[-1]
+        known = self._joined
+        if known is None or known[1].shape[1] != longest or [*map(id, known[0])] != [*map(id, marks)]:
+            like = next(pair[0] for pair in pairs if pair is not None)
+            stores = [like.new_zeros(len(pairs), longest, *like.shape[1:]) for _ in range(2)]
+            for row, pair in enumerate(pairs):
+                for store, part in zip(stores, pair or ()):
+                    store[row, : min(len(part), longest)] = part[:longest]
+            self._joined = known = (marks, *stores)
+        return known[1], known[2]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """q (T, H, W), k and v (T, G, W) of the new tokens, rotated -> (T, H, W); k and v are kept."""
@@ -230,6 +223,10 @@ class Cache:
         added: list[list[tuple[int, int]]] = [[] for _ in slots]
         if new is not None:
             self.reads = new.reads
+            late = [slot for slot, count in zip(slots, new.lengths) if count and self.lengths[slot]]
+            if new.reads == "all" and late:
+                raise ValueError(f"slots {late} hold tokens that would have read what comes now: under memory rule "
+                                 "'all' everything to read comes first, so read the document again")  # fmt: skip
             pairs = zip(new.starts.split(new.lengths), new.spans.split(new.lengths))
             for document, (slot, (starts, spans)) in enumerate(zip(slots, pairs)):
                 before = self.memory[slot][-1][1] + 1 if self.memory[slot] else 0

@@ -80,7 +80,8 @@ class Session:
         for span in plan.spans:
             if span.mode != "memory" and span.start < common < span.start + span.length:
                 common = span.start
-        return common
+        late = any(span.mode == "memory" and span.start >= common for span in plan.spans)
+        return 0 if late and self.engine.model.config.rule.memory == "all" else common
 
     def reset(self) -> None:
         """Back to the beginning of the conversation."""

@@ -10,9 +10,10 @@ LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from sensorium.mask import Layout, compile_layout
@@ -42,6 +43,23 @@ class Fused(Wiring):
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read)
+
+        def token_width(self, kind: str) -> int:
+            cross = self.backbone.block.cross
+            return (cross.memory if kind in self.memory and cross is not None else None) or self.backbone.width
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            for name, kinds in (("memory", self.memory), ("routes", self.routes), ("together", self.together)):
+                unknown = sorted(set(kinds) - set(self.encoders))
+                if unknown:
+                    raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.encoders)}")
+            if self.memory and self.backbone.block.cross is None:
+                raise ValueError(f"{list(self.memory)} are memory, and no block of the backbone has cross-attention")
+            most = max(self.routes.values(), default=0)
+            if most >= self.backbone.block.routes:
+                raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
+            return self
 
     config: Config
 

@@ -47,6 +47,10 @@ class Wiring(Part):
             connector = self.connectors[kind]
             return Plan(connector.num_tokens(self.encoders[kind].grid(shape)), read=connector.reads_text)
 
+        def token_width(self, kind: str) -> int:
+            """Width of the tokens that the connector of a kind makes."""
+            return self.backbone.width
+
         def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
             return self.plan(kind, shape).tokens
 
@@ -61,16 +65,11 @@ class Wiring(Part):
         self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
         self.connectors = nn.ModuleDict(
             {
-                kind: part.build(config.encoders[kind].width, self.connector_width(config))
+                kind: part.build(config.encoders[kind].width, config.token_width(kind))
                 for kind, part in config.connectors.items()
             }
         )
         self.backbone: Backbone = config.backbone.build()
-
-    @staticmethod
-    def connector_width(config: Config) -> int:
-        """Width of the tokens that connectors make."""
-        return config.backbone.width
 
     def connect(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Tensor:
         """The items of one kind, encoded and connected: (sum of their tokens, width), items in order."""

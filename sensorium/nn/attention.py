@@ -122,7 +122,7 @@ def read_memory(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """q (T, H, W), k and v (M, G, W) -> (T, H, W); zero for tokens that read nothing."""
     memory = layout.memory
     if memory is None:
-        return torch.zeros_like(q) + (k.sum() + v.sum())  # k and v are empty: no value, but in the graph
+        return q * 0.0 + (k.sum() + v.sum())  # nothing is read; k and v are empty, and all stay in the graph
     keys, values = k[memory.rows], v[memory.rows]
     mixed = layout.pack(attend(layout.pad(q), keys, values, memory.mask, False))
     return mixed if memory.sees is None else mixed * memory.sees[:, None, None].to(mixed.dtype)

@@ -15,7 +15,7 @@ from sensorium.data.source import SourceConfig
 from sensorium.encoders.base import Encoder
 from sensorium.encoders.efficientnet import TRANSFORM, EfficientNetLite0
 from sensorium.encoders.vit import vit
-from sensorium.evaluate.choice import Choice
+from sensorium.evaluate.choice import Choice, Scoring
 from sensorium.hub.catalog import EFFICIENTNET_LITE0, SMOLLM2_135M_INSTRUCT
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone, llama
@@ -104,13 +104,13 @@ def fields_for(size: Size) -> dict[str, Any]:
             return {}
 
 
-def evaluations(count: int) -> tuple[Choice, ...]:
+def evaluations(count: int, scoring: Scoring = "sum") -> tuple[Choice, ...]:
     """`count` items each: names of trained concepts and of concepts never trained on, counting, positions."""
     return (
-        Choice(name="multiple_choice", family="emoji", split="val_artist", n=count),
-        Choice(name="multiple_choice", family="emoji", split="val_concept", n=count),
-        Choice(name="counting", family="count", split="val_scene", n=count),
-        Choice(name="position", family="position", split="val_scene", n=count),
+        Choice(name="multiple_choice", family="emoji", split="val_artist", n=count, scoring=scoring),
+        Choice(name="multiple_choice", family="emoji", split="val_concept", n=count, scoring=scoring),
+        Choice(name="counting", family="count", split="val_scene", n=count, scoring=scoring),
+        Choice(name="position", family="position", split="val_scene", n=count, scoring=scoring),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.encoders.vit import ViT
-from sensorium.mask import Layout
+from sensorium.mask import Layout, MemoryLayout, Routes
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
@@ -110,6 +110,8 @@ def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str,
 def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
     found = {"backbone": (config.backbone.depth, 2)}
+    if config.backbone.block.cross is not None:  # blocks differ: with cross-attention and without
+        found["backbone"] = (config.backbone.depth, config.backbone.depth)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
             found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)
@@ -207,12 +209,18 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     encode, encoded = _encode(model, items, kept)
     length = TEXT_TOKENS
     with _counting() as forward, kept.hooks():
-        rows = [model.connectors[kind](features) for kind, features in encoded.items()]
+        tokens = {kind: model.connectors[kind](features) for kind, features in encoded.items()}
+        plans = {kind: model.config.plan(kind, items[kind].shape) for kind in tokens}
         ids = torch.zeros(TEXT_TOKENS, dtype=torch.long, device="meta")
-        x = torch.cat([*rows, model.backbone.embed_tokens(ids)])
+        inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
+        beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
+        x = torch.cat([*inside, model.backbone.embed_tokens(ids)])
+        memory = torch.cat(beside) if beside else None
         length = len(x)
+        routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
+        layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])
     with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
-        hidden = model.backbone(x, _causal(length))
+        hidden = model.backbone(x, layout, memory=memory)
     with _counting() as head, kept.hooks():
         logits = model.backbone.logits(hidden[-LOSS_TOKENS:]).float()
         target = torch.zeros(LOSS_TOKENS, dtype=torch.long, device="meta")
@@ -256,8 +264,16 @@ def _counting() -> FlopCounterMode:
     return FlopCounterMode(display=False)
 
 
-def _causal(length: int) -> Layout:
-    """One document of `length` tokens on the meta device."""
+def _causal(length: int, memory: int, routes: list[int]) -> Layout:
+    """One document of `length` tokens on the meta device, which read `memory` tokens beside it."""
     rows = torch.arange(length, device="meta").view(1, length)
     position = torch.zeros(length, 3, dtype=torch.long, device="meta")
-    return Layout(rows, None, None, True, position, lengths=[length])
+    layout = Layout(rows, None, None, True, position, lengths=[length])
+    if memory:
+        places = torch.arange(memory, device="meta")
+        mask = torch.ones(1, 1, length, memory, dtype=torch.bool, device="meta")
+        layout.memory = MemoryLayout(places[None], mask, None, places, places, [memory], "before")
+    if any(routes):
+        order = torch.arange(length, device="meta")
+        layout.routes = Routes(order, order, torch.bincount(torch.tensor(routes)).tolist())
+    return layout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -86,6 +87,8 @@ class Description:
     tokens: dict[str, int]
     tokens_by_size: dict[str, dict[str, int]]
     figures: tuple[FigureView, ...]
+    sizes: dict[str, int]
+    """Parameters by full name."""
 
     @property
     def total(self) -> int:
@@ -133,8 +136,9 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
         for kind, encoder in recipe.model.encoders.items()
     }
     parts = _sizes(model)
-    counted = Description(recipe, parts, tuple(stages), tokens, by_size, ())
-    return Description(recipe, parts, tuple(stages), tokens, by_size, tuple(_figures(counted)))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    counted = Description(recipe, parts, tuple(stages), tokens, by_size, (), sizes)
+    return replace(counted, figures=tuple(_figures(counted)))
 
 
 def _meta_item(encoder: Encoder.Config, shape: Shape) -> Item:
@@ -159,10 +163,14 @@ def measure(described: Description, key: str) -> float:
 
     parameters.total, parameters.<part>; share.<part> of all parameters; trained.<stage>, lr.<stage>; stages;
     tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
-    view.<kind> (pixels on a side); width, depth, heads, kv_heads, hidden and vocab of the backbone.
+    view.<kind> (pixels on a side); width, depth, heads, kv_heads, hidden and vocab of the backbone; reading.every so
+    many blocks have cross-attention; matching.<glob>, the parameters whose names a glob matches.
     Raises UserError for any other key.
     """
     known = _measures(described)
+    if key.startswith("matching."):
+        glob = key.partition(".")[2]
+        return sum(count for name, count in described.sizes.items() if fnmatchcase(name, glob))
     name, _, size = key.partition("@")
     kind = name.partition(".")[2]
     if size and kind in described.recipe.model.encoders:
@@ -197,6 +205,8 @@ def _measures(described: Description) -> dict[str, float]:
         found[f"tokens.{kind}"] = count
         found[f"view.{kind}"] = model.encoders[kind].transform.size
     found |= {"width": model.backbone.width, "depth": model.backbone.depth, "vocab": model.backbone.vocab}
+    if model.backbone.block.cross is not None:
+        found["reading.every"] = model.backbone.cross_every
     found |= {"heads": attention.heads, "kv_heads": attention.kv_heads or attention.heads, "hidden": ffn.hidden}
     return found
 

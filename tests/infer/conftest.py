@@ -62,7 +62,8 @@ class Picture:
 def config(**changes):
     backbone = llama(vocab=259, width=32, depth=2, heads=4, kv_heads=2, hidden=64)
     eye = {"image": TinyEye.Config()}
-    return Fused.Config(encoders=eye, connectors={"image": MLP.Config(depth=1)}, backbone=backbone, **changes)
+    parts = {"encoders": eye, "connectors": {"image": MLP.Config(depth=1)}, "backbone": backbone}
+    return Fused.Config(**{**parts, **changes})
 
 
 def make(**changes):
