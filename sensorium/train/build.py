@@ -124,9 +124,9 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
             tokenizer = file.tokenizer()
     else:
         tokenizer = Tokenizer.bytes()
-    if len(tokenizer) > recipe.model.backbone.vocab:
+    if len(tokenizer) > recipe.model.stack.vocab:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.backbone.vocab}"
+            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.stack.vocab}"
         )
     return tokenizer
 

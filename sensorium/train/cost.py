@@ -109,7 +109,7 @@ def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str,
 
 def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
-    found = {"backbone": (config.backbone.depth, 2)}
+    found = {"backbone": (config.stack.depth, 2)}
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
             found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)
@@ -122,7 +122,7 @@ def _with_depths(config: Wiring.Config, depths: dict[str, int]) -> Wiring.Config
         if isinstance(encoder, ViT.Config):
             stack = encoder.backbone.replace(depth=depths[f"encoders.{kind}.backbone"])
             encoders[kind] = encoder.replace(backbone=stack)
-    return config.replace(encoders=encoders, backbone=config.backbone.replace(depth=depths["backbone"]))
+    return config.replace(encoders=encoders, backbone=config.stack.replace(depth=depths["backbone"]))
 
 
 def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
@@ -209,12 +209,12 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     with _counting() as forward, kept.hooks():
         rows = [model.connectors[kind](features) for kind, features in encoded.items()]
         ids = torch.zeros(TEXT_TOKENS, dtype=torch.long, device="meta")
-        x = torch.cat([*rows, model.backbone.embed_tokens(ids)])
+        x = torch.cat([*rows, model.stack.embed_tokens(ids)])
         length = len(x)
-    with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
-        hidden = model.backbone(x, _causal(length))
+    with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
+        hidden = model.stack(x, _causal(length))
     with _counting() as head, kept.hooks():
-        logits = model.backbone.logits(hidden[-LOSS_TOKENS:]).float()
+        logits = model.stack.logits(hidden[-LOSS_TOKENS:]).float()
         target = torch.zeros(LOSS_TOKENS, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
     with _counting() as backward:

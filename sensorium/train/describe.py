@@ -184,7 +184,8 @@ def measure(described: Description, key: str) -> float:
 
 def _measures(described: Description) -> dict[str, float]:
     model, total = described.recipe.model, described.total
-    attention, ffn = model.backbone.block.attention, model.backbone.block.ffn
+    stack = model.stack
+    attention, ffn = stack.block.attention, stack.block.ffn
     found: dict[str, float] = {"parameters.total": total, "stages": len(described.stages)}
     for part, count in described.parts.items():
         found[f"parameters.{part}"] = count
@@ -196,7 +197,7 @@ def _measures(described: Description) -> dict[str, float]:
     for kind, count in described.tokens.items():
         found[f"tokens.{kind}"] = count
         found[f"view.{kind}"] = model.encoders[kind].transform.size
-    found |= {"width": model.backbone.width, "depth": model.backbone.depth, "vocab": model.backbone.vocab}
+    found |= {"width": stack.width, "depth": stack.depth, "vocab": stack.vocab}
     found |= {"heads": attention.heads, "kv_heads": attention.kv_heads or attention.heads, "hidden": ffn.hidden}
     return found
 
@@ -232,7 +233,8 @@ def part_configs(model: Wiring.Config) -> dict[str, Encoder.Config | Connector.C
     parts: dict[str, Encoder.Config | Connector.Config | Backbone.Config] = {}
     for kind in model.encoders:
         parts |= {f"encoders.{kind}": model.encoders[kind], f"connectors.{kind}": model.connectors[kind]}
-    return {**parts, "backbone": model.backbone}
+    backbone = getattr(model, "backbone", None)
+    return parts if backbone is None else {**parts, "backbone": backbone}
 
 
 def summary(config: Encoder.Config | Connector.Config | Backbone.Config) -> str:

@@ -129,7 +129,7 @@ class Task:
         self._freeze()
         frozen = set_precision(model, stage, self.dtype)
         model.to(device)
-        model.backbone.checkpointing = stage.checkpointing
+        model.stack.checkpointing = stage.checkpointing
         self.encoders = frozen_encoders(model, frozen, cache, self.dtype)
         self.renderer = Renderer(tokenizer, recipe.template, model.config.plan, self._load)
         self._plain_load = item_loader(model)
