@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from sensorium.config import from_json
 from sensorium.connectors.anyres import AnyRes
 from sensorium.connectors.base import Connector
+from sensorium.connectors.global_pool import GlobalPool
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import Adjacent, AveragePool, PixelShuffle
 from sensorium.connectors.resampler import Resampler
+from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
 
 IN, OUT = 6, 8
@@ -24,6 +26,8 @@ CONFIGS = {
     "resampler": TINY,
     "resampled pool": AveragePool.Config(factor=2, inner=TINY),
     "anyres": AnyRes.Config(),
+    "mean": GlobalPool.Config(by="mean", norm=Norm.Config(kind="layer")),
+    "attention": GlobalPool.Config(by="attention", heads=2, hidden=5),
     "anyres pool": AnyRes.Config(inner=PixelShuffle.Config(factor=2)),
 }
 
