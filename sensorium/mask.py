@@ -101,6 +101,14 @@ class Layout:
         flat = x.reshape(-1, *x.shape[2:])
         return flat if self.inverse is None else flat.index_select(0, self.inverse)
 
+    def of_route(self, route: int) -> Tensor:
+        """(N) the tokens that take a route, rising."""
+        if self.routes is None:
+            count = len(self.position) if route == 0 else 0
+            return torch.arange(count, device=self.position.device)
+        first = sum(self.routes.sizes[:route])
+        return self.routes.order[first : sum(self.routes.sizes[: route + 1])]
+
 
 def rows_of(doc: Tensor, documents: int) -> tuple[Tensor, Tensor | None, list[int]]:
     """(T) document numbers -> rows (B, L), inverse (T) or None, lengths."""

@@ -26,7 +26,7 @@ class Backbone(Part):
 
     vocab       0: the stack reads embeddings only and has no head (a ViT)
     rope        rotary positions; None when positions are learned or come from outside
-    positions   number of learned absolute positions (BERT, GPT-2); 0: none
+    positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block
     tied        the head is the embedding transposed
@@ -105,7 +105,8 @@ class Backbone(Part):
         if cross is not None and memory is None:
             memory = x.new_zeros(0, cross.memory or self.config.width)
         if self.place is not None:
-            x = x + self.place(layout.position[:, 0])
+            at = layout.position[:, :1]
+            x = x + self.place(at[:, 0].clamp(min=0)) * (at >= 0).to(x.dtype)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         rope = None
@@ -170,3 +171,21 @@ def bert(
     return Backbone.Config(
         vocab=vocab, width=width, depth=depth, block=block, positions=positions, embed_norm=True, final_norm=False
     )
+
+
+def opt(
+    *, vocab: int = 50_272, width: int, depth: int, heads: int, hidden: int | None = None, positions: int = 2048
+) -> Backbone.Config:
+    """OPT's setting: pre-norm LayerNorm, learned positions, ReLU, biases, tied head (Zhang et al. 2022, 2205.01068).
+
+    Published position tables begin with two rows that no token uses (fairseq counts positions from 2): left out here.
+    """
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.ffn import FeedForward
+
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, bias=True),
+        ffn=FeedForward.Config(hidden=hidden or 4 * width, activation="relu", gated=False, bias=True),
+        norm=Norm.Config(kind="layer"),
+    )
+    return Backbone.Config(vocab=vocab, width=width, depth=depth, block=block, positions=positions)

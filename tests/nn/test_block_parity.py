@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sensorium.mask import AttentionRule, compile_layout
-from sensorium.nn.backbone import bert, llama
+from sensorium.nn.backbone import bert, llama, opt
 from sensorium.sequence import Sequence
 
 pytestmark = pytest.mark.slow
@@ -98,3 +98,32 @@ def test_bert():
     hidden = model(model.embed_tokens(sequence.ids), compile_layout(sequence, AttentionRule("full")))
     expected = torch.cat([theirs(part.ids[None]).last_hidden_state[0] for part in sequence.unpack()])
     torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_opt():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.OPTConfig(
+        vocab_size=60, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, attn_implementation="eager",
+    )  # fmt: skip
+    theirs = strong(transformers.OPTForCausalLM(config))
+    names = {"embed.weight": "model.decoder.embed_tokens.weight"}
+    for leaf in ("weight", "bias"):
+        names[f"norm.{leaf}"] = f"model.decoder.final_layer_norm.{leaf}"
+        for layer in range(2):
+            mine, other = f"blocks.{layer}", f"model.decoder.layers.{layer}"
+            names |= {f"{mine}.attention.{x}.{leaf}": f"{other}.self_attn.{x}_proj.{leaf}" for x in "qkv"}
+            names[f"{mine}.attention.o.{leaf}"] = f"{other}.self_attn.out_proj.{leaf}"
+            names[f"{mine}.norm1.{leaf}"] = f"{other}.self_attn_layer_norm.{leaf}"
+            names[f"{mine}.ffn.up.{leaf}"] = f"{other}.fc1.{leaf}"
+            names[f"{mine}.ffn.down.{leaf}"] = f"{other}.fc2.{leaf}"
+            names[f"{mine}.norm2.{leaf}"] = f"{other}.final_layer_norm.{leaf}"
+    state = theirs.state_dict()
+    place = state["model.decoder.embed_positions.weight"][2:]
+    model = opt(vocab=60, width=32, depth=2, heads=4, hidden=48, positions=16).build().eval()
+    model.load_state_dict({mine: state[name] for mine, name in names.items()} | {"place.weight": place})
+    sequence = documents([7, 3, 11], 60)
+    logits = model.logits(model(model.embed_tokens(sequence.ids), compile_layout(sequence)))
+    expected = torch.cat([theirs(part.ids[None]).logits[0] for part in sequence.unpack()])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=2e-4)
