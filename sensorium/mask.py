@@ -78,6 +78,7 @@ class Layout:
     position  (T, 3) positions for rotary and learned embeddings
     routes    None: every token takes the first weights of a routed block
     memory    None: there is nothing for cross-attention to read
+    bias      (B, heads, L, S) added to the scores by a stack with relative positions; it holds `mask` and `causal` too
     """
 
     rows: Tensor
@@ -88,6 +89,7 @@ class Layout:
     lengths: list[int] = field(default_factory=list)
     routes: Routes | None = None
     memory: MemoryLayout | None = None
+    bias: Tensor | None = None
 
     def pad(self, x: Tensor) -> Tensor:
         """(T, ...) packed -> (B, L, ...) padded."""
