@@ -57,14 +57,15 @@ class QFormer(Connector):
         def num_tokens(self, grid: Grid) -> int:
             return self.queries
 
-        def stack(self, memory: int) -> Backbone.Config:
-            """The BERT that reads features of width `memory`."""
+        @property
+        def stack(self) -> Backbone.Config:
+            """The BERT; the features it reads may be of another width than its own."""
             plain = bert(
                 vocab=self.vocab, width=self.width, depth=self.depth, heads=self.heads, hidden=self.hidden,
                 positions=self.positions,
             )  # fmt: skip
             attention = Attention.Config(heads=self.heads, bias=True)
-            cross = Cross.Config(attention=attention, memory=memory, norm=plain.block.norm, route=QUERY)
+            cross = Cross.Config(attention=attention, norm=plain.block.norm, route=QUERY)
             block = plain.block.replace(routes=2, routed=("ffn", "norm2"), cross=cross)
             return plain.replace(block=block, cross_every=self.every)
 
@@ -72,9 +73,17 @@ class QFormer(Connector):
         super().__init__(config, in_width, out_width)
         self.count, self.instructed = config.queries, config.instructed
         self.queries = nn.Parameter(torch.randn(config.queries, config.width) * 0.02)
-        self.stack: Backbone = config.stack(in_width).build()
+        block = config.stack.block
+        assert block.cross is not None
+        reading = block.replace(cross=block.cross.replace(memory=in_width))
+        self.stack: Backbone = config.stack.replace(block=reading).build()
         self.stack.start_routes()  # the queries' feed-forwards start as the text's, those of BERT
         self.out = nn.Linear(config.width, out_width)
+
+    def adopt(self, other: Connector) -> None:
+        """Queries and stack become those of a Q-Former in front of another model; `out` stays this one's own."""
+        assert isinstance(other, QFormer)
+        self.queries, self.stack = other.queries, other.stack
 
     def forward(self, features: Features) -> Tensor:
         texts = self._texts(features)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, compile_layout
+from sensorium.models.grounding import GroundingHead, Reader, passes
 from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.part import Features
@@ -89,6 +90,8 @@ class Dual(Wiring):
         scale     of the logits at first (1 / temperature); it is learned
         ceiling   the scale never exceeds it (CLIP section 2.5); None: no limit
         bias      of the logits at first, learned (SigLIP section 3.2); None: there is none
+        grounded  text also reads items, for objectives of matching and language (models/grounding.py)
+        start     in that language pass, the id that takes the place of a text's first one (BLIP-2's [DEC])
         """
 
         width: int = Field(ge=1)
@@ -98,6 +101,8 @@ class Dual(Wiring):
         scale: float = Field(default=1 / 0.07, gt=0)
         ceiling: float | None = Field(default=100.0, gt=0)
         bias: float | None = None
+        grounded: bool = False
+        start: int | None = None
 
         @property
         def stack(self) -> Backbone.Config:
@@ -117,6 +122,12 @@ class Dual(Wiring):
         super().__init__(config)
         self.backbone: Backbone | None = config.backbone.build() if config.backbone is not None else None
         self.head: ContrastiveHead = ContrastiveHead(config, config.stack.width)
+        self.grounding: GroundingHead | None = None
+        if config.grounded:
+            if [isinstance(part, Reader) for part in self.connectors.values()] != [True]:
+                raise ValueError("a grounded text stack is that of the one connector, a Q-Former: "
+                                 f"given {[part.tag() for part in config.connectors.values()]}")  # fmt: skip
+            self.grounding = GroundingHead(config.stack.width, config.stack.vocab)
 
     @staticmethod
     def connector_width(config: Any) -> int:
@@ -139,6 +150,7 @@ class Dual(Wiring):
         pairs, texts = pairs_of(sequence, tuple(features))
         states = pick(self.read(sequence, self.config.rule), sequence, self.config.text).index_select(0, texts)
         scale, bias = self.head.terms()
+        language, match = passes(self, sequence, features, texts)
         return DualOutputs(
             F.normalize(image.float(), dim=-1),
             F.normalize(self.head.text(states).float(), dim=-1),
@@ -146,6 +158,8 @@ class Dual(Wiring):
             bias,
             pairs,
             texts,
+            language,
+            match,
         )
 
     def vectors(self, kind: str, features: Features) -> Tensor:
