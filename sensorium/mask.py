@@ -78,6 +78,7 @@ class Layout:
     position  (T, 3) positions for rotary and learned embeddings
     routes    None: every token takes the first weights of a routed block
     memory    None: there is nothing for cross-attention to read
+    bias      (B, heads, L, S) added to the scores by a stack with relative positions; it holds `mask` and `causal` too
     """
 
     rows: Tensor
@@ -88,6 +89,7 @@ class Layout:
     lengths: list[int] = field(default_factory=list)
     routes: Routes | None = None
     memory: MemoryLayout | None = None
+    bias: Tensor | None = None
 
     def pad(self, x: Tensor) -> Tensor:
         """(T, ...) packed -> (B, L, ...) padded."""
@@ -100,6 +102,14 @@ class Layout:
         """(B, L, ...) padded -> (T, ...) packed."""
         flat = x.reshape(-1, *x.shape[2:])
         return flat if self.inverse is None else flat.index_select(0, self.inverse)
+
+    def of_route(self, route: int) -> Tensor:
+        """(N) the tokens that take a route, rising."""
+        if self.routes is None:
+            count = len(self.position) if route == 0 else 0
+            return torch.arange(count, device=self.position.device)
+        first = sum(self.routes.sizes[:route])
+        return self.routes.order[first : sum(self.routes.sizes[: route + 1])]
 
 
 def rows_of(doc: Tensor, documents: int) -> tuple[Tensor, Tensor | None, list[int]]:

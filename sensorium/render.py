@@ -216,8 +216,8 @@ class _Builder:
         for piece in pieces:
             if isinstance(piece, int) and self.segments[piece].kind != "text":
                 self._text(pending)
-                self._span(self.segments[piece])
-                closes = self._trained(self.segments[piece])
+                in_stream = self._span(self.segments[piece])
+                closes = in_stream and self._trained(self.segments[piece])
             elif isinstance(piece, int):
                 segment = self.segments[piece]
                 closes = self._trained(segment)
@@ -264,7 +264,8 @@ class _Builder:
         self.position.append(self.next_position)
         self.next_position += 1
 
-    def _span(self, segment: Segment) -> None:
+    def _span(self, segment: Segment) -> bool:
+        """Place an item; returns whether it stands in the stream, not beside it."""
         media = segment.data
         if not isinstance(media, Media):
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
@@ -289,6 +290,7 @@ class _Builder:
             start = len(self.ids)
             self._fill(segment.kind, plan)
         self.spans.append(Span(segment.kind, start, plan.tokens, len(members) - 1, mode=plan.mode, route=plan.route))
+        return plan.mode != "memory"
 
     def _fill(self, kind: str, plan: Plan) -> None:
         """The placeholders of an item."""

@@ -38,6 +38,16 @@ class Connector(Part):
         super().__init__()
         self.config, self.in_width, self.out_width = config, in_width, out_width
 
+    def adopt(self, other: Connector) -> None:
+        """Take over what `other`, of the same Config and in front of a model of another width, has learned.
+
+        Raises UserError where nothing of a connector is independent of that width.
+        """
+        raise UserError(
+            f"{self.config.tag()} made tokens of width {other.out_width}, now {self.out_width} are wanted, and all of "
+            "it depends on that: give both wirings one width, or train it anew under another name"
+        )
+
     def forward(self, features: Features) -> Tensor:
         """features: values (N, in_width) -> (sum of num_tokens(grid), out_width), items in order."""
         raise NotImplementedError(f"{type(self).__name__} connects nothing")

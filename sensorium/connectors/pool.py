@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sensorium.connectors.base import Connector, divided
 from sensorium.connectors.mlp import MLP
+from sensorium.errors import UserError
 from sensorium.nn.part import Features, Grid
 
 
@@ -35,6 +36,10 @@ class Merge(Connector):
             return width
 
         def merged(self, grid: Grid) -> Grid:
+            if grid.extra:
+                raise UserError(
+                    "neighbours in a grid are joined, and a class token has none: set class_feature off in the encoder"
+                )
             rows, cols = self.shape(grid.rows, grid.cols)
             return replace(grid, rows=rows, cols=cols)
 

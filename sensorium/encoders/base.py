@@ -14,7 +14,7 @@ from sensorium.nn.part import Features, Grid, Part
 from sensorium.sequence import Item
 
 Network = Callable[[Tensor], Tensor]
-"""(V, 3, H, W) views -> (V, rows * cols, D) features."""
+"""(V, 3, H, W) views -> (V, extra + rows * cols, D) features."""
 
 
 class Encoder(Part):
@@ -38,12 +38,17 @@ class Encoder(Part):
             """(rows, columns) of the features of one view."""
             raise NotImplementedError(f"{self.tag()} does not say how its features are laid out")
 
+        @property
+        def extra(self) -> int:
+            """Features before the cells of each view (a class token)."""
+            return 0
+
         def grid(self, shape: tuple[int, ...]) -> Grid:
             """The layout of the features of a picture of `shape` (height, width), known without decoding it."""
             height, width = shape
             rows, cols = self.cells
             tiles = self.transform.grid_tiles((height, width))
-            return Grid(rows, cols, tiles=tiles, size=(height, width))
+            return Grid(rows, cols, tiles=tiles, size=(height, width), extra=self.extra)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -54,7 +59,7 @@ class Encoder(Part):
         return self.config.transform(image)
 
     def encode(self, views: Tensor) -> Tensor:
-        """views: (V, 3, H, W) -> (V, rows * cols, D)."""
+        """views: (V, 3, H, W) -> (V, extra + rows * cols, D)."""
         raise NotImplementedError(f"{type(self).__name__} encodes nothing")
 
     def forward(self, items: list[Item]) -> Features:
@@ -123,7 +128,7 @@ class Encoder(Part):
         elif views:
             encoded = network(torch.cat(views).to(reference))
         else:
-            encoded = reference.new_zeros(0, config.cells[0] * config.cells[1], config.width)
+            encoded = reference.new_zeros(0, config.extra + config.cells[0] * config.cells[1], config.width)
         values = encoded.flatten(0, 1).to(reference.dtype)
         if ready:
             made = iter(values.split([grid.tokens for i, grid in enumerate(grids) if i not in ready]))

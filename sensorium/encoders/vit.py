@@ -31,7 +31,8 @@ class ViT(Encoder):
 
         patch        side of a patch in pixels
         patch_bias   whether the linear layer over patches has a bias (CLIP's has none)
-        class_token  a learned token before the patches; its own feature is dropped
+        class_token  a learned token before the patches
+        class_feature  give its feature, before those of the patches of each view; otherwise it is dropped
         positions    `learned` for the grid of a view of `trained_size` pixels, or fixed `sincos2d`
         trained_size  None: transform.size. Where it differs, learned positions are interpolated (bicubic)
         drop_last    how many of the last blocks do not count: 0 reads the last block (and the backbone's final norm),
@@ -43,6 +44,7 @@ class ViT(Encoder):
         patch: int = Field(default=14, ge=1)
         patch_bias: bool = True
         class_token: bool = True
+        class_feature: bool = False
         positions: Literal["learned", "sincos2d"] = "learned"
         trained_size: int | None = None
         drop_last: int = Field(default=0, ge=0)
@@ -55,6 +57,8 @@ class ViT(Encoder):
                     raise ValueError(f"{name} {size} is no multiple of patch {self.patch}")
             if self.drop_last >= self.backbone.depth:
                 raise ValueError(f"drop_last {self.drop_last} leaves nothing of {self.backbone.depth} blocks")
+            if self.class_feature and not self.class_token:
+                raise ValueError("class_feature asks for the feature of the class token: set class_token")
             if self.backbone.vocab:
                 raise ValueError(f"a ViT reads patches: its backbone has no vocabulary, {self.backbone.vocab} given")
             return self
@@ -66,6 +70,12 @@ class ViT(Encoder):
         @property
         def cells(self) -> tuple[int, int]:
             return self.transform.size // self.patch, self.transform.size // self.patch
+
+        @property
+        def extra(self) -> int:
+            return int(self.class_feature)
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -82,7 +92,7 @@ class ViT(Encoder):
         self.norm = config.backbone.block.norm.build(width) if config.out_norm else None
 
     def encode(self, views: Tensor) -> Tensor:
-        """views: (V, 3, H, W) -> (V, H / patch * W / patch, D)."""
+        """views: (V, 3, H, W) -> (V, extra + H / patch * W / patch, D)."""
         x = self.patch(patches(views, self.side))
         place, first = self._positions(), 0 if self.class_token is None else 1
         x = x + place[first:].to(x.dtype)
@@ -91,7 +101,8 @@ class ViT(Encoder):
             x = torch.cat([token.expand(len(x), 1, -1), x], dim=1)
         count, length = x.shape[:2]
         layout = view_layout(count, length, x.device)
-        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth).view(count, length, -1)[:, first:]
+        kept = first - self.config.extra
+        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth).view(count, length, -1)[:, kept:]
         return self._touch_unused(x if self.norm is None else self.norm(x))
 
     def _positions(self) -> Tensor:

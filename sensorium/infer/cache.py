@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sensorium.mask import Layout, Reads
-from sensorium.nn.attention import attend
+from sensorium.nn.attention import attend, attend_own
 from sensorium.nn.backbone import Backbone
 
 
@@ -31,6 +31,7 @@ class Step:
     fresh   every slot was empty, so the layout's own mask is all there is to know
     mask    (B, 1, L or 1, keys) bool, True where attention is allowed; None where the rule needs none
     read    who reads which memory tokens, those of earlier steps included
+    positions  (B, keys) of the tokens that are read
     """
 
     slots: slice | Tensor
@@ -40,6 +41,7 @@ class Step:
     fresh: bool
     mask: Tensor | None
     read: Read | None
+    positions: Tensor
 
 
 @dataclass(slots=True)
@@ -94,11 +96,11 @@ class LayerCache:
         known = self._joined
         if known is None or known[1].shape[1] != longest or [*map(id, known[0])] != [*map(id, marks)]:
             like = next(pair[0] for pair in pairs if pair is not None)
-            stores = [like.new_zeros(len(pairs), longest, *like.shape[1:]) for _ in range(2)]
+            keys, values = (like.new_zeros(len(pairs), longest, *like.shape[1:]) for _ in range(2))
             for row, pair in enumerate(pairs):
-                for store, part in zip(stores, pair or ()):
+                for store, part in zip((keys, values), pair or ()):
                     store[row, : min(len(part), longest)] = part[:longest]
-            self._joined = known = (marks, *stores)
+            self._joined = known = (marks, keys, values)
         return known[1], known[2]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
@@ -107,14 +109,20 @@ class LayerCache:
         self.keys.flatten(0, 1).index_copy_(0, step.places, k.to(self.keys.dtype))
         self.values.flatten(0, 1).index_copy_(0, step.places, v.to(self.values.dtype))
         if step.fresh:
-            return layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), layout.mask, layout.causal))
+            return attend_own(q, k, v, layout)
         keys, values = self.keys[step.slots, : step.keys], self.values[step.slots, : step.keys]
         if max(step.counts) > 1:
-            return layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), step.mask, False))
+            mask = step.mask if layout.bias is None else layout.bias
+            return layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), mask, False))
         # one row for each document: heads that share keys become query rows, so keys and values are never repeated
         batch, heads, width = q.shape
         rows = q.to(keys.dtype).view(batch, keys.shape[2], -1, width)
-        mixed = F.scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=step.mask)
+        mask = (
+            step.mask
+            if layout.bias is None
+            else layout.bias.to(keys.dtype).reshape(batch, keys.shape[2], -1, step.keys)
+        )
+        mixed = F.scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
         return mixed.reshape(batch, heads, width).to(q.dtype)
 
 
@@ -146,6 +154,8 @@ class Cache:
         self._layers = [
             LayerCache(self, *(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))) for _ in range(depth)
         ]
+        self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=device)
+        """Where each token stands, as its layout said."""
         self._step: Step | None = None
         self.reads: Reads = "before"
 
@@ -213,7 +223,9 @@ class Cache:
                 mask = _append_mask(torch.tensor(starts, device=device), keys, layout)
         contiguous = list(slots) == list(range(slots[0], slots[0] + len(slots)))
         index = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(list(slots), device=device)
-        return Step(index, places, keys, counts, fresh, mask, self._plan_read(list(slots), layout))
+        self.positions.view(-1).index_copy_(0, places, layout.position[:, 0].to(device))
+        positions = self.positions[index, :keys]
+        return Step(index, places, keys, counts, fresh, mask, self._plan_read(list(slots), layout), positions)
 
     def _plan_read(self, slots: list[int], layout: Layout) -> Read | None:
         new = layout.memory
@@ -279,6 +291,7 @@ class Cache:
                     store[target, :length].copy_(store[source, :length])
                 layer.memory[target] = layer.memory[source]
             self.memory[target] = list(self.memory[source])
+            self.positions[target, :length].copy_(self.positions[source, :length])
         self.lengths[target] = length
         self._cut_memory(target)
 
@@ -290,6 +303,7 @@ class Cache:
         used = max(self.lengths)
         for layer in self._layers:
             layer.keys, layer.values = (_grown(store, capacity, used) for store in (layer.keys, layer.values))
+        self.positions = _grown(self.positions, capacity, used)
         self.capacity = capacity
 
 

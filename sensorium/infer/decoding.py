@@ -114,7 +114,7 @@ class Decoder:
         """One more token for every active request."""
         ids = torch.tensor([request.ids[-1] for request in self.active])
         position = torch.tensor([request.position for request in self.active])
-        backbone = self.model.backbone
+        backbone = self.model.stack
         device = next(backbone.parameters()).device
         layout = _one_each(position.to(device))
         self.cache.reserve(max(self.cache.lengths[: len(self.active)]) + 1)

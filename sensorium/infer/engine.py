@@ -66,7 +66,7 @@ class Engine:
     ) -> None:
         self.model, self.renderer = model, renderer
         self.slots, self.tokens, self.items = slots, tokens, items
-        self.context = context or model.config.backbone.positions or None
+        self.context = context or model.config.stack.positions or None
         tokenizer, template = renderer.tokenizer, renderer.template
         ends = {tokenizer.special.get(template.stop), tokenizer.special.get(template.plain), tokenizer.eos}
         self.stops = frozenset(id for id in ends if id is not None)
@@ -158,7 +158,7 @@ class Engine:
         return Request(sequence, sampling, text, self.stops, seed, cached)
 
     def cache(self, slots: int) -> Cache:
-        return Cache.of(self.model.backbone, slots, 512)
+        return Cache.of(self.model.stack, slots, 512)
 
     # ---- likelihoods
 
@@ -219,7 +219,7 @@ class Engine:
             pending.append(sequence)
         if pending:
             vectors.append(self._means(pending))
-        return torch.cat(vectors) if vectors else torch.zeros(0, self.model.config.backbone.width)
+        return torch.cat(vectors) if vectors else torch.zeros(0, self.model.config.stack.width)
 
     def _means(self, sequences: list[Sequence]) -> Tensor:
         packed, outputs = self._forward(sequences)
@@ -237,7 +237,7 @@ class Engine:
     @torch.inference_mode()
     def prepare(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences on the model's device, their media encoded together; equal content is encoded once."""
-        device = next(self.model.backbone.parameters()).device
+        device = next(self.model.stack.parameters()).device
         sequences = [sequence.to(device) for sequence in sequences]
         made: dict[str, dict[object, Tensor]] = {}
         for kind in self.model.encoders:
@@ -257,7 +257,7 @@ class Engine:
             encoder = self.model.encoders[kind]
             assert isinstance(encoder, Encoder)
             # the language model's precision: what a frozen encoder computes in during training too
-            self._encoders[kind] = encoder.prepare_inference(next(self.model.backbone.parameters()).dtype)
+            self._encoders[kind] = encoder.prepare_inference(next(self.model.stack.parameters()).dtype)
         return self._encoders[kind](items)
 
     @contextmanager

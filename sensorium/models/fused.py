@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sensorium.mask import Layout, compile_layout
 from sensorium.models.wiring import Outputs, Wiring
+from sensorium.nn.backbone import Backbone
 from sensorium.sequence import Plan, Sequence, Span
 
 if TYPE_CHECKING:
@@ -30,14 +31,20 @@ class Fused(Wiring):
     """Modality encoders and connectors in front of a language backbone."""
 
     class Config(Wiring.Config):
-        """memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
+        """backbone  the language model
+        memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
         """
 
+        backbone: Backbone.Config
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
+
+        @property
+        def stack(self) -> Backbone.Config:
+            return self.backbone
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             plain = super().plan(kind, shape)
@@ -62,6 +69,14 @@ class Fused(Wiring):
             return self
 
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.backbone: Backbone = config.backbone.build()
+
+    @property
+    def stack(self) -> Backbone:
+        return self.backbone
 
     def forward(self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None) -> Outputs:
         """A packed sequence -> hidden states and logits on request."""

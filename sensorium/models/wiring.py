@@ -30,12 +30,16 @@ class Wiring(Part):
     """Base of `Fused`, `Dual` and `Denoiser`: the parts by name, and the tokens that an item takes."""
 
     class Config(Value):
-        """encoders, connectors: by kind of item. backbone: the stack that reads text. rule: who attends to whom."""
+        """encoders, connectors: by kind of item. rule: who attends to whom."""
 
         encoders: dict[str, Encoder.Config]
         connectors: dict[str, Connector.Config]
-        backbone: Backbone.Config
         rule: AttentionRule = AttentionRule()
+
+        @property
+        def stack(self) -> Backbone.Config:
+            """The stack that reads text, whichever part it is of."""
+            raise NotImplementedError(f"{self.tag()} does not say what reads its text")
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             """How an item of this kind and shape enters the stream: the one owner of its token count.
@@ -49,7 +53,7 @@ class Wiring(Part):
 
         def token_width(self, kind: str) -> int:
             """Width of the tokens that the connector of a kind makes."""
-            return self.backbone.width
+            return self.stack.width
 
         def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
             return self.plan(kind, shape).tokens
@@ -69,11 +73,19 @@ class Wiring(Part):
                 for kind, part in config.connectors.items()
             }
         )
-        self.backbone: Backbone = config.backbone.build()
 
-    def connect(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Tensor:
-        """The items of one kind, encoded and connected: (sum of their tokens, width), items in order."""
+    @property
+    def stack(self) -> Backbone:
+        """The stack that reads text, whichever part it is of."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what reads its text")
+
+    def encode(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Features:
+        """Features of the items of one kind, as its connector reads them, items in order."""
         items = sequence.items.get(kind, [])
         features = self.encoders[kind](items)
         texts = [item.text for item in items] if self.config.connectors[kind].reads_text else None
-        return self.connectors[kind](Features(features.values.to(dtype), features.grids, texts))
+        return Features(features.values.to(dtype), features.grids, texts)
+
+    def connect(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Tensor:
+        """The items of one kind, encoded and connected: (sum of their tokens, width), items in order."""
+        return self.connectors[kind](self.encode(kind, sequence, dtype))

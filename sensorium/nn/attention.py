@@ -44,6 +44,7 @@ class Attention(Projections, Part):
     kv_heads    None: as many as heads; fewer: grouped-query attention
     head_width  None: width / heads
     qk_norm     normalise queries and keys per head (Chameleon section 2.3, Qwen3)
+    scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
     """
 
     class Config(Value):
@@ -53,6 +54,7 @@ class Attention(Projections, Part):
         bias: bool = False
         out_bias: bool | None = None
         qk_norm: bool = False
+        scaled: bool = True
 
         def width_of_head(self, width: int) -> int:
             return self.head_width or width // self.heads
@@ -63,6 +65,7 @@ class Attention(Projections, Part):
         self.heads = config.heads
         self.kv_heads = config.kv_heads or config.heads
         self.head_width = config.width_of_head(width)
+        self.scale = None if config.scaled else self.head_width**0.5  # undoes what `attend` divides by
         norm = Norm.Config()
         self.q_norm = norm.build(self.head_width) if config.qk_norm else None
         self.k_norm = norm.build(self.head_width) if config.qk_norm else None
@@ -93,12 +96,14 @@ class Attention(Projections, Part):
         v = routed([one.v for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.scale is not None:
+            q = q * self.scale
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             mixed = cache.attend(q, k, v, layout)
         else:
-            mixed = layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), layout.mask, layout.causal))
+            mixed = attend_own(q, k, v, layout)
         return routed([one.o for one in every], mixed.flatten(1), layout)
 
     def read(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
@@ -111,11 +116,19 @@ class Attention(Projections, Part):
         v = self.v(memory).view(-1, self.kv_heads, self.head_width)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.scale is not None:
+            q = q * self.scale
         if cache is not None:
             mixed = cache.read(q, k, v, layout)
         else:
             mixed = read_memory(q, k, v, layout)
         return self.o(mixed.flatten(1))
+
+
+def attend_own(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """Tokens of packed documents attend to each other: q (T, H, W), k and v (T, G, W) -> (T, H, W)."""
+    mask, causal = (layout.mask, layout.causal) if layout.bias is None else (layout.bias, False)
+    return layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), mask, causal))
 
 
 def read_memory(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
@@ -146,7 +159,9 @@ def routed(modules: Sequence[Callable[[Tensor], Tensor]], x: Tensor, layout: Lay
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """q (B, L, H, W), k and v (B, S, G, W) with H a multiple of G; mask (B or 1, 1, L, S) bool -> (B, L, H, W).
+    """q (B, L, H, W), k and v (B, S, G, W) with H a multiple of G -> (B, L, H, W).
+
+    mask  (B or 1, 1, L, S) bool, True where attention is allowed; or (B or 1, H, L, S) numbers to add to the scores
 
     On CPU, torch's flash kernel is slow for short documents in bf16 (its backward pass five times), so there the
     scores are two plain products as long as they stay small.
@@ -170,7 +185,9 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, ca
     scores = scores.view(batch, kv_heads, groups, rows, keys)
     if causal:
         mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril()[None, None]
-    if mask is not None:
+    if mask is not None and mask.dtype != torch.bool:
+        scores = scores + mask.unflatten(1, (kv_heads, groups))
+    elif mask is not None:
         bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill_(~mask, float("-inf"))
         scores = scores + bias[:, :, None]
     share = scores.softmax(-1).view(batch * kv_heads, groups * rows, keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from sensorium.mask import Layout
 from sensorium.nn.block import Block
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
+from sensorium.nn.relative import RelativeBias
 from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ class Backbone(Part):
 
     vocab       0: the stack reads embeddings only and has no head (a ViT)
     rope        rotary positions; None when positions are learned or come from outside
-    positions   number of learned absolute positions (BERT, GPT-2); 0: none
+    positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block
     tied        the head is the embedding transposed
+    relative    bias of attention scores by distance, shared by all blocks (T5)
     cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
     """
 
@@ -40,6 +43,7 @@ class Backbone(Part):
         vocab: int = 0
         rope: Rope.Config | None = None
         positions: int = 0
+        relative: RelativeBias.Config | None = None
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True
@@ -62,6 +66,7 @@ class Backbone(Part):
         self.norm = config.block.norm.build(width) if config.final_norm else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
         self.rope = config.rope.build(config.block.attention.width_of_head(width)) if config.rope else None
+        self.relative = config.relative.build(config.block.attention.heads) if config.relative else None
         self.checkpointing = False
         self.reset_parameters()
 
@@ -105,13 +110,16 @@ class Backbone(Part):
         if cross is not None and memory is None:
             memory = x.new_zeros(0, cross.memory or self.config.width)
         if self.place is not None:
-            x = x + self.place(layout.position[:, 0])
+            at = layout.position[:, :1]
+            x = x + self.place(at[:, 0].clamp(min=0)) * (at >= 0).to(x.dtype)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         rope = None
         if self.rope is not None:
             cos, sin = self.rope(layout.position)
             rope = (cos.to(x.dtype), signed(sin).to(x.dtype))
+        if self.relative is not None:
+            layout = self._with_bias(layout, cache, x.dtype)
         blocks = self.blocks if depth is None else self.blocks[:depth]
         for index, block in enumerate(blocks):
             kept = cache.layer(index) if cache is not None else None
@@ -120,6 +128,15 @@ class Backbone(Part):
             else:
                 x = block(x, layout, rope, kept, memory)
         return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
+
+    def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:
+        """The layout with the relative position bias of the new tokens to all that they may see."""
+        assert self.relative is not None
+        queries = layout.pad(layout.position[:, 0])
+        keys, mask, causal = queries, layout.mask, layout.causal
+        if cache is not None and not cache.current.fresh:
+            keys, mask, causal = cache.current.positions, cache.current.mask, False
+        return replace(layout, bias=self.relative(queries, keys, mask, causal).to(dtype))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (N, D) -> (N, vocab)."""
@@ -170,3 +187,46 @@ def bert(
     return Backbone.Config(
         vocab=vocab, width=width, depth=depth, block=block, positions=positions, embed_norm=True, final_norm=False
     )
+
+
+def opt(
+    *, vocab: int = 50_272, width: int, depth: int, heads: int, hidden: int | None = None, positions: int = 2048
+) -> Backbone.Config:
+    """OPT's setting: pre-norm LayerNorm, learned positions, ReLU, biases, tied head (Zhang et al. 2022, 2205.01068).
+
+    Published position tables begin with two rows that no token uses (fairseq counts positions from 2): left out here.
+    """
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.ffn import FeedForward
+
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, bias=True),
+        ffn=FeedForward.Config(hidden=hidden or 4 * width, activation="relu", gated=False, bias=True),
+        norm=Norm.Config(kind="layer"),
+    )
+    return Backbone.Config(vocab=vocab, width=width, depth=depth, block=block, positions=positions)
+
+
+def t5(
+    *, vocab: int = 32_128, width: int, depth: int, heads: int, hidden: int, head_width: int = 64, decoder: bool = False
+) -> Backbone.Config:
+    """One side of T5 1.1 and Flan-T5 (Raffel et al. 2020, 1910.10683; Chung et al. 2022, 2210.11416).
+
+    RMSNorm, relative positions, unscaled attention, gated GELU, no biases. The encoder is fed embeddings: they are the
+    decoder's. The decoder reads the encoder's states in every block, and its head is its own.
+    """
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.cross import Cross
+    from sensorium.nn.ffn import FeedForward
+
+    attention, norm = Attention.Config(heads=heads, head_width=head_width, scaled=False), Norm.Config(eps=1e-6)
+    block = Block.Config(
+        attention=attention,
+        ffn=FeedForward.Config(hidden=hidden, activation="gelu_tanh"),
+        norm=norm,
+        cross=Cross.Config(attention=attention, norm=norm) if decoder else None,
+    )
+    return Backbone.Config(
+        vocab=vocab if decoder else 0, width=width, depth=depth, block=block, tied=False,
+        relative=RelativeBias.Config(both=not decoder),
+    )  # fmt: skip

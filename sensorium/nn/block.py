@@ -18,7 +18,8 @@ from sensorium.nn.part import Part
 if TYPE_CHECKING:
     from sensorium.infer.cache import LayerCache
 
-Slot = Literal["norm", "attention", "ffn"]
+Slot = Literal["norm1", "norm2", "attention", "ffn"]
+"""norm1 belongs to the attention, norm2 to the feed-forward: before it or, in post-norm blocks, after it."""
 
 
 class Block(Part):
@@ -89,8 +90,7 @@ class Block(Part):
 def _route(config: Block.Config, width: int) -> nn.ModuleDict:
     """What a further route has of its own."""
     parts: dict[str, nn.Module] = {}
-    if "norm" in config.routed:
-        parts |= {"norm1": config.norm.build(width), "norm2": config.norm.build(width)}
+    parts |= {name: config.norm.build(width) for name in ("norm1", "norm2") if name in config.routed}
     if "attention" in config.routed:
         parts["attention"] = Projections(config.attention, width)
     if "ffn" in config.routed:

@@ -27,6 +27,8 @@ class Cross(Part):
     gated    outputs are scaled by tanh of a scalar that starts at zero, so that at first nothing changes
              (Flamingo section 2.2)
     ffn      a feed-forward of its own after the attention, gated as well
+    route    None: every token reads; else those of this route alone, and the others pass by unchanged, residual, norm
+             and all (the Q-Former's text, BLIP-2 section 3.1)
     """
 
     class Config(Value):
@@ -36,11 +38,12 @@ class Cross(Part):
         gated: bool = False
         ffn: FeedForward.Config | None = None
         norm: Norm.Config = Norm.Config()
+        route: int | None = None
 
     def __init__(self, config: Config, width: int, post: bool = False) -> None:
         """post: normalise after the residual, as the block around does (BERT)."""
         super().__init__()
-        self.post = post
+        self.post, self.route = post, config.route
         self.norm = config.norm.build(width)
         self.attention = config.attention.build(width, config.memory or width)
         self.gate = nn.Parameter(torch.zeros(())) if config.gated else None
@@ -50,6 +53,12 @@ class Cross(Part):
 
     def forward(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
         """x (T, D), memory (M, memory width) -> (T, D)."""
+        if self.route is None:
+            return self._read(x, memory, layout, cache)
+        index = layout.of_route(self.route)
+        return x.index_copy(0, index, self._read(x, memory, layout, cache).index_select(0, index))
+
+    def _read(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None) -> Tensor:
         if self.post:
             return self.norm(x + self.attention.read(x, memory, layout, cache))
         x = x + _scaled(self.attention.read(self.norm(x), memory, layout, cache), self.gate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ def build_model(recipe: Recipe, config: Wiring.Config | None = None) -> Wiring:
 
 
 def load_pretrained(
-    model: Wiring, recipe: Recipe, progress: Callable[..., None] | None = None, known: Container[str] = ()
+    model: Wiring, recipe: Recipe, progress: Callable[..., None] | None = None, known: Collection[str] = ()
 ) -> dict[str, Loaded]:
     """Fill the recipe's pretrained parts, those in `known` excepted; further routes then start as copies of the first.
 
@@ -64,8 +64,8 @@ def load_pretrained(
         if added:
             raise UserError(f"{pretrained.name} does not fill {part!r} of recipe {recipe.name!r}: {report}")
         reports[part] = report
-    for module in modules.values():
-        if isinstance(module, Backbone):
+    for name, module in modules.items():
+        if isinstance(module, Backbone) and not any(name == part or name.startswith(f"{part}.") for part in known):
             module.start_routes()
     return reports
 
@@ -83,7 +83,10 @@ def become(model: Wiring, recipe: Recipe, config: Wiring.Config) -> Wiring:
     for room in ("encoders", "connectors"):
         before, after = getattr(model, room), getattr(made, room)
         for kind in set(before) & set(after):
-            after[kind] = before[kind]
+            if room == "connectors" and before[kind].out_width != after[kind].out_width:
+                after[kind].adopt(before[kind])
+            else:
+                after[kind] = before[kind]
             shared.add(f"{room}.{kind}")
     load_pretrained(made, recipe, known=shared)
     return made
@@ -124,9 +127,9 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
             tokenizer = file.tokenizer()
     else:
         tokenizer = Tokenizer.bytes()
-    if len(tokenizer) > recipe.model.backbone.vocab:
+    if len(tokenizer) > recipe.model.stack.vocab:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.backbone.vocab}"
+            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.stack.vocab}"
         )
     return tokenizer
 

@@ -109,9 +109,9 @@ def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str,
 
 def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
-    found = {"backbone": (config.backbone.depth, 2)}
-    if config.backbone.block.cross is not None:  # blocks differ: with cross-attention and without
-        found["backbone"] = (config.backbone.depth, config.backbone.depth)
+    found = {"backbone": (config.stack.depth, 2)}
+    if config.stack.block.cross is not None:  # blocks differ: with cross-attention and without
+        found["backbone"] = (config.stack.depth, config.stack.depth)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
             found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)
@@ -124,7 +124,7 @@ def _with_depths(config: Wiring.Config, depths: dict[str, int]) -> Wiring.Config
         if isinstance(encoder, ViT.Config):
             stack = encoder.backbone.replace(depth=depths[f"encoders.{kind}.backbone"])
             encoders[kind] = encoder.replace(backbone=stack)
-    return config.replace(encoders=encoders, backbone=config.backbone.replace(depth=depths["backbone"]))
+    return config.replace(encoders=encoders, backbone=config.stack.replace(depth=depths["backbone"]))
 
 
 def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
@@ -214,15 +214,15 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
         ids = torch.zeros(TEXT_TOKENS, dtype=torch.long, device="meta")
         inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
-        x = torch.cat([*inside, model.backbone.embed_tokens(ids)])
+        x = torch.cat([*inside, model.stack.embed_tokens(ids)])
         memory = torch.cat(beside) if beside else None
         length = len(x)
         routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
         layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])
-    with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
-        hidden = model.backbone(x, layout, memory=memory)
+    with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
+        hidden = model.stack(x, layout, memory=memory)
     with _counting() as head, kept.hooks():
-        logits = model.backbone.logits(hidden[-LOSS_TOKENS:]).float()
+        logits = model.stack.logits(hidden[-LOSS_TOKENS:]).float()
         target = torch.zeros(LOSS_TOKENS, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
     with _counting() as backward:

@@ -192,7 +192,8 @@ def measure(described: Description, key: str) -> float:
 
 def _measures(described: Description) -> dict[str, float]:
     model, total = described.recipe.model, described.total
-    attention, ffn = model.backbone.block.attention, model.backbone.block.ffn
+    stack = model.stack
+    attention, ffn = stack.block.attention, stack.block.ffn
     found: dict[str, float] = {"parameters.total": total, "stages": len(described.stages)}
     for part, count in described.parts.items():
         found[f"parameters.{part}"] = count
@@ -204,9 +205,9 @@ def _measures(described: Description) -> dict[str, float]:
     for kind, count in described.tokens.items():
         found[f"tokens.{kind}"] = count
         found[f"view.{kind}"] = model.encoders[kind].transform.size
-    found |= {"width": model.backbone.width, "depth": model.backbone.depth, "vocab": model.backbone.vocab}
-    if model.backbone.block.cross is not None:
-        found["reading.every"] = model.backbone.cross_every
+    found |= {"width": stack.width, "depth": stack.depth, "vocab": stack.vocab}
+    if stack.block.cross is not None:
+        found["reading.every"] = stack.cross_every
     found |= {"heads": attention.heads, "kv_heads": attention.kv_heads or attention.heads, "hidden": ffn.hidden}
     return found
 
@@ -242,7 +243,8 @@ def part_configs(model: Wiring.Config) -> dict[str, Encoder.Config | Connector.C
     parts: dict[str, Encoder.Config | Connector.Config | Backbone.Config] = {}
     for kind in model.encoders:
         parts |= {f"encoders.{kind}": model.encoders[kind], f"connectors.{kind}": model.connectors[kind]}
-    return {**parts, "backbone": model.backbone}
+    backbone = getattr(model, "backbone", None)
+    return parts if backbone is None else {**parts, "backbone": backbone}
 
 
 def summary(config: Encoder.Config | Connector.Config | Backbone.Config) -> str:

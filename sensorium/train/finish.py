@@ -54,7 +54,7 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
 
 def engine_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
     """An engine whose pictures go through the feature cache."""
-    dtype = next(model.backbone.parameters()).dtype
+    dtype = next(model.stack.parameters()).dtype
     encoders = frozen_encoders(model, model.encoders, cache, dtype)
     renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, lambda kind, media: encoders[kind].load(media))
     return Engine(model, renderer, tokens=4096, items=64)

@@ -13,11 +13,12 @@ from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
-from sensorium.objectives.base import Loss
+from sensorium.objectives.base import Loss, Objective, StepObjective
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Media, Sequence
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import item_loader
+from sensorium.train.caching import ALONE, Cached, Ranks
 from sensorium.train.features import FrozenEncoder, frozen_kinds
 from sensorium.train.recipe import Recipe, Stage
 
@@ -119,7 +120,9 @@ class Task:
         tokenizer: Tokenizer,
         cache: Path | None,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.recipe, self.stage, self.model, self.tokenizer, self.device = recipe, stage, model, tokenizer, device
         if stage.adapters:
             with torch.random.fork_rng(devices=[]):
@@ -129,7 +132,7 @@ class Task:
         self._freeze()
         frozen = set_precision(model, stage, self.dtype)
         model.to(device)
-        model.backbone.checkpointing = stage.checkpointing
+        model.stack.checkpointing = stage.checkpointing
         self.encoders = frozen_encoders(model, frozen, cache, self.dtype)
         self.renderer = Renderer(tokenizer, recipe.template, model.config.plan, self._load)
         self._plain_load = item_loader(model)
@@ -170,24 +173,38 @@ class Task:
         counts  of each objective, over all micro-batches and ranks
         """
         report: dict[str, tuple[float, float]] = {}
-
-        def note(name: str, total: float, count: float) -> None:
-            before = report.get(name, (0.0, 0.0))
-            report[name] = (before[0] + total, before[1] + count)
-
         objectives = self.stage.objectives
+        factors = [one.weight / max(count, 1e-9) for one, count in zip(objectives, counts)]
+        if any(isinstance(one, StepObjective) for one in objectives) and (len(sequences) > 1 or self.ranks.world > 1):
+            self._backward_together(sequences, factors, report)
+            return report
         for sequence in sequences:
             losses = self.loss(self.complete(sequence))
-            parts = [
-                loss.sum * (objective.weight / max(count, 1e-9))
-                for objective, loss, count in zip(objectives, losses, counts)
-            ]
-            torch.stack(parts).sum().backward()
+            torch.stack([loss.sum * factor for loss, factor in zip(losses, factors)]).sum().backward()
             for objective, loss in zip(objectives, losses):
-                note(objective.name, float(loss.sum.detach()), float(loss.count))
-                for name, (total, count) in loss.report.items():
-                    note(name, float(total), float(count))
+                _note(report, objective, loss)
         return report
+
+    def _backward_together(
+        self, sequences: list[Sequence], factors: list[float], report: dict[str, tuple[float, float]]
+    ) -> None:
+        """The same where an objective compares all examples of the step, and the step is more than one micro-batch."""
+        objectives = self.stage.objectives
+        sequences = [self.complete(sequence) for sequence in sequences]
+        cached = Cached(self.model, sequences, objectives, factors, self.ranks)
+        for index, sequence in enumerate(sequences):
+            outputs = cached.outputs(index)
+            parts = []
+            for number, (objective, factor) in enumerate(zip(objectives, factors)):
+                if number in cached.losses:
+                    parts.append(cached.surrogate(number, index, outputs))
+                else:
+                    loss = objective(outputs, sequence)
+                    parts.append(loss.sum * factor)
+                    _note(report, objective, loss)
+            torch.stack(parts).sum().backward()
+        for number, loss in cached.losses.items():
+            _note(report, objectives[number], loss)
 
     def trained_parts(self) -> dict[str, tuple[int, int]]:
         """part -> (parameters that train, parameters that do not)."""
@@ -199,3 +216,11 @@ class Task:
             trained = sum(params[name].numel() for name in names if params[name].requires_grad)
             table[part] = (trained, sum(params[name].numel() for name in names) - trained)
         return table
+
+
+def _note(report: dict[str, tuple[float, float]], objective: Objective, loss: Loss) -> None:
+    """Add a loss, and what it reports, to the sums and counts of a step."""
+    found = {objective.name: (loss.sum.detach(), loss.count), **loss.report}
+    for name, (total, count) in found.items():
+        before = report.get(name, (0.0, 0.0))
+        report[name] = (before[0] + float(total), before[1] + float(count))

@@ -66,9 +66,9 @@ def ridge_start(
     others = {name: param for name, param in connector.named_parameters() if id(param) not in fitted}
     if len(layers) != 1 or any(param.any() for name, param in others.items() if name not in start.words):
         raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector is {connector.config}")
-    if model.backbone.embed is None:
+    if model.stack.embed is None:
         raise UserError("a ridge start needs a backbone with word embeddings")
-    layer, words = layers[0], model.backbone.embed.weight.float().cpu()
+    layer, words = layers[0], model.stack.embed.weight.float().cpu()
     source = start.data.build()
     fit = Ridge(layer.in_features, words.shape[1])
     for first in range(0, len(source), start.batch):

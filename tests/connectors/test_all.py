@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from sensorium.config import from_json
 from sensorium.connectors.anyres import AnyRes
 from sensorium.connectors.base import Connector
+from sensorium.connectors.global_pool import GlobalPool
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import Adjacent, AveragePool, PixelShuffle
+from sensorium.connectors.qformer import QFormer
 from sensorium.connectors.resampler import Resampler
+from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
 
 IN, OUT = 6, 8
+SMALL_BERT = {"vocab": 20, "width": 8, "depth": 3, "heads": 2, "hidden": 12, "positions": 8}
 TINY = Resampler.Config(latents=3, depth=2, heads=2, head_width=4, frames=3)
 CONFIGS = {
     "linear": MLP.Config(depth=1),
@@ -23,7 +27,11 @@ CONFIGS = {
     "adjacent": Adjacent.Config(count=2),
     "resampler": TINY,
     "resampled pool": AveragePool.Config(factor=2, inner=TINY),
+    "q-former": QFormer.Config(queries=3, **SMALL_BERT),
+    "instructed q-former": QFormer.Config(queries=3, instructed=True, **SMALL_BERT),
     "anyres": AnyRes.Config(),
+    "mean": GlobalPool.Config(by="mean", norm=Norm.Config(kind="layer")),
+    "attention": GlobalPool.Config(by="attention", heads=2, hidden=5),
     "anyres pool": AnyRes.Config(inner=PixelShuffle.Config(factor=2)),
 }
 

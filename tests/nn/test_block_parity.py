@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sensorium.mask import AttentionRule, compile_layout
-from sensorium.nn.backbone import bert, llama
-from sensorium.sequence import Sequence
+from sensorium.nn.backbone import bert, llama, opt, t5
+from sensorium.nn.relative import RelativeBias
+from sensorium.sequence import Sequence, Span
 
 pytestmark = pytest.mark.slow
 
@@ -98,3 +99,94 @@ def test_bert():
     hidden = model(model.embed_tokens(sequence.ids), compile_layout(sequence, AttentionRule("full")))
     expected = torch.cat([theirs(part.ids[None]).last_hidden_state[0] for part in sequence.unpack()])
     torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_opt():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.OPTConfig(
+        vocab_size=60, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, attn_implementation="eager",
+    )  # fmt: skip
+    theirs = strong(transformers.OPTForCausalLM(config))
+    names = {"embed.weight": "model.decoder.embed_tokens.weight"}
+    for leaf in ("weight", "bias"):
+        names[f"norm.{leaf}"] = f"model.decoder.final_layer_norm.{leaf}"
+        for layer in range(2):
+            mine, other = f"blocks.{layer}", f"model.decoder.layers.{layer}"
+            names |= {f"{mine}.attention.{x}.{leaf}": f"{other}.self_attn.{x}_proj.{leaf}" for x in "qkv"}
+            names[f"{mine}.attention.o.{leaf}"] = f"{other}.self_attn.out_proj.{leaf}"
+            names[f"{mine}.norm1.{leaf}"] = f"{other}.self_attn_layer_norm.{leaf}"
+            names[f"{mine}.ffn.up.{leaf}"] = f"{other}.fc1.{leaf}"
+            names[f"{mine}.ffn.down.{leaf}"] = f"{other}.fc2.{leaf}"
+            names[f"{mine}.norm2.{leaf}"] = f"{other}.final_layer_norm.{leaf}"
+    state = theirs.state_dict()
+    place = state["model.decoder.embed_positions.weight"][2:]
+    model = opt(vocab=60, width=32, depth=2, heads=4, hidden=48, positions=16).build().eval()
+    model.load_state_dict({mine: state[name] for mine, name in names.items()} | {"place.weight": place})
+    sequence = documents([7, 3, 11], 60)
+    logits = model.logits(model(model.embed_tokens(sequence.ids), compile_layout(sequence)))
+    expected = torch.cat([theirs(part.ids[None]).logits[0] for part in sequence.unpack()])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=2e-4)
+
+
+def t5_names(side, layers, other):
+    """Our parameter of one side -> transformers'."""
+    names = {"norm.weight": f"{other}.final_layer_norm.weight"}
+    names["relative.table.weight"] = f"{other}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    last = 2 if side == "decoder" else 1
+    for layer in range(layers):
+        mine, block = f"blocks.{layer}", f"{other}.block.{layer}.layer"
+        names |= {f"{mine}.attention.{x}.weight": f"{block}.0.SelfAttention.{x}.weight" for x in "qkvo"}
+        names[f"{mine}.norm1.weight"] = f"{block}.0.layer_norm.weight"
+        if side == "decoder":
+            names |= {f"{mine}.cross.attention.{x}.weight": f"{block}.1.EncDecAttention.{x}.weight" for x in "qkvo"}
+            names[f"{mine}.cross.norm.weight"] = f"{block}.1.layer_norm.weight"
+        feed = f"{block}.{last}.DenseReluDense"
+        names |= {
+            f"{mine}.ffn.{x}.weight": f"{feed}.{y}.weight"
+            for x, y in zip(("gate", "up", "down"), ("wi_0", "wi_1", "wo"))
+        }
+        names[f"{mine}.norm2.weight"] = f"{block}.{last}.layer_norm.weight"
+    return names
+
+
+def t5_reference(layers=2):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(
+        vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=layers, num_heads=4, feed_forward_proj="gated-gelu",
+        relative_attention_num_buckets=8, relative_attention_max_distance=12, dropout_rate=0.0,
+        tie_word_embeddings=False, attn_implementation="eager", decoder_start_token_id=0,
+    )  # fmt: skip
+    theirs = strong(transformers.T5ForConditionalGeneration(config))
+    theirs.shared.weight.mul_(3)
+    return theirs
+
+
+def t5_pair(theirs, layers=2):
+    """Encoder and decoder with the weights of the reference."""
+    sides = []
+    for side in ("encoder", "decoder"):
+        config = t5(vocab=60, width=32, depth=layers, heads=4, hidden=48, head_width=8, decoder=side == "decoder")
+        relative = RelativeBias.Config(buckets=8, distance=12, both=side == "encoder")
+        names = t5_names(side, layers, side)
+        if side == "decoder":
+            names |= {"embed.weight": "shared.weight", "head.weight": "lm_head.weight"}
+        sides.append(copy(config.replace(relative=relative).build(), theirs, names))
+    return sides
+
+
+@torch.no_grad()
+def test_t5():
+    theirs = t5_reference()
+    encoder, decoder = t5_pair(theirs)
+    source, target = documents([19, 3, 11], 60), documents([4, 25, 9], 60)
+    memory = encoder(decoder.embed_tokens(source.ids), compile_layout(source, AttentionRule("full")))
+    starts = (0, 4, 29)
+    target.spans = [Span("text", start, n, item, "memory") for item, (start, n) in enumerate(zip(starts, (19, 3, 11)))]
+    layout = compile_layout(target, AttentionRule(memory="all"))
+    logits = decoder.logits(decoder(decoder.embed_tokens(target.ids), layout, memory=memory))
+    ids = [part.ids[None] for part in source.unpack()]
+    told = [part.ids[None] for part in documents([4, 25, 9], 60).unpack()]
+    expected = torch.cat([theirs(input_ids=a, decoder_input_ids=b).logits[0] for a, b in zip(ids, told)])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=2e-4)

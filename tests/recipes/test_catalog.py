@@ -34,6 +34,9 @@ PUBLISHED_STAGES = {
     "seechat": [{"connectors.image"}, {"connectors.image", "backbone"}],
     "chinese-llava": [{"connectors.image"}, {"connectors.image", "backbone"}],
     "minigpt-v2": [{"connectors.image", "backbone.lora"}] * 3,
+    "flamingo": [{"connectors.image", "backbone.cross"}],
+    "openflamingo": [{"connectors.image", "backbone.cross"}],
+    "cogvlm": [{"connectors.image", "backbone.routes"}] * 2,
 }
 
 
@@ -60,7 +63,8 @@ def test_recipe_survives_json_at_every_size(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_runnable_sizes_have_data_steps_and_rates_for_all_that_trains(name: str, size: str):
     recipe = find(name, size)
-    assert {task.split for task in recipe.evaluations} == {"val_artist", "val_concept", "val_scene"}
+    splits = {task.split for task in recipe.evaluations}
+    assert {"val_artist", "val_concept"} <= splits <= {"val_artist", "val_concept", "val_scene"}
     for stage in recipe.stages:
         assert stage.data is not None
         assert stage.steps

@@ -1,0 +1,58 @@
+"""Relative position bias: the distance of two tokens, added to their attention score (T5, arXiv 1910.10683, 2.1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sensorium.config import Config as Value
+from sensorium.nn.part import Part
+
+
+class RelativeBias(Part):
+    """One learned number for each bucket of distances and head, shared by all blocks of a stack.
+
+    buckets   half of them hold one distance each, the others ever wider ranges of it
+    distance  from here on all are in the last bucket
+    both      what follows has buckets of its own, half of all; in a causal stack nothing follows
+    """
+
+    class Config(Value):
+        buckets: int = Field(default=32, ge=4)
+        distance: int = Field(default=128, ge=2)
+        both: bool = True
+
+    def __init__(self, config: Config, heads: int) -> None:
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.buckets, heads)
+
+    def bucket(self, offset: Tensor) -> Tensor:
+        """offset of the key from the query, in tokens -> bucket, both of any shape."""
+        count, config = self.config.buckets, self.config
+        first = torch.zeros_like(offset)
+        if config.both:
+            count //= 2
+            first = (offset > 0).long() * count
+            away = offset.abs()
+        else:
+            away = (-offset).clamp(min=0)
+        single = count // 2
+        growth = torch.log(away.clamp(min=1).float() / single) / math.log(config.distance / single)
+        wide = (single + (growth * (count - single)).long()).clamp(max=count - 1)
+        return first + torch.where(away < single, away, wide)
+
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """queries (B, L) and keys (B, S): positions -> (B, heads, L, S) to add to the scores.
+
+        mask    (B or 1, 1, L or 1, S) bool, True where attention is allowed; elsewhere the result is -inf
+        causal  the same for a plain causal mask, L = S
+        """
+        bias = self.table(self.bucket(keys[:, None, :] - queries[:, :, None])).permute(0, 3, 1, 2)
+        if causal:
+            length = queries.shape[1]
+            mask = torch.ones(length, length, dtype=torch.bool, device=bias.device).tril()
+        return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
