@@ -44,9 +44,12 @@ class Encoder(Part):
             return 0
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
-            """The layout of the features of a picture of `shape` (height, width), known without decoding it."""
-            height, width = shape
+            """The layout of the features of a picture of `shape` (height, width) or a clip of (frames, height, width),
+            known without decoding it. Frames are not cut into tiles."""
+            *frames, height, width = shape
             rows, cols = self.cells
+            if frames:
+                return Grid(rows, cols, frames=frames[0], size=(height, width), extra=self.extra)
             tiles = self.transform.grid_tiles((height, width))
             return Grid(rows, cols, tiles=tiles, size=(height, width), extra=self.extra)
 
@@ -54,8 +57,11 @@ class Encoder(Part):
         super().__init__()
         self.config = config
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """image: RGB -> (views, 3, H, W) float32."""
+    def preprocess(self, image: Image.Image | list[Image.Image]) -> Tensor:
+        """image: RGB -> (views, 3, H, W) float32; of a clip's frames each is one view."""
+        if isinstance(image, list):
+            whole = self.config.transform.replace(tiles=())
+            return torch.cat([whole(frame) for frame in image])
         return self.config.transform(image)
 
     def encode(self, views: Tensor) -> Tensor:

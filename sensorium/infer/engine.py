@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.decoding import Decoder, Request
@@ -240,7 +239,7 @@ class Engine:
         device = next(self.model.stack.parameters()).device
         sequences = [sequence.to(device) for sequence in sequences]
         made: dict[str, dict[object, Tensor]] = {}
-        for kind in self.model.encoders:
+        for kind in self.model.config.kinds:
             waiting = {
                 item.key or id(item): item
                 for sequence in sequences
@@ -254,8 +253,7 @@ class Engine:
 
     def _encode(self, kind: str, items: list[Item]) -> Features:
         if kind not in self._encoders:
-            encoder = self.model.encoders[kind]
-            assert isinstance(encoder, Encoder)
+            encoder = self.model.encoder(kind)
             # the language model's precision: what a frozen encoder computes in during training too
             self._encoders[kind] = encoder.prepare_inference(next(self.model.stack.parameters()).dtype)
         return self._encoders[kind](items)

@@ -144,7 +144,7 @@ class Dual(Wiring):
     def forward(self, sequence: Sequence) -> DualOutputs:
         """A packed sequence -> unit vectors of its items and texts."""
         dtype = next(self.stack.parameters()).dtype
-        features = {kind: self.encode(kind, sequence, dtype) for kind in self.encoders}
+        features = {kind: self.encode(kind, sequence, dtype) for kind in self.config.kinds}
         image = torch.cat([self.vectors(kind, found) for kind, found in features.items()])
         pairs, texts = pairs_of(sequence, tuple(features))
         states = pick(self.read(sequence, self.config.rule), sequence, self.config.text).index_select(0, texts)
@@ -163,7 +163,7 @@ class Dual(Wiring):
 
     def vectors(self, kind: str, features: Features) -> Tensor:
         """The connected items of one kind, (I, Q, E), not yet of unit length."""
-        tokens, items = self.connectors[kind](features), len(features.grids)
+        tokens, items = self.connectors[self.config.owner(kind)](features), len(features.grids)
         if not items:
             return tokens.view(0, 1, self.config.width) + tokens.sum()
         if len(tokens) % items:

@@ -58,9 +58,9 @@ class Fused(Wiring):
         @model_validator(mode="after")
         def _consistent(self) -> Self:
             for name, kinds in (("memory", self.memory), ("routes", self.routes), ("together", self.together)):
-                unknown = sorted(set(kinds) - set(self.encoders))
+                unknown = sorted(set(kinds) - set(self.kinds))
                 if unknown:
-                    raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.encoders)}")
+                    raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.kinds)}")
             if self.memory and self.backbone.block.cross is None:
                 raise ValueError(f"{list(self.memory)} are memory, and no block of the backbone has cross-attention")
             most = max(self.routes.values(), default=0)
@@ -82,7 +82,7 @@ class Fused(Wiring):
         """A packed sequence -> hidden states and logits on request."""
         x = self.backbone.embed_tokens(sequence.ids)
         beside = {}
-        for kind in self.encoders:
+        for kind in self.config.kinds:
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
                 beside[kind] = tokens

@@ -30,11 +30,27 @@ class Wiring(Part):
     """Base of `Fused`, `Dual` and `Denoiser`: the parts by name, and the tokens that an item takes."""
 
     class Config(Value):
-        """encoders, connectors: by kind of item. rule: who attends to whom."""
+        """encoders, connectors: by kind of item. rule: who attends to whom.
+
+        share  kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        """
 
         encoders: dict[str, Encoder.Config]
         connectors: dict[str, Connector.Config]
         rule: AttentionRule = AttentionRule()
+        share: dict[str, str] = {}
+
+        @property
+        def kinds(self) -> tuple[str, ...]:
+            """The kinds of items that the model reads."""
+            return (*self.encoders, *self.share)
+
+        def owner(self, kind: str) -> str:
+            """The kind whose encoder and connector an item goes through. Raises UserError for one that is not read."""
+            owner = self.share.get(kind, kind)
+            if owner not in self.encoders:
+                raise UserError(f"the model reads {sorted(self.kinds)}, not {kind}: leave it out or add an encoder")
+            return owner
 
         @property
         def stack(self) -> Backbone.Config:
@@ -46,10 +62,9 @@ class Wiring(Part):
 
             Raises UserError for a kind the model does not read.
             """
-            if kind not in self.encoders:
-                raise UserError(f"the model reads {sorted(self.encoders)}, not {kind}: leave it out or add an encoder")
-            connector = self.connectors[kind]
-            return Plan(connector.num_tokens(self.encoders[kind].grid(shape)), read=connector.reads_text)
+            owner = self.owner(kind)
+            connector = self.connectors[owner]
+            return Plan(connector.num_tokens(self.encoders[owner].grid(shape)), read=connector.reads_text)
 
         def token_width(self, kind: str) -> int:
             """Width of the tokens that the connector of a kind makes."""
@@ -82,10 +97,17 @@ class Wiring(Part):
     def encode(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Features:
         """Features of the items of one kind, as its connector reads them, items in order."""
         items = sequence.items.get(kind, [])
-        features = self.encoders[kind](items)
-        texts = [item.text for item in items] if self.config.connectors[kind].reads_text else None
+        owner = self.config.owner(kind)
+        features = self.encoder(kind)(items)
+        texts = [item.text for item in items] if self.config.connectors[owner].reads_text else None
         return Features(features.values.to(dtype), features.grids, texts)
 
     def connect(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Tensor:
         """The items of one kind, encoded and connected: (sum of their tokens, width), items in order."""
-        return self.connectors[kind](self.encode(kind, sequence, dtype))
+        return self.connectors[self.config.owner(kind)](self.encode(kind, sequence, dtype))
+
+    def encoder(self, kind: str) -> Encoder:
+        """What encodes items of a kind. Raises UserError for one that is not read."""
+        encoder = self.encoders[self.config.owner(kind)]
+        assert isinstance(encoder, Encoder)
+        return encoder

@@ -25,7 +25,7 @@ PROMPT = Template(
     chat="{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}"
     "{% else %}{{ 'Output:' + m['content'] + eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Output:' }}{% endif %}",
-    media={"image": ("<image>", "")},
+    media={"image": ("<image>", ""), "video": ("<image>", "")},
     stop="<|endofchunk|>",
     begin="",
     plain="<|endofchunk|>",
@@ -99,7 +99,8 @@ def _recipe(size, name, title, paper, vision, connector, backbone, published, lr
     return Recipe(
         name=name, title=title, paper=paper, family=FAMILY, size=size,
         model=Fused.Config(
-            encoders={"image": vision}, connectors={"image": connector}, backbone=backbone, memory=("image",),
+            encoders={"image": vision}, connectors={"image": connector}, backbone=backbone,
+            memory=("image", "video"), share={"video": "image"},
             rule=AttentionRule(memory="latest"),
         ),
         template=template_for(size, PROMPT), stages=(stage,), figures=figures if size == "paper" else (),
@@ -135,8 +136,10 @@ def with_reading(
 def _small(size: Size, backbone: Backbone.Config) -> tuple[Resampler.Config, Backbone.Config]:
     """Few latents for the few features of the small encoders, and reading at every third block."""
     if size == "tiny":
-        return Resampler.Config(latents=4, depth=1, heads=4, head_width=16), with_reading(backbone, 1, 4, 24, ratio=2)
-    resampler = Resampler.Config(latents=8, width=384, depth=2, heads=6, head_width=64)
+        return Resampler.Config(latents=4, depth=1, heads=4, head_width=16, frames=8), with_reading(
+            backbone, 1, 4, 24, ratio=2
+        )
+    resampler = Resampler.Config(latents=8, width=384, depth=2, heads=6, head_width=64, frames=8)
     return resampler, with_reading(backbone, 3, 9, 64)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sensorium.convert.gguf import GGUF
 from sensorium.encoders import efficientnet
-from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.hub import fetch
 from sensorium.hub.pretrained import Pretrained
@@ -138,10 +137,6 @@ def item_loader(model: Wiring) -> Callable[[str, Media], Item]:
     """(kind, media) -> Item, decoded and preprocessed as the model's encoder of that kind asks."""
 
     def load(kind: str, media: Media) -> Item:
-        if kind not in model.encoders:
-            raise UserError(f"this model reads {sorted(model.encoders)}, the sample holds {kind!r}")
-        encoder = model.encoders[kind]
-        assert isinstance(encoder, Encoder)
-        return Item(encoder.preprocess(media.load()), media.shape(), media.key())
+        return Item(model.encoder(kind).preprocess(media.load()), media.shape(), media.key())
 
     return load

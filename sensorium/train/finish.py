@@ -56,7 +56,12 @@ def engine_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path |
     """An engine whose pictures go through the feature cache."""
     dtype = next(model.stack.parameters()).dtype
     encoders = frozen_encoders(model, model.encoders, cache, dtype)
-    renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, lambda kind, media: encoders[kind].load(media))
+    renderer = Renderer(
+        tokenizer,
+        recipe.template,
+        recipe.model.plan,
+        lambda kind, media: encoders[recipe.model.owner(kind)].load(media),
+    )
     return Engine(model, renderer, tokens=4096, items=64)
 
 

@@ -148,13 +148,15 @@ class Task:
                 part.eval()  # frozen parts use their stored statistics and no dropout
 
     def _load(self, kind: str, media: Media) -> Item:
-        return self.encoders[kind].load(media) if kind in self.encoders else self._plain_load(kind, media)
+        frozen = self.encoders.get(self.model.config.owner(kind))
+        return frozen.load(media) if frozen is not None else self._plain_load(kind, media)
 
     def complete(self, sequence: Sequence) -> Sequence:
         """Fill in the features of frozen encoders, and move to the device."""
-        for kind, frozen in self.encoders.items():
-            if sequence.items.get(kind):
-                sequence.items[kind] = frozen.complete(sequence.items[kind])
+        for kind, items in sequence.items.items():
+            frozen = self.encoders.get(self.model.config.owner(kind))
+            if frozen is not None and items:
+                sequence.items[kind] = frozen.complete(items)
         return sequence.to(self.device)
 
     def counts(self, sequences: Iterable[Sequence]) -> list[float]:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sensorium.connectors.mlp import MLP
+from sensorium.connectors.resampler import Resampler
 from sensorium.encoders.vit import vit
+from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, compile_layout
 from sensorium.models.fused import Fused
 from sensorium.nn.attention import Attention
@@ -313,3 +315,29 @@ def test_checkpointing_changes_no_gradient(make):
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for left, right in zip(*gradients):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_of_a_clip_are_one_item_in_their_order():
+    """A resampler with time embeddings: the same frames in another order are another clip, a picture is one frame."""
+    base = flamingo().config
+    resampler = Resampler.Config(latents=3, depth=1, heads=2, head_width=8, frames=4)
+    model = strong(base.replace(connectors={"image": resampler}, memory=("image", "video"), share={"video": "image"}))
+    plan = model.config.plan("video", (4, 16, 16))
+    assert (plan.tokens, plan.mode) == (3, "memory")
+    frames = [picture(seed).data for seed in range(4)]
+
+    def told(kind, views):
+        shape = (len(views), 16, 16) if kind == "video" else (16, 16)
+        text = document(6, [Span(kind, 1, 3, 0, mode="memory")])
+        return model(replace(text, items={kind: [Item(torch.cat(views), shape)]})).hidden
+
+    assert torch.equal(told("video", frames), told("video", frames))
+    assert not torch.equal(told("video", frames), told("video", frames[::-1]))
+    torch.testing.assert_close(told("video", frames[:1]), told("image", frames[:1]))
+    with pytest.raises(UserError, match="an item has 5 frames, the resampler has 4 time embeddings"):
+        model.config.plan("video", (5, 16, 16))
+
+
+def test_a_kind_that_is_not_read_is_an_error():
+    with pytest.raises(UserError, match=r"the model reads \['image'\], not audio"):
+        flamingo().config.plan("audio", (1, 2))

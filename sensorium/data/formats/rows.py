@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from sensorium.data.media import DEFAULT_LIMITS, Limits, PictureFile
 from sensorium.data.source import RowError
+from sensorium.data.video import ClipFile
 from sensorium.errors import nearest
 from sensorium.sequence import Sample, Segment
 
@@ -29,7 +30,7 @@ PICTURE_TOKENS = 256  # what a picture is taken to cost before its encoder is kn
 MISSPELT = 0.8  # similarity from which an unknown key is a slip, not metadata
 
 MESSAGE_KEYS = ("role", "content", "name", "weight", "tool_call_id", "tool_calls")
-PART_KEYS = ("type", "text", "image", "image_url", "path", "url", "detail")
+PART_KEYS = ("type", "text", "image", "image_url", "path", "url", "detail", "video", "frames")
 SOURCES = ("image", "image_url", "path", "url")  # keys of a part that say where its picture is
 TURN_KEYS = ("from", "value", "weight")
 
@@ -57,7 +58,7 @@ class RowReader:
             raise BadRow("the row is empty")
         cost = 0
         for segment in kept:
-            cost += PICTURE_TOKENS if segment.kind == "image" else text_cost(segment.data)
+            cost += text_cost(segment.data) if segment.kind == "text" else PICTURE_TOKENS
         return Sample(kept, id=str(row.get("id", where)), source=self.source, cost=cost, info=info)
 
     # -- layouts ---------------------------------------------------------------------------------------------------
@@ -188,8 +189,10 @@ class RowReader:
                     value = next(part[key] for key in SOURCES if part.get(key) is not None)
                     picture = self.picture(value, f"{where} part {number}")
                 segments.append(Segment("image", picture, **common))
+            elif part["type"] == "video":
+                segments.append(Segment("video", self.clip(part, spot), **common))
             else:
-                hint = nearest(str(part["type"]), ("text", "image", "image_url"))
+                hint = nearest(str(part["type"]), ("text", "image", "image_url", "video"))
                 raise BadRow(f"{spot}: unknown type {part['type']!r}: {hint}")
         return segments
 
@@ -210,6 +213,13 @@ class RowReader:
             raise BadRow(f"pictures are not fetched from the network ({value[:80]}): download them first")
         path = unquote(urlsplit(value).path) if value.startswith("file://") else value
         return PictureFile(os.path.join(self.base, path), limits=self.limits)
+
+    def clip(self, part: dict[str, Any], spot: str) -> ClipFile:
+        """A lazy clip: {"type": "video", "video": path, "frames": how many are taken of it}."""
+        path, frames = part.get("video") or part.get("path"), part.get("frames", 8)
+        if not isinstance(path, str) or not isinstance(frames, int) or frames < 1:
+            raise BadRow(f"{spot}: a video has a path and a number of frames, found {show(path)} and {show(frames)}")
+        return ClipFile(os.path.join(self.base, path), frames, self.limits)
 
     def note_answers(self, segments: Iterable[Segment]) -> None:
         if not any(segment.role == "assistant" and segment.train is not False for segment in segments):
