@@ -116,6 +116,10 @@ class Dual(Wiring):
         def token_width(self, kind: str) -> int:
             return self.width
 
+        @property
+        def speaks(self) -> bool:
+            return False
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             return replace(super().plan(kind, shape), mode="memory")
 

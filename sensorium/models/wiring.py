@@ -41,6 +41,11 @@ class Wiring(Part):
             """The stack that reads text, whichever part it is of."""
             raise NotImplementedError(f"{self.tag()} does not say what reads its text")
 
+        @property
+        def speaks(self) -> bool:
+            """Whether it answers in words, token by token."""
+            return True
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             """How an item of this kind and shape enters the stream: the one owner of its token count.
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from sensorium.data.emoji import EmojiPicture, concept, pictures
 from sensorium.data.source import RowError
-from sensorium.evaluate.choice import ChoiceResult, run_choice
+from sensorium.evaluate.result import TaskResult
+from sensorium.evaluate.task import SHOWN, Subject
 from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
@@ -27,9 +28,6 @@ from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
 from sensorium.train.task import frozen_encoders
 from sensorium.train.trainer import Run, Stopped, train
-
-SHOWN = 16  # examples of each task in the report
-
 
 ROWS, LONGEST = 8, 48  # training rows with free answers in the report, and tokens of an answer
 
@@ -44,58 +42,34 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
     except Stopped as stopped:
         report(run, [], [], [], stopped=str(stopped))
         raise
-    engine = engine_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
+    subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
     with run.phases("evaluate"):
-        results = evaluate(run.recipe, engine)
+        results = evaluate(run.recipe, subject)
     with run.phases("examples"):
-        examples = row_examples(engine, run.recipe.stages[-1]) if run.recipe.stages else []
+        speaks = run.recipe.stages and run.recipe.model.speaks
+        examples = row_examples(subject.engine, run.recipe.stages[-1]) if speaks else []
     return report(run, results, examples, [])
 
 
-def engine_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
-    """An engine whose pictures go through the feature cache."""
+def subject_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Subject:
+    """A trained model to be asked, its pictures read through the feature cache."""
     dtype = next(model.stack.parameters()).dtype
     encoders = frozen_encoders(model, model.encoders, cache, dtype)
     renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, lambda kind, media: encoders[kind].load(media))
-    return Engine(model, renderer, tokens=4096, items=64)
+    return Subject(model, renderer)
 
 
 def evaluate(
-    recipe: Recipe, engine: Engine, progress: Callable[[str, int, int], None] | None = None
-) -> list[ChoiceResult]:
+    recipe: Recipe, subject: Subject, progress: Callable[[str, int, int], None] | None = None
+) -> list[TaskResult]:
     """Every evaluation of the recipe. progress: (task, prompts done, prompts in all)."""
     results = []
     for task in recipe.evaluations:
         label = f"{task.name} {task.split}"
         results.append(
-            run_choice(engine, task, (lambda done, all, label=label: progress(label, done, all)) if progress else None)
+            task.run(subject, (lambda done, all, label=label: progress(label, done, all)) if progress else None)
         )
     return results
-
-
-def choice_examples(result: ChoiceResult, count: int = SHOWN) -> list[Example]:
-    """Evaluated items as they are: drawn at random, good and bad."""
-    drawn = random.Random(0).sample(range(len(result.items)), min(count, len(result.items)))
-    examples = []
-    for index in drawn:
-        item = result.items[index]
-        options, answer = item.info["options"], item.info["answer"]
-        chosen, blind = result.chosen[index], result.blind[index]
-        examples.append(
-            Example(
-                task=result.task.name,
-                split=result.task.split,
-                question=item.info["question"],
-                answer=options[chosen],
-                expected=options[answer],
-                right=chosen == answer,
-                blind=options[blind],
-                blind_right=blind == answer,
-                options=options,
-                pictures=[segment.data for segment in item.segments if segment.kind == "image"],
-            )
-        )
-    return examples
 
 
 def row_examples(engine: Engine, stage: Stage, count: int = ROWS) -> list[Example]:
@@ -141,7 +115,7 @@ def caption_examples(engine: Engine, split: str, count: int = SHOWN, holdout_dev
 
 
 def report(
-    run: Run, results: list[ChoiceResult], examples: list[Example], notes: list[str], stopped: str = ""
+    run: Run, results: list[TaskResult], examples: list[Example], notes: list[str], stopped: str = ""
 ) -> dict[str, Any]:
     """Write report.html, report.json and report.md of a run; returns what report.json holds."""
     curves, stages = read_run(run.folder)
@@ -160,11 +134,13 @@ def report(
     ]
     data = ReportData(
         title=f"{recipe.title} {recipe.size}",
-        evaluations=[result.evaluation() for result in results],
+        evaluations=[one for result in results for one in result.evaluations],
         curves=curves,
         stages=stages,
         parts=list(rows.values()),
-        examples=[*examples, *(one for result in results for one in choice_examples(result))],
+        examples=[*examples, *(one for result in results for one in result.examples)],
+        tables=[one for result in results for one in result.tables],
+        pictures=[one for result in results for one in result.pictures],
         skipped=skipped,
         seconds=run.phases.seconds,
         recipe=recipe.model_dump(mode="json"),

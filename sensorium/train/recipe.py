@@ -10,7 +10,7 @@ from pydantic import Field
 from sensorium.config import Config
 from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError, nearest
-from sensorium.evaluate.choice import Choice
+from sensorium.evaluate.task import EvaluationTask
 from sensorium.hub.pretrained import Pretrained
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import LoRA
@@ -114,7 +114,7 @@ class Recipe(Config):
     tokenizer: Literal["bytes"] | Pretrained = "bytes"
     init: dict[str, Pretrained] = {}
     stages: tuple[Stage, ...]
-    evaluations: tuple[Choice, ...] = ()
+    evaluations: tuple[EvaluationTask, ...] = ()
     figures: tuple[Figure, ...] = ()
     deviations: tuple[str, ...] = ()
     seed: int = 0
