@@ -117,6 +117,12 @@ class Dual(Wiring):
             return self.width
 
         @property
+        def measures(self) -> dict[str, float]:
+            """Width of the space; temperature, scale and bias of the logits at first."""
+            found = {"space": self.width, "temperature": 1 / self.scale, "logit_scale": self.scale}
+            return found if self.bias is None else {**found, "logit_bias": self.bias}
+
+        @property
         def speaks(self) -> bool:
             return False
 

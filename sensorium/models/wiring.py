@@ -42,6 +42,11 @@ class Wiring(Part):
             raise NotImplementedError(f"{self.tag()} does not say what reads its text")
 
         @property
+        def measures(self) -> dict[str, float]:
+            """Numbers that are this wiring's own, by name, for published figures to be held against."""
+            return {}
+
+        @property
         def speaks(self) -> bool:
             """Whether it answers in words, token by token."""
             return True
