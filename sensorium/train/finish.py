@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,17 @@ from rich.console import Console
 from sensorium.data.emoji import EmojiPicture, concept, pictures
 from sensorium.data.source import RowError
 from sensorium.evaluate.result import TaskResult
+from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import SHOWN, Subject
 from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
-from sensorium.models.wiring import Wiring
-from sensorium.render import Renderer, TooLong
+from sensorium.render import TooLong
 from sensorium.sequence import MediaError, Sample, Segment
-from sensorium.tokenizer import Tokenizer
+from sensorium.train.ask import answers, subject_of
 from sensorium.train.curves import read_run
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
-from sensorium.train.task import frozen_encoders
 from sensorium.train.trainer import Run, Stopped, train
 
 ROWS, LONGEST = 8, 48  # training rows with free answers in the report, and tokens of an answer
@@ -51,25 +49,11 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
     return report(run, results, examples, [])
 
 
-def subject_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Subject:
-    """A trained model to be asked, its pictures read through the feature cache."""
-    dtype = next(model.stack.parameters()).dtype
-    encoders = frozen_encoders(model, model.encoders, cache, dtype)
-    renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, lambda kind, media: encoders[kind].load(media))
-    return Subject(model, renderer)
-
-
 def evaluate(
     recipe: Recipe, subject: Subject, progress: Callable[[str, int, int], None] | None = None
 ) -> list[TaskResult]:
     """Every evaluation of the recipe. progress: (task, prompts done, prompts in all)."""
-    results = []
-    for task in recipe.evaluations:
-        label = f"{task.name} {task.split}"
-        results.append(
-            task.run(subject, (lambda done, all, label=label: progress(label, done, all)) if progress else None)
-        )
-    return results
+    return answers(recipe.evaluations, subject, progress)
 
 
 def row_examples(engine: Engine, stage: Stage, count: int = ROWS) -> list[Example]:
@@ -134,7 +118,10 @@ def report(
     ]
     data = ReportData(
         title=f"{recipe.title} {recipe.size}",
-        evaluations=[one for result in results for one in result.evaluations],
+        evaluations=[
+            *(one for result in results for one in result.evaluations),
+            *(Evaluation(**one) for result in run.results for one in result.evaluations),
+        ],
         curves=curves,
         stages=stages,
         parts=list(rows.values()),
