@@ -36,7 +36,7 @@ ALLOWED = {
     "models": {"encoders", "connectors", "nn"},
     "objectives": {"models"},
     "infer": {"models", "objectives", "encoders", "connectors", "nn", "render", "data"},
-    "evaluate": {"infer", "objectives", "data", "render"},
+    "evaluate": {"infer", "models", "objectives", "data", "render"},
     "train": {"evaluate", "infer", "models", "objectives", "encoders", "connectors", "nn", "convert", "hub", "data",
               "render"},
     "recipes": {"train", "evaluate", "models", "objectives", "encoders", "connectors", "nn", "hub", "data", "render"},

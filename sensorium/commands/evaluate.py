@@ -9,9 +9,9 @@ from rich.table import Table
 from sensorium.commands.output import console_for, print_json
 from sensorium.errors import UserError
 from sensorium.hub.cache import cache_root
-from sensorium.recipes.common import evaluations
+from sensorium.recipes.common import evaluations_of
 from sensorium.train.checkpoint import load_checkpoint
-from sensorium.train.finish import engine_of, evaluate
+from sensorium.train.finish import evaluate, subject_of
 from sensorium.train.log import Progress
 
 COUNT = 300
@@ -22,14 +22,14 @@ def run_evaluate(run: Path, count: int | None, json: bool) -> None:
     if not run.exists():
         raise UserError(f"there is no folder {run}: give a run folder, for example runs/quickstart")
     recipe, model, tokenizer = load_checkpoint(run)
-    tasks = tuple(task.replace(n=count or task.n) for task in recipe.evaluations or evaluations(COUNT))
+    tasks = tuple(task.replace(n=count or task.n) for task in recipe.evaluations or evaluations_of(recipe.model, COUNT))
     recipe = recipe.replace(evaluations=tasks)
-    engine = engine_of(recipe, model, tokenizer, cache_root() / "features")
+    subject = subject_of(recipe, model, tokenizer, cache_root() / "features")
     console = console_for(True)
     with Progress("evaluate", len(tasks), console=console) as bar:
-        results = evaluate(recipe, engine, lambda label, done, total: None)
+        results = evaluate(recipe, subject, lambda label, done, total: None)
         bar.note(f"{len(results)} tasks evaluated")
-    found = [result.evaluation() for result in results]
+    found = [one for result in results for one in result.evaluations]
     if json:
         print_json({"recipe": recipe.name, "size": recipe.size, "evaluations": [one.to_json() for one in found]})
         return
@@ -38,7 +38,6 @@ def run_evaluate(run: Path, count: int | None, json: bool) -> None:
         table.add_column(name)
     for one in found:
         interval = f"{one.low:.1%} to {one.high:.1%}"
-        table.add_row(
-            one.task, one.split, str(one.n), f"{one.score:.1%}", interval, f"{one.blind:.1%}", f"{one.chance:.1%}"
-        )
+        control = ["" if value is None else f"{value:.1%}" for value in (one.blind, one.chance)]
+        table.add_row(one.task, one.split, str(one.n), f"{one.score:.1%}", interval, *control)
     console_for(False).print(table)

@@ -58,11 +58,13 @@ class Captions(SourceConfig):
     holdout_dev  train: leave the dev slices out
     flags        with the country flags
     backgrounds  colours, one per sample
+    wordings     what is written of a name, in plain samples: one per sample
     """
 
     split: Split = "train"
     language: Language = "en"
     plain: bool = True
+    wordings: tuple[str, ...] = Field(default=("{name}",), min_length=1)
     holdout_dev: bool = False
     flags: bool = False
     backgrounds: tuple[str, ...] = Field(default=("white",), min_length=1)
@@ -93,6 +95,7 @@ class _Captions:
         if not config.plain:
             asked = Question("caption", question, answer, language=config.language)
             return question_sample(picture, [asked], id=id, source="captions", info=info)
+        answer = rng.choice(config.wordings).format(name=answer)
         segments = (Segment("image", picture), Segment("text", answer))
         known = {"family": "caption", "answer": answer, "language": config.language}
         return Sample(segments, id=id, source="captions", info={**info, **known})

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
 
-from sensorium.config import Config
 from sensorium.data.questions import choice_items, scene_items, with_shots
+from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.task import SHOWN, EvaluationTask, Progress, Subject, drawn, shuffled
 from sensorium.infer.engine import Engine, Likelihoods
 from sensorium.sequence import Sample
 
 Scoring = Literal["sum", "mean", "prior"]
 
 
-class Choice(Config):
+class Choice(EvaluationTask):
     """A multiple-choice task on the built-in pictures.
 
     family  emoji: what is it, four names of one subcategory (of one category where concepts are held out);
@@ -29,10 +29,7 @@ class Choice(Config):
             not win for being a likely phrase
     """
 
-    name: str
     family: Literal["emoji", "count", "position"]
-    split: str
-    n: int
     scoring: Scoring = "sum"
     seed: int = 0
     holdout_dev: bool = False
@@ -43,6 +40,10 @@ class Choice(Config):
             items = choice_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
             return with_shots(items, self.shots, self.seed, self.holdout_dev)
         return scene_items(self.family, self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
+
+    def run(self, subject: Subject, progress: Progress | None = None) -> TaskResult:
+        result = run_choice(subject.engine, self, progress)
+        return TaskResult([result.evaluation()], result.examples())
 
 
 @dataclass(slots=True)
@@ -60,8 +61,29 @@ class ChoiceResult:
         chance = [1 / len(item.info["options"]) for item in self.items]
         return Evaluation.of(self.task.name, self.task.split, right, blind=control, chance=chance)
 
+    def examples(self, count: int = SHOWN) -> list[Example]:
+        """Some of the items as they are."""
+        return [self._example(index) for index in drawn(range(len(self.items)), count)]
 
-def run_choice(engine: Engine, task: Choice, progress: Callable[[int, int], None] | None = None) -> ChoiceResult:
+    def _example(self, index: int) -> Example:
+        item = self.items[index]
+        options, answer = item.info["options"], item.info["answer"]
+        chosen, blind = self.chosen[index], self.blind[index]
+        return Example(
+            task=self.task.name,
+            split=self.task.split,
+            question=item.info["question"],
+            answer=options[chosen],
+            expected=options[answer],
+            right=chosen == answer,
+            blind=options[blind],
+            blind_right=blind == answer,
+            options=options,
+            pictures=[segment.data for segment in item.segments if segment.kind == "image"],
+        )
+
+
+def run_choice(engine: Engine, task: Choice, progress: Progress | None = None) -> ChoiceResult:
     """Score every option of every item, twice: with its picture, and with the pictures shuffled across items.
 
     progress  called with (prompts done, prompts in all)
@@ -108,13 +130,7 @@ def _own(item: Sample) -> int:
 
 def _shuffle_pictures(items: Sequence[Sample], seed: int) -> list[Sample]:
     """The same questions, each with the picture of another item: a seeded cycle through all, so none keeps its own."""
-    cycle = list(range(len(items)))
-    random.Random(seed).shuffle(cycle)
-    order = [0] * len(items)
-    for item, other in zip(cycle, cycle[1:] + cycle[:1]):
-        order[item] = other
-
-    return [_with_picture(item, items[other]) for item, other in zip(items, order)]
+    return [_with_picture(item, items[other]) for item, other in zip(items, shuffled(len(items), seed))]
 
 
 def _with_picture(item: Sample, other: Sample) -> Sample:

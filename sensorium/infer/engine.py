@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.decoding import Decoder, Request
 from sensorium.infer.sampling import Sampling, Text
-from sensorium.models.wiring import Outputs, Wiring
+from sensorium.models.wiring import Wiring
 from sensorium.nn.part import Features
 from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
@@ -226,7 +227,11 @@ class Engine:
         sums = hidden.new_zeros(packed.documents, hidden.shape[1]).index_add_(0, packed.doc, hidden)
         return sums / torch.bincount(packed.doc)[:, None]
 
-    def _forward(self, sequences: list[Sequence]) -> tuple[Sequence, Outputs]:
+    def outputs(self, sequences: list[Sequence]) -> Any:
+        """What the model makes of rendered sequences, packed together."""
+        return self._forward(sequences)[1]
+
+    def _forward(self, sequences: list[Sequence]) -> tuple[Sequence, Any]:
         with self._evaluating():
             packed = Sequence.pack(self.prepare(sequences))
             return packed, self.model(packed)

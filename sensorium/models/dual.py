@@ -116,6 +116,16 @@ class Dual(Wiring):
         def token_width(self, kind: str) -> int:
             return self.width
 
+        @property
+        def measures(self) -> dict[str, float]:
+            """Width of the space; temperature, scale and bias of the logits at first."""
+            found = {"space": self.width, "temperature": 1 / self.scale, "logit_scale": self.scale}
+            return found if self.bias is None else {**found, "logit_bias": self.bias}
+
+        @property
+        def speaks(self) -> bool:
+            return False
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             return replace(super().plan(kind, shape), mode="memory")
 

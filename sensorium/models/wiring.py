@@ -57,6 +57,16 @@ class Wiring(Part):
             """The stack that reads text, whichever part it is of."""
             raise NotImplementedError(f"{self.tag()} does not say what reads its text")
 
+        @property
+        def measures(self) -> dict[str, float]:
+            """Numbers that are this wiring's own, by name, for published figures to be held against."""
+            return {}
+
+        @property
+        def speaks(self) -> bool:
+            """Whether it answers in words, token by token."""
+            return True
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             """How an item of this kind and shape enters the stream: the one owner of its token count.
 

@@ -30,7 +30,7 @@ class NextToken(Objective):
     def __call__(self, outputs: Outputs, sequence: Sequence) -> Loss:
         index, targets, weights = wanted(sequence)
         if index.numel() == 0:  # nothing to learn here, but every parameter stays in the graph
-            zero = outputs.hidden.sum() * 0.0
+            zero = outputs.hidden.sum() * 0.0 + outputs.logits(index).sum()
             return Loss(zero.float(), weights.sum())
 
         def piece(start: int) -> Tensor:

@@ -16,7 +16,11 @@ from sensorium.encoders.base import Encoder
 from sensorium.encoders.efficientnet import TRANSFORM, EfficientNetLite0
 from sensorium.encoders.vit import vit
 from sensorium.evaluate.choice import Choice, Scoring
+from sensorium.evaluate.contrastive import Retrieval, ZeroShot
+from sensorium.evaluate.task import EvaluationTask
 from sensorium.hub.catalog import EFFICIENTNET_LITE0, SMOLLM2_135M_INSTRUCT
+from sensorium.models.dual import Dual
+from sensorium.models.wiring import Wiring
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone, llama
 from sensorium.nn.block import Block
@@ -104,7 +108,7 @@ def fields_for(size: Size) -> dict[str, Any]:
             return {}
 
 
-def evaluations(count: int, scoring: Scoring = "sum") -> tuple[Choice, ...]:
+def evaluations(count: int, scoring: Scoring = "sum") -> tuple[EvaluationTask, ...]:
     """`count` items each: names of trained concepts and of concepts never trained on, counting, positions."""
     return (
         Choice(name="multiple_choice", family="emoji", split="val_artist", n=count, scoring=scoring),
@@ -112,6 +116,17 @@ def evaluations(count: int, scoring: Scoring = "sum") -> tuple[Choice, ...]:
         Choice(name="counting", family="count", split="val_scene", n=count, scoring=scoring),
         Choice(name="position", family="position", split="val_scene", n=count, scoring=scoring),
     )
+
+
+def evaluations_of(model: Wiring.Config, count: int) -> tuple[EvaluationTask, ...]:
+    """What a model can be asked, `count` items each.
+
+    A contrastive one: names among 50, and to find pictures by their names and names by their pictures.
+    """
+    if not isinstance(model, Dual.Config):
+        return evaluations(count)
+    splits = ("val_artist", "val_concept")
+    return (*(ZeroShot(split=one, n=count) for one in splits), *(Retrieval(split=one, n=count) for one in splits))
 
 
 def template_for(size: Size, paper: Template) -> Template:

@@ -8,6 +8,8 @@ from sensorium.data.questions import EmojiQuestions
 from sensorium.encoders.nfnet import nfnet_f6
 from sensorium.encoders.vit import clip_vit_l14
 from sensorium.evaluate.choice import Choice
+from sensorium.evaluate.gates import Gates
+from sensorium.evaluate.task import EvaluationTask
 from sensorium.mask import AttentionRule
 from sensorium.models.fused import Fused
 from sensorium.nn.attention import Attention
@@ -112,13 +114,13 @@ INTERLEAVED = Chained(source=EmojiQuestions(families=("caption",), questions_per
 """One to four pictures in a document, each with a question and its answer."""
 
 
-def few_shot(size: Size) -> tuple[Choice, ...]:
-    """The same items behind 0, 4, 8 and 16 examples; concepts never trained on behind none and four."""
+def few_shot(size: Size) -> tuple[EvaluationTask, ...]:
+    """The same items behind 0, 4, 8 and 16 examples; concepts never trained on behind none and four. And the gates."""
     n = 40 if size == "tiny" else 200
     common = {"family": "emoji", "n": n, "scoring": "prior"}
     seen = [Choice(name=f"{shots}-shot", split="val_artist", shots=shots, **common) for shots in SHOTS]
     new = [Choice(name=f"{shots}-shot", split="val_concept", shots=shots, **common) for shots in SHOTS[:2]]
-    return (*seen, *new)
+    return (*seen, *new, Gates())
 
 
 def with_reading(

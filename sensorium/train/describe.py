@@ -163,8 +163,9 @@ def measure(described: Description, key: str) -> float:
 
     parameters.total, parameters.<part>; share.<part> of all parameters; trained.<stage>, lr.<stage>; stages;
     tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
-    view.<kind> (pixels on a side); width, depth, heads, kv_heads, hidden and vocab of the backbone; reading.every so
-    many blocks have cross-attention; matching.<glob>, the parameters whose names a glob matches.
+    view.<kind> (pixels on a side), features.<kind> of an encoder for a picture of its native size; width, depth, heads,
+    kv_heads, hidden, vocab and context (learned positions) of the text stack; reading.every so many blocks have
+    cross-attention; matching.<glob>, the parameters whose names a glob matches; what the wiring itself measures.
     Raises UserError for any other key.
     """
     known = _measures(described)
@@ -204,7 +205,9 @@ def _measures(described: Description) -> dict[str, float]:
             found[f"lr.{view.name}"] = view.stage.lr
     for kind, count in described.tokens.items():
         found[f"tokens.{kind}"] = count
+        found[f"features.{kind}"] = model.encoders[kind].grid(native(model.encoders[kind])).tokens
         found[f"view.{kind}"] = model.encoders[kind].transform.size
+    found |= {**model.measures, "context": stack.positions}
     found |= {"width": stack.width, "depth": stack.depth, "vocab": stack.vocab}
     if stack.block.cross is not None:
         found["reading.every"] = stack.cross_every

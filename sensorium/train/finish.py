@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,20 @@ from rich.console import Console
 
 from sensorium.data.emoji import EmojiPicture, concept, pictures
 from sensorium.data.source import RowError
-from sensorium.evaluate.choice import ChoiceResult, run_choice
+from sensorium.evaluate.result import TaskResult
+from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.task import SHOWN, Subject
+from sensorium.evaluate.text import text_loss
 from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
-from sensorium.models.wiring import Wiring
-from sensorium.render import Renderer, TooLong
+from sensorium.render import TooLong
 from sensorium.sequence import MediaError, Sample, Segment
-from sensorium.tokenizer import Tokenizer
+from sensorium.train.ask import answers, subject_of
 from sensorium.train.curves import read_run
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
-from sensorium.train.task import frozen_encoders
 from sensorium.train.trainer import Run, Stopped, train
-
-SHOWN = 16  # examples of each task in the report
-
 
 ROWS, LONGEST = 8, 48  # training rows with free answers in the report, and tokens of an answer
 
@@ -39,68 +36,35 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
 
     Raises Stopped, with a report written, when a signal asks to stop.
     """
+    if run.step == 0:
+        _note_text_loss(run, "before training")
     try:
         train(run, console=console)
     except Stopped as stopped:
-        report(run, [], [], [], stopped=str(stopped))
+        report(run, [], [], run.notes, stopped=str(stopped))
         raise
-    engine = engine_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
+    subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
     with run.phases("evaluate"):
-        results = evaluate(run.recipe, engine)
+        results = evaluate(run.recipe, subject)
+        _note_text_loss(run, "after training")
     with run.phases("examples"):
-        examples = row_examples(engine, run.recipe.stages[-1]) if run.recipe.stages else []
-    return report(run, results, examples, [])
+        speaks = run.recipe.stages and run.recipe.model.speaks
+        examples = row_examples(subject.engine, run.recipe.stages[-1]) if speaks else []
+    return report(run, results, examples, run.notes)
 
 
-def engine_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Engine:
-    """An engine whose pictures go through the feature cache."""
-    dtype = next(model.stack.parameters()).dtype
-    encoders = frozen_encoders(model, model.encoders, cache, dtype)
-    renderer = Renderer(
-        tokenizer,
-        recipe.template,
-        recipe.model.plan,
-        lambda kind, media: encoders[recipe.model.owner(kind)].load(media),
-    )
-    return Engine(model, renderer, tokens=4096, items=64)
+def _note_text_loss(run: Run, when: str) -> None:
+    """What a pretrained language model knows of plain text, to the last bit: whoever is frozen must not lose any."""
+    if run.model.config.speaks and "backbone" in run.recipe.init:
+        loss = text_loss(subject_of(run.recipe, run.model, run.tokenizer).engine)
+        run.notes.append(f"Loss on plain English text {when}: {loss!r} nats per token.")
 
 
 def evaluate(
-    recipe: Recipe, engine: Engine, progress: Callable[[str, int, int], None] | None = None
-) -> list[ChoiceResult]:
+    recipe: Recipe, subject: Subject, progress: Callable[[str, int, int], None] | None = None
+) -> list[TaskResult]:
     """Every evaluation of the recipe. progress: (task, prompts done, prompts in all)."""
-    results = []
-    for task in recipe.evaluations:
-        label = f"{task.name} {task.split}"
-        results.append(
-            run_choice(engine, task, (lambda done, all, label=label: progress(label, done, all)) if progress else None)
-        )
-    return results
-
-
-def choice_examples(result: ChoiceResult, count: int = SHOWN) -> list[Example]:
-    """Evaluated items as they are: drawn at random, good and bad."""
-    drawn = random.Random(0).sample(range(len(result.items)), min(count, len(result.items)))
-    examples = []
-    for index in drawn:
-        item = result.items[index]
-        options, answer = item.info["options"], item.info["answer"]
-        chosen, blind = result.chosen[index], result.blind[index]
-        examples.append(
-            Example(
-                task=result.task.name,
-                split=result.task.split,
-                question=item.info["question"],
-                answer=options[chosen],
-                expected=options[answer],
-                right=chosen == answer,
-                blind=options[blind],
-                blind_right=blind == answer,
-                options=options,
-                pictures=[segment.data for segment in item.segments if segment.kind == "image"],
-            )
-        )
-    return examples
+    return answers(recipe.evaluations, subject, progress)
 
 
 def row_examples(engine: Engine, stage: Stage, count: int = ROWS) -> list[Example]:
@@ -146,7 +110,7 @@ def caption_examples(engine: Engine, split: str, count: int = SHOWN, holdout_dev
 
 
 def report(
-    run: Run, results: list[ChoiceResult], examples: list[Example], notes: list[str], stopped: str = ""
+    run: Run, results: list[TaskResult], examples: list[Example], notes: list[str], stopped: str = ""
 ) -> dict[str, Any]:
     """Write report.html, report.json and report.md of a run; returns what report.json holds."""
     curves, stages = read_run(run.folder)
@@ -165,11 +129,16 @@ def report(
     ]
     data = ReportData(
         title=f"{recipe.title} {recipe.size}",
-        evaluations=[result.evaluation() for result in results],
+        evaluations=[
+            *(one for result in results for one in result.evaluations),
+            *(Evaluation(**one) for result in run.results for one in result.evaluations),
+        ],
         curves=curves,
         stages=stages,
         parts=list(rows.values()),
-        examples=[*examples, *(one for result in results for one in choice_examples(result))],
+        examples=[*examples, *(one for result in results for one in result.examples)],
+        tables=[one for result in results for one in result.tables],
+        pictures=[one for result in results for one in result.pictures],
         skipped=skipped,
         seconds=run.phases.seconds,
         recipe=recipe.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from sensorium.evaluate.text import text_loss
 from sensorium.hub.cache import cache_root
 from sensorium.recipes.llava import llava
 from sensorium.train import checkpoint
-from sensorium.train.finish import caption_examples, engine_of, evaluate, report
+from sensorium.train.finish import caption_examples, evaluate, report, subject_of
 from sensorium.train.loader import Batches
 from sensorium.train.recipe import Recipe
 from sensorium.train.task import Task
@@ -150,22 +150,23 @@ def quickstart(
     notes = []
     if run.step == 0:
         with run.phases("text before"):
-            before = text_loss(engine_of(recipe, run.model, run.tokenizer))
+            before = text_loss(subject_of(recipe, run.model, run.tokenizer).engine)
         notes.append(f"Loss on plain English text before training: {before:.3f} nats per token.")
     if not fitted:
         with run.phases("measure speed"):
             recipe = run.recipe = fit_to_machine(run)
         console.print(f"this machine gets {recipe.stages[-1].steps} steps of the second stage")
     train(run, console=console)
-    engine = engine_of(recipe, run.model, run.tokenizer, cache_root() / "features")
+    subject = subject_of(recipe, run.model, run.tokenizer, cache_root() / "features")
+    engine = subject.engine
     with run.phases("evaluate"):
-        results = evaluate(recipe, engine, lambda task, done, of: _say(console, task, done, of))
+        results = evaluate(recipe, subject, lambda task, done, of: _say(console, task, done, of))
         notes.append(f"Loss on the same text after training: {text_loss(engine):.3f} nats per token.")
     with run.phases("examples"):
         examples = [one for task in recipe.evaluations[:2] for one in caption_examples(engine, task.split)]
     data = report(run, results, examples, notes)
     for result in results:
-        one = result.evaluation()
+        one = result.evaluations[0]
         console.print(
             f"  {one.task} {one.split}: {one.score:.1%} ({one.low:.1%} to {one.high:.1%}), blind {one.blind:.1%}, "
             f"chance {one.chance:.1%}, n {one.n}"

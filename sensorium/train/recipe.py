@@ -10,7 +10,7 @@ from pydantic import Field
 from sensorium.config import Config
 from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError, nearest
-from sensorium.evaluate.choice import Choice
+from sensorium.evaluate.task import EvaluationTask
 from sensorium.hub.pretrained import Pretrained
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import LoRA
@@ -38,6 +38,7 @@ class Stage(Config):
     wiring      another wiring of the recipe's parts that this stage trains in place of the recipe's model: parts of the
                 same name are the same parts, and stay what the stage made of them (BLIP-2 trains its Q-Former without a
                 language model first)
+    evaluations  what this stage's wiring is asked when the stage is done; a recipe's own are asked of the last one
     start       closed-form start of a connector before the first step
     checkpointing  recompute block activations in the backward pass
     published   what the paper says of this stage, in words
@@ -65,6 +66,7 @@ class Stage(Config):
     adapters: dict[str, LoRA] = {}
     start: RidgeStart | None = None
     wiring: Wiring.Config | None = None
+    evaluations: tuple[EvaluationTask, ...] = ()
     published: str = ""
 
     def trains(self, name: str) -> bool:
@@ -114,7 +116,7 @@ class Recipe(Config):
     tokenizer: Literal["bytes"] | Pretrained = "bytes"
     init: dict[str, Pretrained] = {}
     stages: tuple[Stage, ...]
-    evaluations: tuple[Choice, ...] = ()
+    evaluations: tuple[EvaluationTask, ...] = ()
     figures: tuple[Figure, ...] = ()
     deviations: tuple[str, ...] = ()
     seed: int = 0

@@ -113,6 +113,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
         "tokens_per_second": {stage.name: stage.tokens_per_second for stage in data.stages},
         "stages": [asdict(stage) | final_loss(data, stage.name) for stage in data.stages],
         "parts": [{**asdict(part), "trained": dict(part.trained)} for part in data.parts],
+        "tables": [asdict(table) for table in data.tables],
         "skipped": [asdict(row) for row in data.skipped],
         "examples": [_example_json(example) for example in data.examples],
         "recipe": dict(data.recipe),

@@ -6,23 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from PIL import Image
-
+from sensorium.evaluate.result import Example, Loadable, Picture, Table
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.train.curves import Curve, StageSpeed, smoothing_window
 from sensorium.train.log import duration
 
-
-class Loadable(Protocol):
-    """Media: a picture that is decoded when it is needed."""
-
-    def load(self) -> Any: ...
-
-
-Picture = Image.Image | Path | str | Loadable
+__all__ = [
+    "Example", "Loadable", "PartRow", "Picture", "ReportData", "SkippedRows", "Table", "final_loss", "percent",
+    "plain_name", "points", "summary", "verdict",
+]  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -34,32 +28,6 @@ class PartRow:
     trained: Mapping[str, int] = field(default_factory=dict)
     origin: str = ""
     """Where its weights came from: the name of a pretrained model, or "from scratch"."""
-
-
-@dataclass(kw_only=True)
-class Example:
-    """One evaluated or generated sample, exactly as the model said it.
-
-    right, blind_right   None where an answer is shown but not scored (captions, say)
-    options              the answers of a multiple choice
-    blind                the same model's answer with the picture of another sample; None when the control was not run
-    """
-
-    task: str
-    split: str
-    question: str
-    answer: str
-    expected: str
-    right: bool | None = None
-    blind: str | None = None
-    blind_right: bool | None = None
-    options: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-
-    def __post_init__(self) -> None:
-        # Comparisons of arrays give numpy's booleans, which JSON does not know.
-        self.right = None if self.right is None else bool(self.right)
-        self.blind_right = None if self.blind_right is None else bool(self.blind_right)
 
 
 @dataclass(kw_only=True)
@@ -83,6 +51,7 @@ class ReportData:
     curves, stages  from `sensorium.train.curves.read_run(folder)`
     parts         trained and frozen parameters
     examples      samples with pictures, model answer, expected answer and blind answer
+    tables, pictures  further numbers, and (title, picture), of evaluation tasks
     skipped       bad rows by source and reason
     seconds       wall-clock seconds by phase, in order (`Phases.seconds`)
     recipe        the resolved recipe as JSON, and as YAML for people
@@ -98,6 +67,8 @@ class ReportData:
     stages: Sequence[StageSpeed] = ()
     parts: Sequence[PartRow] = ()
     examples: Sequence[Example] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[tuple[str, Picture]] = ()
     skipped: Sequence[SkippedRows] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)

@@ -18,6 +18,10 @@ def report_markdown(data: ReportData) -> str:
         lines += [f"**Stopped early:** {_escape(data.stopped)}", ""]
     lines += [f"- {_escape(note)}" for note in data.notes] + ([""] if data.notes else [])
     lines += ["## Evaluation", "", *_evaluations(data), ""]
+    for table in data.tables:
+        rows = [[code_span(row[0]), *map(_escape, row[1:])] for row in table.rows]
+        right = "".join(f">{column}" for column in range(1, len(table.header)))
+        lines += [f"### {_escape(table.title)}", "", *_table([*map(_escape, table.header)], rows, right), ""]
     lines += ["## Stages", "", *_stages(data), ""]
     if data.parts:
         lines += ["## Parameters", "", *_parts(data), ""]

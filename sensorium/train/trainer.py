@@ -20,6 +20,7 @@ from sensorium.hub.cache import cache_root
 from sensorium.models.wiring import Wiring
 from sensorium.tokenizer import Tokenizer
 from sensorium.train import checkpoint as store
+from sensorium.train.ask import answers, subject_of
 from sensorium.train.build import become, build_model, load_pretrained, tokenizer_of
 from sensorium.train.loader import Batches
 from sensorium.train.log import MetricsLog, Phases, Progress
@@ -35,7 +36,10 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class StageResult:
-    """What a stage did: optimizer steps, samples, tokens and seconds of training, and its tables for the report."""
+    """What a stage did: optimizer steps, samples, tokens and seconds of training, and its tables for the report.
+
+    evaluations  answers to `Stage.evaluations`, each `Evaluation.to_json()`
+    """
 
     name: str
     steps: int = 0
@@ -44,6 +48,7 @@ class StageResult:
     seconds: float = 0.0
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     bad: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -61,6 +66,8 @@ class Run:
     phases: Phases
     step: int = 0
     finished: bool = False
+    notes: list[str] = field(default_factory=list)
+    """What was measured before training, in words; kept with every checkpoint."""
 
 
 def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callable[..., None] | None = None) -> Run:
@@ -97,7 +104,8 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callab
     with phases("load"):
         _, model, tokenizer = store.load_checkpoint(found)
     results = [StageResult(**result) for result in state["results"]]
-    return Run(out, recipe, model, tokenizer, results, phases, state["step"], state["finished"])
+    return Run(out, recipe, model, tokenizer, results, phases, state["step"], state["finished"],
+               state.get("notes", []))  # fmt: skip
 
 
 def train(
@@ -243,10 +251,19 @@ class _StageLoop:
             **taken,
         }, batches[-1].position
 
+    def _ask(self) -> list[dict[str, Any]]:
+        """What the stage's own evaluations find, asked before its last checkpoint, which keeps them."""
+        run = self.run_
+        subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
+        found = answers(self.stage.evaluations, subject)
+        return [one.to_json() for result in found for one in result.evaluations]
+
     def _save(self, optimizer: Optimizer, result: StageResult, step: int, position: int) -> None:
         last_of_all = self.index + 1 == len(self.run_.recipe.stages) and step == self.steps
         done = step == self.steps
         run = self.run_
+        if done and self.stage.evaluations:
+            result.evaluations = self._ask()
         results = [*run.results, result]
         state = {
             "stage": self.index + 1 if done and not last_of_all else self.index,
@@ -257,6 +274,7 @@ class _StageLoop:
             "finished": last_of_all,
             "results": [entry.to_json() for entry in results],
             "phases": run.phases.seconds,
+            "notes": run.notes,
             "adapters": [stage.name for stage in run.recipe.stages[: self.index + 1] if stage.adapters],
         }
         unchanged = {part for part, (trained, _) in result.parts.items() if not trained}

@@ -116,7 +116,8 @@ def test_nothing_to_learn_is_zero_with_a_gradient():
     outputs, table, asked = outputs_of(3)
     loss = NextToken()(outputs, sequence_of([1, 2, 3], [0] * 3, [0] * 3))
     loss.sum.backward()
-    assert (loss.sum.item(), loss.count.item(), asked) == (0.0, 0.0, [])
+    assert (loss.sum.item(), loss.count.item()) == (0.0, 0.0)
+    assert asked == [[]]  # the head runs on no token, so that its parameters take part in every collective
     assert table.grad is not None
     assert table.grad.abs().sum() == 0
 

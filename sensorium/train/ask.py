@@ -1,0 +1,39 @@
+"""Ask a trained model what a recipe or a stage wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sensorium.evaluate.result import TaskResult
+from sensorium.evaluate.task import EvaluationTask, Subject
+from sensorium.models.wiring import Wiring
+from sensorium.render import Renderer
+from sensorium.sequence import Item, Media
+from sensorium.tokenizer import Tokenizer
+from sensorium.train.recipe import Recipe
+from sensorium.train.task import frozen_encoders
+
+
+def subject_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Subject:
+    """A trained model to be asked, its pictures read through the feature cache."""
+    dtype = next(model.stack.parameters()).dtype
+    encoders = frozen_encoders(model, model.encoders, cache, dtype)
+
+    def load(kind: str, media: Media) -> Item:
+        return encoders[model.config.owner(kind)].load(media)
+
+    return Subject(model, Renderer(tokenizer, recipe.template, model.config.plan, load))
+
+
+def answers(
+    tasks: Iterable[EvaluationTask], subject: Subject, progress: Callable[[str, int, int], None] | None = None
+) -> list[TaskResult]:
+    """The results of the tasks in order. progress: (task, prompts done, prompts in all)."""
+    results = []
+    for task in tasks:
+        label = f"{task.name} {task.split}"
+        results.append(
+            task.run(subject, (lambda done, all, label=label: progress(label, done, all)) if progress else None)
+        )
+    return results
