@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from sensorium.config import explain
 from sensorium.errors import UserError, nearest
 from sensorium.recipes.chinese_llava import chinese_llava
+from sensorium.recipes.clip import clip
 from sensorium.recipes.cogvlm import cogvlm
 from sensorium.recipes.flamingo import flamingo, openflamingo
-
-from sensorium.recipes.clip import clip
 from sensorium.recipes.llava import llava, llava_1_5, llava_1_5_13b, llava_next, llava_next_34b
 from sensorium.recipes.minigpt_v2 import minigpt_v2
 from sensorium.recipes.seechat import seechat
@@ -45,7 +44,6 @@ def catalog() -> tuple[RecipeFunction, ...]:
         flamingo,
         openflamingo,
         cogvlm,
-
         clip,
         siglip,
         unicl,
