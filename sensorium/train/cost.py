@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.encoders.vit import ViT
 from sensorium.mask import Layout, MemoryLayout, Routes
+from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
@@ -28,7 +29,8 @@ LOSS_TOKENS = 64
 WEIGHT, MASTER, GRADIENT, MOMENTS = 2, 4, 4, 8  # bytes per parameter; AdamW keeps two fp32 moments
 
 ASSUMPTIONS = (
-    f"a sample is one picture of the native size and {TEXT_TOKENS} text tokens, {LOSS_TOKENS} of them with loss",
+    f"a sample is one picture of the native size and {TEXT_TOKENS} text tokens, {LOSS_TOKENS} of them with loss; "
+    "of a text tower with fewer positions, as many as it has",
     "FLOPs are those of matrix products and convolutions, 2 per multiply-add; attention counts the whole score "
     "matrix, the head runs at tokens with loss alone",
     "a frozen encoder runs once per picture, and its features are kept on disk: it is not part of a training step",
@@ -109,8 +111,10 @@ def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str,
 
 def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
-    found = {"backbone": (config.stack.depth, 2)}
-    if config.stack.block.cross is not None:  # blocks differ: with cross-attention and without
+    found: dict[str, tuple[int, int]] = {}
+    if getattr(config, "backbone", None) is not None:
+        found["backbone"] = (config.stack.depth, 2)
+    if found and config.stack.block.cross is not None:  # blocks differ: with cross-attention and without
         found["backbone"] = (config.stack.depth, config.stack.depth)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
@@ -124,6 +128,8 @@ def _with_depths(config: Wiring.Config, depths: dict[str, int]) -> Wiring.Config
         if isinstance(encoder, ViT.Config):
             stack = encoder.backbone.replace(depth=depths[f"encoders.{kind}.backbone"])
             encoders[kind] = encoder.replace(backbone=stack)
+    if "backbone" not in depths:
+        return config.replace(encoders=encoders)
     return config.replace(encoders=encoders, backbone=config.stack.replace(depth=depths["backbone"]))
 
 
@@ -207,7 +213,40 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
         parameter.requires_grad_(stage.trains(name))
     kept = _Kept(model)
     encode, encoded = _encode(model, items, kept)
-    length = TEXT_TOKENS
+    ran = _towers(model, encoded, kept) if isinstance(model, Dual) else _stream(model, encoded, items, kept)
+    loss = ran.loss
+    with _counting() as backward:
+        if loss.requires_grad:
+            loss.backward()
+    model.zero_grad(set_to_none=True)
+
+    learns = any(p.requires_grad for p in model.encoders.parameters())
+    each = encode if learns else 0
+    again = ran.blocks if stage.checkpointing and loss.requires_grad else 0
+    flops = Flops(
+        forward=each + ran.outside + ran.blocks,
+        backward=backward.get_total_flops() + again,
+        encode_once=0 if learns else encode,
+    )
+    activations = kept.outside + sum(kept.blocks)
+    if stage.checkpointing:  # the inputs of all blocks, and one block at a time in full
+        inputs = len(kept.blocks) * ran.length * model.stack.config.width * WEIGHT
+        activations = kept.outside + inputs + max(kept.blocks, default=0)
+    return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / ran.length))))
+
+
+@dataclass(slots=True)
+class _Ran:
+    """A forward pass behind the encoders: its loss, tokens in the text stack, FLOPs of its blocks and of the rest."""
+
+    loss: Tensor
+    length: int
+    blocks: int
+    outside: int
+
+
+def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept: _Kept) -> _Ran:
+    """Items in the token stream, or beside it, and the loss of predicting tokens."""
     with _counting() as forward, kept.hooks():
         tokens = {kind: model.connectors[kind](features) for kind, features in encoded.items()}
         plans = {kind: model.config.plan(kind, items[kind].shape) for kind in tokens}
@@ -225,24 +264,20 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
         logits = model.stack.logits(hidden[-LOSS_TOKENS:]).float()
         target = torch.zeros(LOSS_TOKENS, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
-    with _counting() as backward:
-        if loss.requires_grad:
-            loss.backward()
-    model.zero_grad(set_to_none=True)
+    return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
-    learns = any(p.requires_grad for p in model.encoders.parameters())
-    each = encode if learns else 0
-    again = blocks.get_total_flops() if stage.checkpointing and loss.requires_grad else 0
-    flops = Flops(
-        forward=each + sum(part.get_total_flops() for part in (forward, blocks, head)),
-        backward=backward.get_total_flops() + again,
-        encode_once=0 if learns else encode,
-    )
-    activations = kept.outside + sum(kept.blocks)
-    if stage.checkpointing:  # the inputs of all blocks, and one block at a time in full
-        inputs = len(kept.blocks) * length * x.shape[-1] * x.element_size()
-        activations = kept.outside + inputs + max(kept.blocks, default=0)
-    return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / length))))
+
+def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
+    """Items and a text as long as the tower has positions for, each for itself, and their similarity."""
+    length = min(TEXT_TOKENS, model.stack.config.positions or TEXT_TOKENS)
+    with _counting() as forward, kept.hooks():
+        image = torch.cat([model.vectors(kind, features) for kind, features in encoded.items()])
+        x = model.stack.embed_tokens(torch.zeros(length, dtype=torch.long, device="meta"))
+    with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
+        hidden = model.stack(x, _causal(length, 0, [0] * length))
+    with _counting() as head, kept.hooks():
+        loss = (image.float() @ model.head.text(hidden[-1:]).float().T).sum() * model.head.log_scale
+    return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
 
 def _encode(model: Wiring, items: dict[str, Item], kept: _Kept) -> tuple[int, dict[str, Any]]:

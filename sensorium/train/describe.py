@@ -318,6 +318,9 @@ def describe_tree(described: Description) -> RenderableType:
                 branch.add(f"{tokens} tokens for an item of {size} (height x width)")
         if (lora := described.parts.get(f"{part}.lora")) is not None:
             branch.add(Text.assemble(("adapters (LoRA)", "cyan"), f"  {count(lora)}"))
+    for part, number in described.parts.items():  # heads and the like, which no value of their own describes
+        if part.removesuffix(".lora") not in part_configs(recipe.model):
+            root.add(Text.assemble((part, "cyan"), f"  {count(number)}"))
     tables: list[RenderableType] = [root, _stage_table(described)]
     if described.figures:
         tables.append(_figure_table(described))

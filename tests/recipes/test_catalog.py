@@ -11,6 +11,7 @@ from sensorium.connectors.anyres import AnyRes
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import Adjacent
 from sensorium.errors import UserError
+from sensorium.evaluate.contrastive import Retrieval, ZeroShot
 from sensorium.recipes.catalog import SIZES, find, names
 from sensorium.render import Renderer
 from sensorium.tokenizer import Tokenizer
@@ -37,7 +38,10 @@ PUBLISHED_STAGES = {
     "flamingo": [{"connectors.image", "backbone.cross"}],
     "openflamingo": [{"connectors.image", "backbone.cross"}],
     "cogvlm": [{"connectors.image", "backbone.routes"}] * 2,
+    **dict.fromkeys(("clip", "siglip", "unicl"), [{"encoders.image", "connectors.image", "backbone", "head"}]),
 }
+# parts that stay frozen at a size, against the paper: its recipe lists it as a deviation
+FROZEN_HERE = {(name, "small"): {"encoders.image"} for name in ("clip", "siglip", "unicl")}
 
 
 @cache
@@ -47,6 +51,7 @@ def described(name: str, size: str) -> Description:
 
 def test_every_system_of_the_issue_has_a_recipe_under_its_paper_name():
     wanted = {"llava", "llava-1.5", "llava-next", "yi-vl", "seechat", "chinese-llava", "minigpt-v2"}
+    wanted |= {"clip", "siglip", "unicl"}
     assert wanted <= set(NAMES)
     assert set(PUBLISHED_STAGES) == set(NAMES)
 
@@ -64,6 +69,7 @@ def test_recipe_survives_json_at_every_size(name: str):
 def test_runnable_sizes_have_data_steps_and_rates_for_all_that_trains(name: str, size: str):
     recipe = find(name, size)
     splits = {task.split for task in recipe.evaluations}
+    assert recipe.model.speaks or {type(task) for task in recipe.evaluations} == {ZeroShot, Retrieval}
     assert {"val_artist", "val_concept"} <= splits <= {"val_artist", "val_concept", "val_scene"}
     for stage in recipe.stages:
         assert stage.data is not None
@@ -78,7 +84,10 @@ def test_runnable_sizes_have_data_steps_and_rates_for_all_that_trains(name: str,
 def test_stages_train_what_the_paper_says_and_nothing_else(name: str, size: str):
     found = described(name, size)
     assert sum(found.parts.values()) == found.total
-    for view, trained in zip(found.stages, PUBLISHED_STAGES[name], strict=True):
+    kept = FROZEN_HERE.get((name, size), set())
+    assert not kept or any("frozen" in deviation for deviation in found.recipe.deviations)
+    for view, published in zip(found.stages, PUBLISHED_STAGES[name], strict=True):
+        trained = published - kept
         assert {part for part, (count, _) in view.parts.items() if count} == trained
         assert all(count in (0, every) for count, every in view.parts.values())  # whole parts, never pieces of one
         assert view.trained == sum(found.parts[part] for part in trained)
@@ -250,3 +259,13 @@ def test_chinese_systems_read_and_answer_in_chinese():
     both = trained_texts("chinese-llava", "instruct", 200)
     assert any(chinese(text) for text in both)
     assert any(text.isascii() and len(text) > 2 for text in both)
+
+
+def test_contrastive_recipes_have_their_papers_losses_and_first_temperatures():
+    clip, siglip, unicl = (find(name, "paper") for name in ("clip", "siglip", "unicl"))
+    kinds = [(one.kind, one.labels) for recipe in (clip, siglip, unicl) for one in recipe.stages[0].objectives]
+    assert kinds == [("softmax", False), ("sigmoid", False), ("softmax", True)]
+    assert (clip.model.scale, clip.model.ceiling, clip.model.bias) == (1 / 0.07, 100.0, None)
+    assert (siglip.model.scale, siglip.model.bias) == (10.0, -10.0)
+    assert (clip.model.rule.kind, siglip.model.rule.kind) == ("causal", "full")
+    assert clip.model.num_tokens("image", (224, 224)) == 1

@@ -1,0 +1,93 @@
+"""Parts of a drawing: a part's box, and the column of item, encoder and connector."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from sensorium.train.describe import Description, count, native, part_configs, summary
+from sensorium.train.shapes import (
+    FIGURE,
+    FROZEN,
+    FROZEN_EDGE,
+    MARGIN,
+    SOFT,
+    TRAINED,
+    TRAINED_EDGE,
+    Box,
+    arrow,
+    flame,
+    mark,
+    picture,
+    rect,
+    text,
+)
+
+
+def draw_column(described: Description, kind: str, place: Box, y: float, width: float) -> Iterable[str]:
+    """Connector, encoder and item of one kind, from above, under their tokens."""
+    x = min(max(MARGIN, place.middle - width / 2), MARGIN + FIGURE - width)
+    connector = Box(x + width * 0.08, y, width * 0.84, 80)
+    encoder = Box(x, connector.bottom + 38, width, 96)
+    config = described.recipe.model.encoders[kind]
+    grid = config.grid(native(config))
+    yield arrow(place.middle, connector.y - 3, place.middle, y - 36)
+    yield from draw_part(described, f"connectors.{kind}", connector)
+    yield arrow(encoder.middle, encoder.y - 3, encoder.middle, connector.bottom + 4)
+    views = f"{grid.views} views x " if grid.views > 1 else ""
+    features = f"{views}{grid.rows * grid.cols} features of {config.width}"
+    yield text(encoder.middle + 10, encoder.y - 15, features, size=12, colour=SOFT, anchor="start")
+    yield from draw_part(described, f"encoders.{kind}", encoder, trapezoid=True)
+    item = Box(encoder.middle - 46, encoder.bottom + 36, 92, 70)
+    yield arrow(encoder.middle, item.y - 3, encoder.middle, encoder.bottom + 4)
+    yield from picture(item, grid.tiles)
+    if grid.tiles is not None:
+        yield from picture(Box(item.x - 62, item.bottom - 32, 42, 32), None)
+        yield text(item.x - 10, item.bottom - 10, "+", size=15, colour=SOFT)
+    shape = native(config)
+    side = config.transform.size
+    size = f"{side} x {side} pixels"
+    if grid.tiles is not None:
+        size = f"up to {shape[1]} x {shape[0]} pixels: a thumbnail and {grid.views - 1} tiles of {side}"
+    yield text(item.middle, item.bottom + 20, size, size=12, colour=SOFT)
+
+
+def draw_part(described: Description, part: str, box: Box, trapezoid: bool = False) -> Iterable[str]:
+    """A part's box: name, what it is, parameters, and for each stage whether it trains."""
+    trains = [bool(view.parts.get(part, (0, 0))[0]) for view in described.stages]
+    fill, edge = (TRAINED, TRAINED_EDGE) if any(trains) else (FROZEN, FROZEN_EDGE)
+    if trapezoid:
+        inset = box.w * 0.08
+        corners = [
+            (box.x + inset, box.y),
+            (box.x + box.w - inset, box.y),
+            (box.x + box.w, box.bottom),
+            (box.x, box.bottom),
+        ]
+        points = " ".join(f"{x:g},{y:g}" for x, y in corners)
+        yield f'<polygon points="{points}" fill="{fill}" stroke="{edge}" stroke-width="1.6" stroke-linejoin="round"/>'
+    else:
+        yield rect(box, fill, edge, radius=10, width=1.6)
+    config = part_configs(described.recipe.model)[part]
+    kind, _, facts = summary(config).partition(": ")
+    room, _, item = part.partition(".")
+    stack = "Language backbone" if described.recipe.model.speaks else "Text tower"
+    title = {"encoders": f"{item.capitalize()} encoder ({kind})", "connectors": f"Connector ({kind})"}.get(room, stack)
+    lines = textwrap.wrap(facts, max(24, int((box.w - 40) / 6.1)))[:2]
+    amount = f"{count(described.parts.get(part, 0))} parameters"
+    y = box.y + (box.h - 18 * (1 + len(lines)) - 16) / 2 + 12
+    yield text(box.middle, y, title, size=15, weight="bold")
+    for line in lines:
+        y += 17
+        yield text(box.middle, y, line, size=12, colour=SOFT)
+    yield text(box.middle, y + 19, amount, size=13, colour=edge, weight="bold")
+    right = box.x + box.w - (box.w * 0.05 if trapezoid else 0)
+    for index, learning in enumerate(trains):
+        x = right - 18 - 24 * (len(trains) - 1 - index)
+        yield from mark(x, box.y, str(index + 1), learning)
+    lora = described.parts.get(f"{part}.lora")
+    if lora is not None:
+        chip = Box(box.x + box.w - 152, box.bottom - 36, 136, 24)
+        yield rect(chip, TRAINED, TRAINED_EDGE, radius=6, width=1.2)
+        yield from flame(chip.x + 15, chip.y + 12, TRAINED_EDGE)
+        yield text(chip.x + 28, chip.y + 16, f"LoRA  {count(lora)}", size=12, anchor="start")
