@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sensorium.connectors.mlp import MLP, GatedMLP
 from sensorium.connectors.pyramid import Pyramid
+from sensorium.data.mixture import Mixture, Part
 from sensorium.data.questions import Captions, EmojiQuestions
 from sensorium.encoders.vit import eva2_clip_e
 from sensorium.models.fused import Fused
 from sensorium.nn.backbone import Backbone
 from sensorium.recipes.common import (
     STAND_INS,
-    evaluations,
     fields_for,
     instruct,
     language_for,
@@ -31,6 +31,18 @@ PROMPT = Template(
     begin="<s>",
     plain="</s>",
 )
+RATES = {"connectors.*": 5e-4, "*": 4e-4}
+PRETRAIN = {"small": {"steps": 230, "tokens": 768, "lr": RATES, "weight_decay": 0.05}}
+REFER = {"small": {"steps": 30, "tokens": 1024, "lr": {"connectors.*": 2e-4, "*": 1e-4}}}
+
+
+def _names() -> Mixture:
+    """What a picture shows, asked again and again on several backgrounds; beside it other questions about it."""
+    plain = EmojiQuestions(
+        families=("caption",), questions_per_picture=1, rounds=8, backgrounds=("white", "white", "#f3efe6", "#e3ecf5")
+    )
+    others = EmojiQuestions(families=("keywords", "category", "choice_name", "yes_no"))
+    return Mixture(parts=(Part(name="names", source=plain, weight=6), Part(name="others", source=others)))
 
 
 def cogvlm(size: Size = "small") -> Recipe:
@@ -51,11 +63,10 @@ def cogvlm(size: Size = "small") -> Recipe:
         start = RidgeStart(data=Captions(), tokens="last", ridge=0.03, gain=1.5)
     elif size == "tiny":
         connector = GatedMLP.Config(hidden=128)
-    names = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8)
     stages = (
-        instruct(size, name="pretrain", train=EXPERT, lr=1e-4, data=names, start=start,
+        instruct(size, name="pretrain", train=EXPERT, lr=1e-4, data=_names(), start=start, here=PRETRAIN,
                  published="1.5B pairs of LAION-2B and COYO-700M at 224 px, 120,000 steps, batch 8192"),
-        instruct(size, name="refer", train=EXPERT, lr=1e-4,
+        instruct(size, name="refer", train=EXPERT, lr=1e-4, here=REFER,
                  published="captions and 40M pictures with boxes, 60,000 steps, batch 1024; 490 px in the last 30,000"),
     )  # fmt: skip
     figures = (
@@ -80,7 +91,5 @@ def cogvlm(size: Size = "small") -> Recipe:
             together=("image",),
         ),
         template=template_for(size, PROMPT), stages=stages, figures=figures if size == "paper" else (),
-        deviations=deviations,
-        **{**fields_for(size), **({} if size == "paper" else {"evaluations": evaluations(100 if size == "tiny" else 300,
-                                                                                         "prior")})},
+        deviations=deviations, **fields_for(size),
     )  # fmt: skip

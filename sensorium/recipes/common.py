@@ -7,6 +7,7 @@ paper  the published dimensions; described and drawn without weights, and withou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sensorium.data.mixture import Mixture, Part
@@ -15,7 +16,7 @@ from sensorium.data.source import SourceConfig
 from sensorium.encoders.base import Encoder
 from sensorium.encoders.efficientnet import TRANSFORM, EfficientNetLite0
 from sensorium.encoders.vit import vit
-from sensorium.evaluate.choice import Choice, Scoring
+from sensorium.evaluate.choice import Choice
 from sensorium.evaluate.contrastive import Retrieval, ZeroShot
 from sensorium.evaluate.task import EvaluationTask
 from sensorium.hub.catalog import EFFICIENTNET_LITE0, SMOLLM2_135M_INSTRUCT
@@ -108,13 +109,13 @@ def fields_for(size: Size) -> dict[str, Any]:
             return {}
 
 
-def evaluations(count: int, scoring: Scoring = "sum") -> tuple[EvaluationTask, ...]:
+def evaluations(count: int) -> tuple[EvaluationTask, ...]:
     """`count` items each: names of trained concepts and of concepts never trained on, counting, positions."""
     return (
-        Choice(name="multiple_choice", family="emoji", split="val_artist", n=count, scoring=scoring),
-        Choice(name="multiple_choice", family="emoji", split="val_concept", n=count, scoring=scoring),
-        Choice(name="counting", family="count", split="val_scene", n=count, scoring=scoring),
-        Choice(name="position", family="position", split="val_scene", n=count, scoring=scoring),
+        Choice(name="multiple_choice", family="emoji", split="val_artist", n=count),
+        Choice(name="multiple_choice", family="emoji", split="val_concept", n=count),
+        Choice(name="counting", family="count", split="val_scene", n=count),
+        Choice(name="position", family="position", split="val_scene", n=count),
     )
 
 
@@ -200,11 +201,14 @@ def instruct(
     return _stage(size, "instruct", data or instructions(), lr=lr, published=published, name=name, train=train, **more)
 
 
-def _stage(size: Size, kind: str, data: SourceConfig, **fields: Any) -> Stage:
+def _stage(
+    size: Size, kind: str, data: SourceConfig, here: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any
+) -> Stage:
+    """here: what differs from the common settings, by size below paper."""
     if size == "paper":
         return Stage(**{"epochs": 1, "tokens": TOKENS[size], "checkpointing": True, **fields})
     small = {"lr": RATES[size][kind], "data": data, "steps": STEPS[size][kind], "tokens": TOKENS[size], "epochs": None}
-    return Stage(**{**fields, **small})
+    return Stage(**{**fields, **small, **(here or {}).get(size, {})})
 
 
 def instructions(
