@@ -38,7 +38,7 @@ PUBLISHED_STAGES = {
     "flamingo": [{"connectors.image", "backbone.cross"}],
     "openflamingo": [{"connectors.image", "backbone.cross"}],
     "cogvlm": [{"connectors.image", "backbone.routes"}] * 2,
-    **dict.fromkeys(("clip", "siglip", "unicl"), [{"encoders.image", "connectors.image", "backbone", "head"}]),
+    **{key: [{"encoders.image", "connectors.image", "backbone", "head"}] for key in ("clip", "siglip", "unicl")},
 }
 # parts that stay frozen at a size, against the paper: its recipe lists it as a deviation
 FROZEN_HERE = {(name, "small"): {"encoders.image"} for name in ("clip", "siglip", "unicl")}
