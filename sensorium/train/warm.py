@@ -36,6 +36,9 @@ class RidgeStart(Config):
            follows from it
     ridge  regularisation relative to the mean variance of a feature
     gain   factor on the fitted slope
+    layer  name of the linear layer that is fitted, which then reads features one by one (a resampler's `enter`);
+           "": the connector's only one
+    centre leave out the mean of all captions, so that what the layer makes of pictures has mean zero
     batch  items encoded at a time
     words  a phrase for each row of a parameter of the connector, {"place": ("top left", ...)}: the rows start as the
            phrases' mean word embeddings, less the mean of them all
@@ -46,6 +49,8 @@ class RidgeStart(Config):
     tokens: Literal["all", "last"] = "all"
     ridge: float = 0.1
     gain: float = 1.0
+    layer: str = ""
+    centre: bool = False
     batch: int = 32
     words: dict[str, tuple[str, ...]] = {}
 
@@ -61,20 +66,20 @@ def ridge_start(
     """Set the weight and bias of the connector's linear layer. Raises UserError when it has not exactly one layer."""
     connector = model.connectors[start.kind]
     assert isinstance(connector, Connector)
-    layers = [part for part in connector.modules() if isinstance(part, nn.Linear)]
-    fitted = {id(param) for layer in layers for param in layer.parameters()}
-    others = {name: param for name, param in connector.named_parameters() if id(param) not in fitted}
-    if len(layers) != 1 or any(param.any() for name, param in others.items() if name not in start.words):
-        raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector is {connector.config}")
+    layer, others = _fitted(start, connector)
     if model.stack.embed is None:
         raise UserError("a ridge start needs a backbone with word embeddings")
-    layer, words = layers[0], model.stack.embed.weight.float().cpu()
+    words = model.stack.embed.weight.float().cpu()
+    if layer.out_features != words.shape[1]:
+        raise UserError(f"a ridge start fits word embeddings of width {words.shape[1]}; the {start.kind} connector's "
+                        f"layer makes {layer.out_features}")  # fmt: skip
     source = start.data.build()
     fit = Ridge(layer.in_features, words.shape[1])
     for first in range(0, len(source), start.batch):
         samples = [source[index] for index in range(first, min(first + start.batch, len(source)))]
         features = _features(samples, start.kind, frozen)
-        lengths = torch.tensor([connector.config.num_tokens(grid) for grid in features.grids])
+        each = features.lengths if start.layer else [connector.config.num_tokens(grid) for grid in features.grids]
+        lengths = torch.tensor(each)
         names = torch.stack([words[tokenizer.encode(" " + _caption(sample))].mean(0) for sample in samples])
         inputs = _inputs(connector, layer, features).float().cpu()
         if start.tokens == "last":
@@ -82,7 +87,7 @@ def ridge_start(
         fit.add(inputs, names.repeat_interleave(lengths, 0))
         if progress is not None:
             progress(first + len(samples), len(source))
-    slope, intercept = fit.solve(start.ridge, start.gain)
+    slope, intercept = fit.solve(start.ridge, start.gain, start.centre)
     layer.weight.copy_(slope.T)
     if layer.bias is not None:
         layer.bias.copy_(intercept)
@@ -96,10 +101,24 @@ def ridge_start(
         param.copy_(vectors - vectors.mean(0))
 
 
+def _fitted(start: RidgeStart, connector: Connector) -> tuple[nn.Linear, dict[str, nn.Parameter]]:
+    """The layer that is fitted, and the connector's other parameters. Raises UserError when the choice is not clear."""
+    named = {name: part for name, part in connector.named_modules() if isinstance(part, nn.Linear)}
+    layer = named.get(start.layer) if start.layer else next(iter(named.values()), None)
+    if layer is None or (start.layer == "" and len(named) != 1):
+        raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector {connector.config} has "
+                        f"{sorted(named)}: name it with `layer`")  # fmt: skip
+    own = {id(param) for param in layer.parameters()}
+    others = {name: param for name, param in connector.named_parameters() if id(param) not in own}
+    if not start.layer and any(param.any() for name, param in others.items() if name not in start.words):
+        raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector is {connector.config}")
+    return layer, others
+
+
 def _inputs(connector: Connector, layer: nn.Linear, features: Features) -> Tensor:
     """(N, in) what the layer reads when the connector gets these features."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2)))
     try:
         connector(Features(features.values.to(layer.weight.dtype), features.grids))
     finally:
@@ -123,14 +142,17 @@ class Ridge:
         self.xx += x.T @ x
         self.xy += x.T @ y
 
-    def solve(self, strength: float, gain: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Slope (inputs, outputs) and intercept (outputs); `strength` is relative to the mean variance of an input."""
+    def solve(self, strength: float, gain: float = 1.0, centre: bool = False) -> tuple[Tensor, Tensor]:
+        """Slope (inputs, outputs) and intercept (outputs); `strength` is relative to the mean variance of an input.
+
+        centre  the intercept makes the mean output zero, not the mean of y
+        """
         x, y = self.x / self.rows, self.y / self.rows
         covariance = self.xx.double() / self.rows - torch.outer(x, x)
         cross = self.xy.double() / self.rows - torch.outer(x, y)
         penalty = strength * covariance.diagonal().mean() * torch.eye(len(x), dtype=torch.float64)
         slope = gain * torch.linalg.solve(covariance + penalty, cross)
-        return slope.float(), (y - x @ slope).float()
+        return slope.float(), ((0 if centre else y) - x @ slope).float()
 
 
 def _features(samples: list[Sample], kind: str, frozen: FrozenEncoder) -> Features:
