@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
 from sensorium.models.dual import Dual
-from sensorium.train.describe import Description, StageView, count, describe, size_of
+from sensorium.train.describe import Description, StageView, count, describe, native, size_of
 from sensorium.train.draw_parts import draw_column, draw_part
 from sensorium.train.draw_towers import draw_towers
 from sensorium.train.recipe import Recipe
@@ -117,11 +117,18 @@ def _stream(described: Description, places: dict[str, Box], y: float, backbone: 
                 continue
             yield rect(Box(x, y, CELL, CELL), fill, edge, radius=4, width=1.2)
         yield arrow(place.middle, y - 4, place.middle, backbone.bottom + 3)
-        label = f"{described.tokens[name]:,} {name} tokens" if item else name
+        label = f"{described.tokens[name]:,} {name} tokens{_how(described, name)}" if item else name
         if not item:
             yield text(place.middle, y + CELL + 17, label, size=12, colour=SOFT)
         else:
             yield text(place.middle + 8, y - 12, label, size=13, colour=edge, weight="bold", anchor="start")
+
+
+def _how(described: Description, kind: str) -> str:
+    """How the tokens of a kind are read, where they do not simply stand in the stream."""
+    model = described.recipe.model
+    plan = model.plan(kind, native(model.encoders[kind]))
+    return " for cross-attention" if plan.mode == "memory" else " on their own weights" if plan.route else ""
 
 
 def _answer(place: Box, top: float, backbone: Box) -> Iterable[str]:

@@ -20,6 +20,7 @@ from sensorium.train.shapes import (
     mark,
     picture,
     rect,
+    snowflake,
     text,
 )
 
@@ -85,9 +86,26 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
     for index, learning in enumerate(trains):
         x = right - 18 - 24 * (len(trains) - 1 - index)
         yield from mark(x, box.y, str(index + 1), learning)
-    lora = described.parts.get(f"{part}.lora")
-    if lora is not None:
-        chip = Box(box.x + box.w - 152, box.bottom - 36, 136, 24)
-        yield rect(chip, TRAINED, TRAINED_EDGE, radius=6, width=1.2)
-        yield from flame(chip.x + 15, chip.y + 12, TRAINED_EDGE)
-        yield text(chip.x + 28, chip.y + 16, f"LoRA  {count(lora)}", size=12, anchor="start")
+    yield from _added(described, part, box)
+
+
+ADDED = {"lora": "LoRA", "cross": "cross-attention", "routes": "weights of other routes"}
+"""What stands beside a published stack, by the last word of its part's name."""
+
+
+def _added(described: Description, part: str, box: Box) -> Iterable[str]:
+    """A chip in a part's box for each thing that the design adds to it."""
+    right = box.x + box.w - 16
+    for word, label in ADDED.items():
+        name = f"{part}.{word}"
+        amount = described.parts.get(name)
+        if amount is None:
+            continue
+        learns = any(view.parts.get(name, (0, 0))[0] for view in described.stages)
+        fill, edge = (TRAINED, TRAINED_EDGE) if learns else (FROZEN, FROZEN_EDGE)
+        words = f"{label}  {count(amount)}"
+        chip = Box(right - 42 - 6.4 * len(words), box.bottom - 36, 42 + 6.4 * len(words), 24)
+        yield rect(chip, fill, edge, radius=6, width=1.2)
+        yield from (flame if learns else snowflake)(chip.x + 15, chip.y + 12, edge)
+        yield text(chip.x + 28, chip.y + 16, words, size=12, anchor="start")
+        right = chip.x - 8
