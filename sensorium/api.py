@@ -26,6 +26,8 @@ from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine, Likelihoods
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
+from sensorium.infer.vectors import picture_vectors, text_vectors
+from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
 from sensorium.render import Renderer
 from sensorium.sequence import Media, Sample, Segment
@@ -92,6 +94,7 @@ class Model:
 
         sampling  fields of sensorium.infer.sampling.Sampling: temperature, top_p, max_tokens, stop, ...
         """
+        self._must_speak()
         sample, options = _open(messages), sampling_of(sampling)
         if stream:
             return self.engine.stream(sample, options)
@@ -99,6 +102,7 @@ class Model:
 
     def generate(self, prompts: Iterable[str | Messages], **sampling: Any) -> list[str]:
         """Many answers at once. A prompt is a conversation, or plain text to be continued."""
+        self._must_speak()
         samples = [
             Sample((Segment("text", prompt),)) if isinstance(prompt, str) else _open(prompt) for prompt in prompts
         ]
@@ -106,6 +110,7 @@ class Model:
 
     def likelihoods(self, messages: Messages, options: Sequence[str]) -> Likelihoods:
         """Log-probabilities of several answers to the same conversation, in one forward pass."""
+        self._must_speak()
         return self.engine.log_likelihoods([(_open(messages).segments, options)])[0]
 
     def logits(self, messages: Messages) -> tuple[Tensor, Tensor]:
@@ -113,21 +118,51 @@ class Model:
 
         The assistant's turn is opened when the last message is not the assistant's own.
         """
+        self._must_speak()
         sample = messages_to_sample(messages)
         return self.engine.logits(sample, generate=sample.segments[-1].role != "assistant")
 
     def embed(self, inputs: Any) -> Tensor:
         """Mean of the backbone's last hidden states over all tokens of an input, float32, not normalised.
 
+        Of a contrastive model: the unit vector of a picture or a text in the space they share.
+
         inputs  one text, picture (Path, PIL image, encoded bytes, Media) or conversation -> (D); a list of them
                 -> (N, D). A str is text: give a picture's path as a Path.
         """
+        if isinstance(self.network, Dual):
+            vectors = self._shared([inputs] if _is_one(inputs) else list(inputs))
+            return vectors[0] if _is_one(inputs) else vectors
         if _is_one(inputs):
             return self.engine.embed([_embedded(inputs)])[0]
         return self.engine.embed(_embedded(value) for value in inputs)
 
+    def _shared(self, inputs: list[Any]) -> Tensor:
+        """(N, E) of pictures and texts. Raises UserError for a conversation, and where an item has many vectors."""
+        rows: list[Tensor] = []
+        for value in inputs:
+            if isinstance(value, list | tuple):
+                raise UserError("a contrastive model embeds a text or a picture, not a conversation: give one of them")
+            if isinstance(value, str):
+                rows.append(text_vectors(self.engine, [value]))
+                continue
+            vectors = picture_vectors(self.engine, [picture_of(value)])
+            if vectors.shape[1] > 1:
+                raise UserError(f"this model has {vectors.shape[1]} vectors for a picture: ask "
+                                "sensorium.infer.vectors.picture_vectors for all of them")  # fmt: skip
+            rows.append(vectors[:, 0])
+        return torch.cat(rows) if rows else torch.zeros(0, int(self.recipe.model.measures["space"]))
+
+    def _must_speak(self) -> None:
+        if not self.recipe.model.speaks:
+            raise UserError(
+                f"{self.recipe.title} does not answer in words: use embed, or sensorium eval for classification and "
+                "retrieval"
+            )
+
     def session(self, system: str | None = None, **sampling: Any) -> Session:
         """A conversation that keeps its cache: `.send(text, images=[...])` streams the next answer."""
+        self._must_speak()
         start = (Segment("text", system, role="system"),) if system else ()
         return Session(self.engine, start, sampling_of(sampling), picture=picture_of)
 

@@ -183,3 +183,22 @@ def test_a_changed_recipe_does_not_open_old_weights(run, tmp_path):
     (copy / "step_000003" / "recipe.json").write_text(wider.to_json())
     with pytest.raises(UserError, match="is missing"):
         api.load(copy)
+
+
+def test_a_contrastive_model_embeds_into_one_space_and_does_not_talk(tmp_path):
+    from sensorium.recipes.clip import clip
+
+    recipe = clip("tiny")
+    model = api.Model(recipe, build_model(recipe), tokenizer_of(recipe))
+    path = tmp_path / "p.png"
+    path.write_bytes(encoded(picture()))
+    many = model.embed(["a text", path, picture()])
+    assert many.shape == (3, 64)
+    torch.testing.assert_close(many.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(many[1], many[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.embed("a text"), many[0], atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match="not a conversation"):
+        model.embed([[question(picture())]])
+    for ask in (model.chat, model.logits, lambda messages: model.generate([messages]), lambda _: model.session()):
+        with pytest.raises(UserError, match=r"CLIP.* does not answer in words: use embed"):
+            ask([question(picture())])

@@ -14,6 +14,7 @@ from sensorium.evaluate.contrastive import TEMPLATES
 from sensorium.hub.catalog import EFFICIENTNET_LITE0, SMOLLM2_135M_INSTRUCT
 from sensorium.models.dual import Dual
 from sensorium.nn.backbone import Backbone
+from sensorium.nn.norm import Norm
 from sensorium.objectives.contrastive import Contrastive
 from sensorium.recipes.common import BUILT_IN, STARTS_RANDOM, TOKENIZER, evaluations_of
 from sensorium.train.recipe import Size, Stage
@@ -42,12 +43,12 @@ def image_for(size: Size, paper: ViT.Config) -> Encoder.Config:
 
 
 def pool_for(size: Size, paper: GlobalPool.Config) -> Connector.Config:
-    """How the features of a picture become one vector: as published, but small's convnet has no class token."""
+    """How the features of a picture become one vector: as published, at small their mean."""
     if size == "paper":
         return paper
     changes: dict[str, Any] = {"project": True}
-    if size == "small" and paper.by == "class":
-        changes["by"] = "attention"
+    if size == "small" and paper.hidden is None:
+        changes |= {"by": "mean", "norm": Norm.Config(kind="layer")}
     if paper.hidden is not None:
         changes |= {"hidden": 2 * (64 if size == "tiny" else 1280), "heads": 4}
     return paper.replace(**changes)
@@ -88,4 +89,4 @@ def contrast(size: Size, objective: Contrastive, *, lr: float, published: str, *
     if size == "tiny":
         return Stage(**{**fields, **common, "lr": 2e-3, "items": 64, "steps": 150})
     train = ("connectors.*", "backbone.*", "head.*")
-    return Stage(**{**fields, **common, "train": train, "lr": 1e-3, "items": 256, "steps": 200})
+    return Stage(**{**fields, **common, "accumulate": 1, "train": train, "lr": 2e-3, "items": 256, "steps": 400})
