@@ -254,7 +254,7 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
         inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
         x = torch.cat([*inside, model.stack.embed_tokens(ids)])
-        memory = torch.cat(beside) if beside else None
+        memory = torch.cat(beside) if beside and model.config.speaks else None
         length = len(x)
         routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
         layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])
