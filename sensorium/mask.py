@@ -8,7 +8,7 @@ gets one boolean mask per batch, shared by all layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -102,6 +102,19 @@ class Layout:
         """(B, L, ...) padded -> (T, ...) packed."""
         flat = x.reshape(-1, *x.shape[2:])
         return flat if self.inverse is None else flat.index_select(0, self.inverse)
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The same on another device: compiled where the lengths are known, it costs no waiting there."""
+        moved = replace(self, rows=self.rows.to(device), position=self.position.to(device))
+        for name in ("inverse", "mask", "bias"):
+            tensor = getattr(self, name)
+            setattr(moved, name, None if tensor is None else tensor.to(device))
+        for name, names in (("routes", ("order", "inverse")), ("memory", ("rows", "mask", "sees", "starts", "spans"))):
+            part = getattr(self, name)
+            if part is not None:
+                tensors = {one: getattr(part, one) for one in names if getattr(part, one) is not None}
+                setattr(moved, name, replace(part, **{one: tensor.to(device) for one, tensor in tensors.items()}))
+        return moved
 
     def of_route(self, route: int) -> Tensor:
         """(N) the tokens that take a route, rising."""

@@ -35,6 +35,7 @@ class Template(Config):
 
     chat     Jinja source in the Hugging Face convention: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`
     system   a system message put first when the sample has none; "" for none
+    asks     text before and after the words of a user, for example ("Question: ", " Answer:")
     media    text before and after each item of a kind, for example {"image": ("<Img>", "</Img>")}
     stop     the special token that ends an assistant's turn
     begin, plain  written around samples without roles instead of the template: a token that language models read first
@@ -43,6 +44,7 @@ class Template(Config):
 
     chat: str = CHATML
     system: str = ""
+    asks: tuple[str, str] = ("", "")
     media: dict[str, tuple[str, str]] = {}
     stop: str = "<|im_end|>"
     begin: str = "<|im_start|>"
@@ -136,7 +138,8 @@ class Renderer:
         for segment, index in zip(segments, indices):
             role = segment.role or "user"
             mark = f"\ue000{index}\ue001"
-            before, after = self.template.media.get(segment.kind, ("", ""))
+            asked = self.template.asks if segment.kind == "text" and role == "user" else ("", "")
+            before, after = self.template.media.get(segment.kind, asked)
             content = f"{before}{mark}{after}"
             if messages and messages[-1]["role"] == role:
                 messages[-1]["content"] += content

@@ -123,17 +123,17 @@ class QFormer(Connector):
             )
         queries = self.count if features is not None else 0
         lengths = features.lengths if features is not None else None
-        sequence = _documents(queries, words, lengths).to(device)
-        rule = AttentionRule(kind, memory="all")
-        layout = compile_layout(sequence, rule, torch.full((count,), queries, device=device))
+        sequence = _documents(queries, words, lengths)
+        layout = compile_layout(sequence, AttentionRule(kind, memory="all"), torch.full((count,), queries)).to(device)
         ids = torch.cat(texts) if texts else torch.zeros(0, dtype=torch.long, device=device)
         told, asked = self.stack.embed_tokens(ids), self.queries.repeat(count if queries else 0, 1)
         word = sequence.position[:, 0] >= 0
-        at, order = word.nonzero()[:, 0], torch.argsort(word.to(torch.uint8), stable=True)  # queries before words
-        x = torch.cat([asked.to(told.dtype), told]).index_select(0, torch.argsort(order))
+        order = torch.argsort(word.to(torch.uint8), stable=True)  # queries before words
+        x = torch.cat([asked.to(told.dtype), told]).index_select(0, torch.argsort(order).to(device))
         memory = features.values.to(x.dtype) if features is not None else None
         hidden = self.stack(x, layout, memory=memory)
-        return hidden.index_select(0, order[: len(asked)]), hidden.index_select(0, at)
+        asked_at, told_at = order.to(device).split([len(asked), len(told)])
+        return hidden.index_select(0, asked_at), hidden.index_select(0, told_at)
 
 
 def _documents(queries: int, words: list[int], features: list[int] | None) -> Sequence:

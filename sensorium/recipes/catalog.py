@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from sensorium.config import explain
 from sensorium.errors import UserError, nearest
+from sensorium.recipes.blip2 import blip_2, instructblip, minigpt_4
 from sensorium.recipes.chinese_llava import chinese_llava
 from sensorium.recipes.clip import clip
 from sensorium.recipes.cogvlm import cogvlm
@@ -44,6 +45,9 @@ def catalog() -> tuple[RecipeFunction, ...]:
         flamingo,
         openflamingo,
         cogvlm,
+        blip_2,
+        instructblip,
+        minigpt_4,
         clip,
         siglip,
         unicl,

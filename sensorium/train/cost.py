@@ -32,7 +32,8 @@ ASSUMPTIONS = (
     f"a sample is one picture of the native size and {TEXT_TOKENS} text tokens, {LOSS_TOKENS} of them with loss; "
     "of a text tower with fewer positions, as many as it has",
     "FLOPs are those of matrix products and convolutions, 2 per multiply-add; attention counts the whole score "
-    "matrix, the head runs at tokens with loss alone",
+    "matrix, the head runs at tokens with loss alone; passes in which a text tower reads pictures (BLIP-2's first "
+    "stage) are not counted",
     "a frozen encoder runs once per picture, and its features are kept on disk: it is not part of a training step",
     "memory: weights and activations in bf16, fp32 masters, gradients and two AdamW moments for what trains; "
     "activations are those of one micro-batch (the stage's token budget, at least one sample), attention scores "
@@ -254,7 +255,7 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
         inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
         x = torch.cat([*inside, model.stack.embed_tokens(ids)])
-        memory = torch.cat(beside) if beside else None
+        memory = torch.cat(beside) if beside and model.config.speaks else None
         length = len(x)
         routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
         layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])

@@ -120,14 +120,23 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
     with torch.device("meta"):
         model = recipe.model.build()
     shapes = {kind: native(encoder) for kind, encoder in recipe.model.encoders.items()}
+    wirings = {recipe.model.to_json(): (recipe.model, model)}
     stages = []
-    for stage in recipe.stages:
-        add_lora(model, stage.adapters)
-        stages.append(_stage_view(model, stage))
+    for index, stage in enumerate(recipe.stages):
+        config = recipe.wiring(index)
+        if config.to_json() not in wirings:
+            with torch.device("meta"):
+                wirings[config.to_json()] = config, config.build()
+        _, full = wirings[config.to_json()]
+        add_lora(full, stage.adapters)
+        stages.append(_stage_view(full, stage))
     if costs:
         items = {kind: _meta_item(recipe.model.encoders[kind], shape) for kind, shape in shapes.items()}
-        measured = stage_costs(recipe.model, recipe.stages, items, model)
-        stages = [replace(view, cost=cost) for view, cost in zip(stages, measured, strict=True)]
+        for config, full in wirings.values():
+            places = [index for index in range(len(stages)) if recipe.wiring(index) == config]
+            measured = stage_costs(config, [recipe.stages[index] for index in places], items, full)
+            for index, cost in zip(places, measured, strict=True):
+                stages[index] = replace(stages[index], cost=cost)
     tokens = {kind: recipe.model.num_tokens(kind, shape) for kind, shape in shapes.items()}
     by_size = {
         kind: {

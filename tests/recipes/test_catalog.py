@@ -39,6 +39,17 @@ PUBLISHED_STAGES = {
     "openflamingo": [{"connectors.image", "backbone.cross"}],
     "cogvlm": [{"connectors.image", "backbone.routes"}] * 2,
     **{key: [{"encoders.image", "connectors.image", "backbone", "head"}] for key in ("clip", "siglip", "unicl")},
+    "blip-2": [{"connectors.image", "head", "grounding"}, {"connectors.image"}],
+    "instructblip": [{"connectors.image", "head", "grounding"}, {"connectors.image"}, {"connectors.image"}],
+    "minigpt-4": [{"connectors.image", "head", "grounding"}, {"connectors.image"}, {"connectors.image"}],
+}
+LINEAR = {"connectors.image.out.weight", "connectors.image.out.bias"}
+# (recipe, stage) that trains a piece of its part: names of what trains, or None where a figure counts it
+PIECES = {
+    ("blip-2", "generate"): None,
+    ("instructblip", "align"): LINEAR,
+    ("minigpt-4", "align"): LINEAR,
+    ("minigpt-4", "finetune"): LINEAR,
 }
 # parts that stay frozen at a size, against the paper: its recipe lists it as a deviation
 FROZEN_HERE = {(name, "small"): {"encoders.image"} for name in ("clip", "siglip", "unicl")}
@@ -51,7 +62,7 @@ def described(name: str, size: str) -> Description:
 
 def test_every_system_of_the_issue_has_a_recipe_under_its_paper_name():
     wanted = {"llava", "llava-1.5", "llava-next", "yi-vl", "seechat", "chinese-llava", "minigpt-v2"}
-    wanted |= {"clip", "siglip", "unicl"}
+    wanted |= {"clip", "siglip", "unicl", "blip-2", "instructblip", "minigpt-4"}
     assert wanted <= set(NAMES)
     assert set(PUBLISHED_STAGES) == set(NAMES)
 
@@ -89,9 +100,28 @@ def test_stages_train_what_the_paper_says_and_nothing_else(name: str, size: str)
     for view, published in zip(found.stages, PUBLISHED_STAGES[name], strict=True):
         trained = published - kept
         assert {part for part, (count, _) in view.parts.items() if count} == trained
+        assert view.trained + view.frozen == sum(every for _, every in view.parts.values())
+        if view.stage.wiring is None:
+            assert view.trained + view.frozen == found.total
+        if (name, view.name) in PIECES:
+            names = {key for key in found.sizes if view.stage.trains(key)}
+            assert names == (PIECES[name, view.name] or names)
+            assert view.trained == sum(found.sizes[key] for key in names)
+            continue
         assert all(count in (0, every) for count, every in view.parts.values())  # whole parts, never pieces of one
-        assert view.trained == sum(found.parts[part] for part in trained)
-        assert view.trained + view.frozen == found.total
+        assert view.trained == sum(every for part, (_, every) in view.parts.items() if part in trained)
+
+
+def test_without_text_beside_its_queries_the_text_side_of_a_q_former_rests():
+    found = described("blip-2", "paper")
+    stage = found.recipe.stage("generate")
+    rests = {key for key in found.sizes if key.startswith("connectors.") and not stage.trains(key)}
+    sides = {key.partition("stack.")[2] for key in rests}
+    text = {"embed.weight", "place.weight"}
+    text |= {f"blocks.{block}.ffn.{layer}.{leaf}" for block in range(12) for layer in ("up", "down")
+             for leaf in ("weight", "bias")}  # fmt: skip
+    text |= {f"blocks.{block}.norm2.{leaf}" for block in range(12) for leaf in ("weight", "bias")}
+    assert sides == text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,6 +176,9 @@ def test_connectors_are_the_published_ones():
             "yi-vl",
             "This is{}\n\n### Human: <P>\nWhat?\n### Assistant: A cat<|endoftext|>\n### Human: Sure?\n### Assistant:",
         ),
+        ("blip-2", "<P>Question: What? Answer: A cat</s>Question: Sure? Answer:"),
+        ("instructblip", "<P>What? A cat</s>Sure?"),
+        ("minigpt-4", "###Human: <Img><P></Img> What? ###Assistant: A cat</s>###Human: Sure? ###Assistant:"),
         ("seechat", "问：<P>What?\n答：A cat<eop>\n问：Sure?\n答："),
     ],
 )
