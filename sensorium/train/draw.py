@@ -128,7 +128,7 @@ def _how(described: Description, kind: str) -> str:
     """How the tokens of a kind are read, where they do not simply stand in the stream."""
     model = described.recipe.model
     plan = model.plan(kind, native(model.encoders[kind]))
-    return " for cross-attention" if plan.mode == "memory" else " on their own weights" if plan.route else ""
+    return " as memory" if plan.mode == "memory" else ", routed" if plan.route else ""
 
 
 def _answer(place: Box, top: float, backbone: Box) -> Iterable[str]:
