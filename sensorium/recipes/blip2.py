@@ -10,6 +10,7 @@ from sensorium.data.questions import Captions, EmojiQuestions, SceneQuestions
 from sensorium.data.source import SourceConfig
 from sensorium.encoders.vit import ViT, eva_vit_g14
 from sensorium.evaluate.contrastive import Retrieval
+from sensorium.evaluate.instruction import Instructed
 from sensorium.evaluate.matching import Matches
 from sensorium.mask import AttentionRule
 from sensorium.models.dual import Dual
@@ -138,8 +139,15 @@ def instructblip(size: Size = "small") -> Recipe:
     return Recipe(
         name="instructblip", title="InstructBLIP Vicuna-7B", paper="arXiv 2305.06500", family=FAMILY, size=size,
         model=model, template=template_for(size, INSTRUCTBLIP), stages=stages,
-        figures=figures if size == "paper" else (), deviations=deviations, **fields_for(size),
+        figures=figures if size == "paper" else (), deviations=deviations, **_with_ablation(size),
     )  # fmt: skip
+
+
+def _with_ablation(size: Size) -> dict[str, Any]:
+    """What a size decides, and the question whether queries follow the instruction."""
+    fields = fields_for(size)
+    asked = Instructed(split="val_artist", n=60 if size == "tiny" else 200)
+    return {**fields, "evaluations": (*fields["evaluations"], asked)} if "evaluations" in fields else fields
 
 
 def minigpt_4(size: Size = "small") -> Recipe:
