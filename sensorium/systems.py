@@ -53,6 +53,21 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("llava-1.5-13b", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
     ("llava-next", "P"): (f"{PARITY}::test_llava_next_is_transformers_llava_next",),
     ("llava-next-34b", "P"): (f"{PARITY}::test_llava_next_is_transformers_llava_next",),
+    ("clip", "C"): (
+        "tests/train/test_caching.py::test_micro_batches_are_one_big_batch",
+        "tests/train/test_caching.py::test_ranks_together_have_the_gradient_of_one_process",
+        "tests/models/test_dual.py::test_the_scale_stops_at_its_ceiling_and_comes_back",
+    ),
+    ("siglip", "C"): (
+        "tests/objectives/test_contrastive.py::test_sigmoid_is_log_sigmoid_over_the_whole_table_per_pair",
+        "tests/objectives/test_contrastive.py::test_a_batch_over_ranks_is_the_whole_batch",
+    ),
+    ("unicl", "C"): (
+        "tests/objectives/test_contrastive.py::test_labels_make_all_of_one_label_positives_by_hand",
+        "tests/objectives/test_contrastive.py::test_equal_texts_have_equal_labels_wherever_they_stand",
+    ),
+    ("clip", "P"): ("tests/recipes/test_contrastive_parity.py::test_clip_is_transformers_clip",),
+    ("siglip", "P"): ("tests/recipes/test_contrastive_parity.py::test_siglip_is_transformers_siglip",),
 }
 """(recipe, letter) -> tests, or commands that begin with `sensorium`, that show it."""
 

@@ -23,6 +23,8 @@ FAMILY = "contrastive"
 STAND_INS = (
     STARTS_RANDOM,
     "small: EfficientNet-Lite0, pretrained and frozen, stands for the published image tower, which learns from scratch",
+    "small: a picture is the mean of the convnet's features, normalised (a class token it has not, and SigLIP's learned "
+    "query over its raw features never left the plateau of equal similarities within 130 steps)",
     "small: the text tower is smaller and reads SmolLM2's tokens",
     "tiny, small: a text has a token that begins it, whichever the published one has",
     BUILT_IN,
@@ -46,12 +48,9 @@ def pool_for(size: Size, paper: GlobalPool.Config) -> Connector.Config:
     """How the features of a picture become one vector: as published, at small their mean."""
     if size == "paper":
         return paper
-    changes: dict[str, Any] = {"project": True}
-    if size == "small" and paper.hidden is None:
-        changes |= {"by": "mean", "norm": Norm.Config(kind="layer")}
-    if paper.hidden is not None:
-        changes |= {"hidden": 2 * (64 if size == "tiny" else 1280), "heads": 4}
-    return paper.replace(**changes)
+    if size == "small":
+        return GlobalPool.Config(by="mean", norm=Norm.Config(kind="layer"))
+    return paper.replace(project=True, heads=4, hidden=None if paper.hidden is None else 128)
 
 
 def text_for(size: Size, paper: Backbone.Config) -> Backbone.Config:
