@@ -23,8 +23,8 @@ FAMILY = "contrastive"
 STAND_INS = (
     STARTS_RANDOM,
     "small: EfficientNet-Lite0, pretrained and frozen, stands for the published image tower, which learns from scratch",
-    "small: a picture is the mean of the convnet's features, normalised (a class token it has not, and SigLIP's learned "
-    "query over its raw features never left the plateau of equal similarities within 130 steps)",
+    "small: a picture is the mean of the convnet's features, normalised (it has no class token, and SigLIP's "
+    "learned query over its raw features never left the plateau of equal similarities within 130 steps)",
     "small: the text tower is smaller and reads SmolLM2's tokens",
     "tiny, small: a text has a token that begins it, whichever the published one has",
     BUILT_IN,
