@@ -8,6 +8,7 @@ which segment it belongs to. There is nothing to find again afterwards, so nothi
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -38,6 +39,8 @@ class Template(Config):
     asks     text before and after the words of a user, for example ("Question: ", " Answer:")
     media    text before and after each item of a kind, for example {"image": ("<Img>", "</Img>")}
     stop     the special token that ends an assistant's turn
+    start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
+             answer (of plain samples: before the last text) is then the source, ended by `plain`
     begin, plain  written around samples without roles instead of the template: a token that language models read first
              and lean on (attention sink, Xiao et al. 2023), and the token that ends
     """
@@ -47,6 +50,7 @@ class Template(Config):
     asks: tuple[str, str] = ("", "")
     media: dict[str, tuple[str, str]] = {}
     stop: str = "<|im_end|>"
+    start: str = ""
     begin: str = "<|im_start|>"
     plain: str = "<|im_end|>"
 
@@ -79,6 +83,8 @@ class Renderer:
         if template.stop not in tokenizer.special:
             known = ", ".join(sorted(tokenizer.special))
             raise UserError(f"the template stops at {template.stop!r}, which the tokenizer lacks; it has: {known}")
+        if template.start and template.start not in tokenizer.special:
+            raise UserError(f"a decoder starts with {template.start!r}, which is no special token of the tokenizer")
 
     def render(
         self, sample: Sample, *, generate: bool = False, items: bool = True, max_tokens: int | None = None
@@ -103,6 +109,8 @@ class Renderer:
 
     def _render(self, sample: Sample, generate: bool, items: bool) -> Sequence:
         segments = sample.segments
+        if self.template.start:
+            return self._source_and_target(sample, generate, items)
         if any(segment.branch for segment in segments):
             pieces = self._branches(segments, generate)
         elif all(segment.role is None for segment in segments):
@@ -113,6 +121,36 @@ class Renderer:
         for branch, run in pieces:
             build.add(branch, run)
         return build.finish(sample)
+
+    def _source_and_target(self, sample: Sample, generate: bool, items: bool) -> Sequence:
+        """What an encoder reads becomes an item beside what its decoder says, with branches where there are options."""
+        segments, template = sample.segments, self.template
+        answers = [one for one in segments if one.kind == "text" and one.role in (None, "assistant")]
+        target = answers[-1:] if not generate else []
+        if any(one.branch for one in segments):
+            target = [one for one in segments if one.branch]
+        asked = tuple(one for one in segments if not any(one is other for other in target))
+        if any(one.kind != "text" or one.role == "user" for one in target):
+            raise UserError(f"sample {sample.id or '(no id)'}: an encoder-decoder reads one prompt a document, here "
+                            "prompts are branches: give each question a sample of its own")  # fmt: skip
+        plain = all(one.role is None for one in segments)
+        run = _plain(asked, template.replace(begin=""), False) if plain else self._chat_pieces(list(asked), True)
+        read = _Builder(self, tuple(replace(one, train=False) for one in asked), items)
+        read.add(0, run if plain else [*run, template.plain])
+        source = read.finish(sample)
+        said = _Builder(self, segments, items)
+        runs: dict[int, list[Any]] = {0: [template.start]}
+        for one in target:
+            place = next(index for index, other in enumerate(segments) if other is one)
+            runs.setdefault(one.branch, []).extend([place, template.plain if plain else template.stop])
+        for branch, pieces in runs.items():
+            said.add(branch, pieces)
+        made = said.finish(sample)
+        key = hashlib.sha256(
+            repr((source.ids.tolist(), [one.key for all in source.items.values() for one in all])).encode()
+        )
+        item = Item(None, (len(source),), key.hexdigest(), source=source)
+        return replace(made, spans=[Span("text", 0, len(source), 0, "memory")], items={"text": [item]})
 
     def _branches(self, segments: tuple[Segment, ...], generate: bool) -> list[tuple[int, list[Any]]]:
         """Each branch is the conversation trunk + branch; what all have in common from the start is the trunk."""

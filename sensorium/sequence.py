@@ -122,13 +122,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture, clip or sound, ready for its encoder.
+    """One picture, clip or sound, ready for its encoder; or, of kind text, what an encoder-decoder's encoder reads.
 
     data      what the encoder reads; a picture is (views, 3, H, W), the first view the whole picture, then its tiles
     shape     extent of the original, (height, width) for a picture
     key       content hash; with the encoder's fingerprint it addresses the feature cache
     features  (N, D) what a frozen encoder made of it earlier; then `data` may be None
     text      (M) ids of the words of its turn, where the plan says that the connector reads them
+    source    of kind text alone: one document with items of its own, of which the decoder reads the encoder's states
     """
 
     data: Tensor | None
@@ -136,12 +137,14 @@ class Item:
     key: str = ""
     features: Tensor | None = None
     text: Tensor | None = None
+    source: Sequence | None = None
 
     def to(self, device: torch.device | str) -> Item:
         data, features, text = (
             None if tensor is None else tensor.to(device) for tensor in (self.data, self.features, self.text)
         )
-        return replace(self, data=data, features=features, text=text)
+        source = None if self.source is None else self.source.to(device)
+        return replace(self, data=data, features=features, text=text, source=source)
 
 
 @dataclass(slots=True)
@@ -206,6 +209,24 @@ class Sequence:
             cut = {name: getattr(self, name)[start:stop] for name in names}
             yield Sequence(doc=self.doc[start:stop] - number, spans=spans, items=items, **cut)
             start = stop
+
+    def members(self, kind: str) -> list[Item]:
+        """The items of a kind, then those of that kind inside the sources of encoder-decoders."""
+        inner = [item.source for item in self.items.get("text", ()) if item.source is not None]
+        return [*self.items.get(kind, ()), *(item for source in inner for item in source.items.get(kind, ()))]
+
+    def with_members(self, kind: str, members: Many[Item]) -> Sequence:
+        """The same with other items of a kind, in the order of `members`."""
+        own = len(self.items.get(kind, ()))
+        items = {**self.items, kind: list(members[:own])} if kind in self.items else dict(self.items)
+        texts, first = [], own
+        for item in self.items.get("text", ()):
+            if item.source is not None and kind in item.source.items:
+                count = len(item.source.items[kind])
+                inside = {**item.source.items, kind: list(members[first : first + count])}
+                item, first = replace(item, source=replace(item.source, items=inside)), first + count
+            texts.append(item)
+        return replace(self, items={**items, "text": texts} if texts else items)
 
     def predecessor(self) -> Tensor:
         """(T) the index of the token each token is predicted from, -1 for the first of a document.

@@ -12,6 +12,7 @@ from sensorium.mask import AttentionRule, Rule, compile_layout
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone, bert
 from sensorium.nn.cross import Cross
+from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
 from sensorium.sequence import Sequence, Span
 
@@ -36,12 +37,14 @@ class QFormer(Connector):
     class Config(Connector.Config):
         """queries     tokens an item becomes
         instructed  queries also see the words of the item's turn (InstructBLIP, arXiv 2305.06500, section 2.3)
+        norm        normalise the features first, where the encoder does not (BLIP-2's encoder ends in a norm)
         every       how many blocks for one with cross-attention; the first has it
         vocab, width, depth, heads, hidden, positions  of the BERT
         """
 
         queries: int = Field(default=32, ge=1)
         instructed: bool = False
+        norm: bool = False
         every: int = Field(default=2, ge=1)
         vocab: int = 30_523
         width: int = 768
@@ -77,13 +80,17 @@ class QFormer(Connector):
         assert block.cross is not None
         reading = block.replace(cross=block.cross.replace(memory=in_width))
         self.stack: Backbone = config.stack.replace(block=reading).build()
+        for layer in self.stack.modules():  # what no pretrained BERT fills: wide enough for what is seen to be heard
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         self.stack.start_routes()  # the queries' feed-forwards start as the text's, those of BERT
+        self.norm = Norm.Config(kind="layer").build(in_width) if config.norm else None
         self.out = nn.Linear(config.width, out_width)
 
     def adopt(self, other: Connector) -> None:
-        """Queries and stack become those of a Q-Former in front of another model; `out` stays this one's own."""
+        """All becomes that of a Q-Former in front of another model; `out` alone stays this one's own."""
         assert isinstance(other, QFormer)
-        self.queries, self.stack = other.queries, other.stack
+        self.queries, self.stack, self.norm = other.queries, other.stack, other.norm
 
     def forward(self, features: Features) -> Tensor:
         texts = self._texts(features)
@@ -130,7 +137,9 @@ class QFormer(Connector):
         word = sequence.position[:, 0] >= 0
         order = torch.argsort(word.to(torch.uint8), stable=True)  # queries before words
         x = torch.cat([asked.to(told.dtype), told]).index_select(0, torch.argsort(order).to(device))
-        memory = features.values.to(x.dtype) if features is not None else None
+        memory = features.values.to(x.dtype) if features is not None else x.new_zeros(0, self.in_width)
+        if self.norm is not None:
+            memory = self.norm(memory)
         hidden = self.stack(x, layout, memory=memory)
         asked_at, told_at = order.to(device).split([len(asked), len(told)])
         return hidden.index_select(0, asked_at), hidden.index_select(0, told_at)

@@ -248,7 +248,7 @@ class Engine:
             waiting = {
                 item.key or id(item): item
                 for sequence in sequences
-                for item in sequence.items.get(kind, ())
+                for item in sequence.members(kind)
                 if item.features is None
             }
             if waiting:
@@ -289,13 +289,10 @@ def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:
 
 
 def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]]) -> Sequence:
-    items = {
-        kind: [
-            item
-            if item.features is not None or kind not in made
-            else replace(item, data=None, features=made[kind][item.key or id(item)])
-            for item in members
+    for kind, features in made.items():
+        items = [
+            item if item.features is not None else replace(item, data=None, features=features[item.key or id(item)])
+            for item in sequence.members(kind)
         ]
-        for kind, members in sequence.items.items()
-    }
-    return replace(sequence, items=items)
+        sequence = sequence.with_members(kind, items)
+    return sequence

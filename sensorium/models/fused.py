@@ -16,7 +16,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from sensorium.mask import Layout, compile_layout
+from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.sequence import Plan, Sequence, Span
@@ -32,12 +32,15 @@ class Fused(Wiring):
 
     class Config(Wiring.Config):
         """backbone  the language model
+        source    the encoder of an encoder-decoder, whose decoder is the backbone: it reads the source of each document
+                  (an item of kind text, with pictures in it), embedded as the decoder embeds; its states are memory
         memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
         """
 
         backbone: Backbone.Config
+        source: Backbone.Config | None = None
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
@@ -63,6 +66,9 @@ class Fused(Wiring):
                     raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.kinds)}")
             if self.memory and self.backbone.block.cross is None:
                 raise ValueError(f"{list(self.memory)} are memory, and no block of the backbone has cross-attention")
+            if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
+                raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
+                                 "memory='all'")  # fmt: skip
             most = max(self.routes.values(), default=0)
             if most >= self.backbone.block.routes:
                 raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
@@ -73,6 +79,7 @@ class Fused(Wiring):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.backbone: Backbone = config.backbone.build()
+        self.source: Backbone | None = config.source.build() if config.source is not None else None
 
     @property
     def stack(self) -> Backbone:
@@ -80,6 +87,19 @@ class Fused(Wiring):
 
     def forward(self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None) -> Outputs:
         """A packed sequence -> hidden states and logits on request."""
+        if self.source is None:
+            x, beside = self.stream(sequence)
+        else:
+            x, beside = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}
+        memory = gather_memory(beside, sequence)
+        layout = layout or compile_layout(sequence, self.config.rule)
+        hidden = self.backbone(x, layout, cache, memory=memory)
+        # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
+        # in whatever order they come, and a resumed run would not repeat it to the last bit
+        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
+
+    def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor]]:
+        """The token stream (T, D) with its items placed, and by kind the tokens of those that stand beside it."""
         x = self.backbone.embed_tokens(sequence.ids)
         beside = {}
         for kind in self.config.kinds:
@@ -88,12 +108,18 @@ class Fused(Wiring):
                 beside[kind] = tokens
             else:
                 x = place(x, tokens, kind, sequence)
-        memory = gather_memory(beside, sequence)
-        layout = layout or compile_layout(sequence, self.config.rule)
-        hidden = self.backbone(x, layout, cache, memory=memory)
-        # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
-        # in whatever order they come, and a resumed run would not repeat it to the last bit
-        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
+        return x, beside
+
+    def read(self, sequence: Sequence) -> Tensor:
+        """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""
+        assert self.source is not None
+        sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
+        if not sources:
+            raise ValueError("an encoder-decoder reads a source, the sequence has none: render it with the template's "
+                             "`start`")  # fmt: skip
+        packed = Sequence.pack(sources)
+        x, _ = self.stream(packed)
+        return self.source(x, compile_layout(packed, AttentionRule("full")))
 
 
 def spans_of(kind: str, sequence: Sequence, tokens: Tensor) -> list[Span]:

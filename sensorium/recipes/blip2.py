@@ -57,7 +57,7 @@ MARK = {"tiny": 259, "small": 49_152, "paper": 30_522}
 # what of a Q-Former works when no text stands beside its queries
 QUERIES = (
     "connectors.image.queries",
-    "connectors.image.out.*",
+    "connectors.image.[no]*",  # out, and a norm where there is one
     "connectors.image.stack.embed_norm.*",
     *(f"connectors.image.stack.blocks.*.{part}.*" for part in ("attention", "norm1", "cross", "routes")),
 )
@@ -72,7 +72,8 @@ RATES: dict[str, float | dict[str, float]] = {
     "small": {"connectors.image.out.*": 1e-3, "*": 5e-4},
 }
 SMALLER = (
-    "tiny, small: the Q-Former is small and starts random (no BERT), and reads the language model's tokens",
+    "tiny, small: the Q-Former is small and starts random (no BERT), reads the language model's tokens, and normalises "
+    "the features itself",
     "paper: the Q-Former reads BERT's tokens, whose tokenizer comes with the published weights",
     "a text begins with the template's first token in the contrastive and the matching pass, where BLIP-2 writes [CLS]",
     "hard negatives are drawn within a micro-batch, the published ones from all devices",
@@ -226,9 +227,9 @@ def _model(size: Size, qformer: QFormer.Config, language: Backbone.Config) -> Fu
     published = eva_vit_g14(224).replace(class_feature=True)
     assert isinstance(published, ViT.Config)
     if size == "tiny":
-        qformer = qformer.replace(queries=8, vocab=260, width=64, depth=2, heads=4, hidden=128)
+        qformer = qformer.replace(queries=8, norm=True, vocab=260, width=64, depth=2, heads=4, hidden=128)
     if size == "small":
-        qformer = qformer.replace(queries=16, vocab=49_153, width=192, depth=4, heads=6, hidden=768)
+        qformer = qformer.replace(queries=16, norm=True, vocab=49_153, width=192, depth=4, heads=6, hidden=768)
     return Fused.Config(
         encoders={"image": vision_for(size, published)}, connectors={"image": qformer},
         backbone=language_for(size, language),

@@ -101,7 +101,8 @@ class Batches:
 
 
 def _items(sequence: Sequence) -> int:
-    return sum(len(members) for members in sequence.items.values())
+    inside = (_items(item.source) for item in sequence.items.get("text", ()) if item.source is not None)
+    return sum(len(members) for kind, members in sequence.items.items() if kind != "text") + sum(inside)
 
 
 def ahead(build: Callable[[], Batch], depth: int) -> Iterator[Batch]:

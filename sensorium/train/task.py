@@ -153,10 +153,10 @@ class Task:
 
     def complete(self, sequence: Sequence) -> Sequence:
         """Fill in the features of frozen encoders, and move to the device."""
-        for kind, items in sequence.items.items():
-            frozen = self.encoders.get(self.model.config.owner(kind))
+        for kind in self.model.config.kinds:
+            frozen, items = self.encoders.get(self.model.config.owner(kind)), sequence.members(kind)
             if frozen is not None and items:
-                sequence.items[kind] = frozen.complete(items)
+                sequence = sequence.with_members(kind, frozen.complete(items))
         return sequence.to(self.device)
 
     def counts(self, sequences: Iterable[Sequence]) -> list[float]:

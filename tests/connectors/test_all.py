@@ -28,7 +28,7 @@ CONFIGS = {
     "resampler": TINY,
     "resampled pool": AveragePool.Config(factor=2, inner=TINY),
     "q-former": QFormer.Config(queries=3, **SMALL_BERT),
-    "instructed q-former": QFormer.Config(queries=3, instructed=True, **SMALL_BERT),
+    "instructed q-former": QFormer.Config(queries=3, instructed=True, norm=True, **SMALL_BERT),
     "anyres": AnyRes.Config(),
     "mean": GlobalPool.Config(by="mean", norm=Norm.Config(kind="layer")),
     "attention": GlobalPool.Config(by="attention", heads=2, hidden=5),
