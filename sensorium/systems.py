@@ -26,6 +26,7 @@ LETTERS = {"R": "recipe", "F": "figures", "T": "trains", "C": "capability", "P":
 
 RECIPES = "tests/recipes/test_catalog.py"
 PARITY = "tests/recipes/test_parity.py"
+FUSION = "tests/models/test_feature_fusion.py"
 FREEZING = "tests/train/test_trainer.py::test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest"
 SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("llava", "C"): (FREEZING, "tests/infer/test_session.py::test_every_turn_equals_a_fresh_request"),
@@ -65,6 +66,22 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("unicl", "C"): (
         "tests/objectives/test_contrastive.py::test_labels_make_all_of_one_label_positives_by_hand",
         "tests/objectives/test_contrastive.py::test_equal_texts_have_equal_labels_wherever_they_stand",
+    ),
+    ("flamingo", "C"): (
+        f"{FUSION}::test_before_training_the_language_model_is_what_it_was_to_the_last_bit",
+        f"{FUSION}::test_who_reads_what_is_what_the_rule_says",
+        f"{FUSION}::test_with_the_latest_alone_an_earlier_picture_is_not_read_again",
+        f"{FUSION}::test_frames_of_a_clip_are_one_item_in_their_order",
+        "tests/infer/test_fusion_decoding.py::test_answers_are_those_of_the_full_forward_pass",
+    ),
+    ("openflamingo", "C"): (
+        f"{FUSION}::test_before_training_the_language_model_is_what_it_was_to_the_last_bit",
+        f"{FUSION}::test_only_every_so_manieth_block_reads",
+    ),
+    ("cogvlm", "C"): (
+        f"{FUSION}::test_a_token_takes_the_weights_of_its_route_and_all_attend_jointly",
+        f"{FUSION}::test_text_alone_never_meets_the_expert",
+        f"{FUSION}::test_the_expert_starts_as_a_copy_and_then_changes_nothing",
     ),
     ("clip", "P"): ("tests/recipes/test_contrastive_parity.py::test_clip_is_transformers_clip",),
     ("siglip", "P"): ("tests/recipes/test_contrastive_parity.py::test_siglip_is_transformers_siglip",),
