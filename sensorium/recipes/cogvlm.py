@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sensorium.connectors.mlp import MLP, GatedMLP
 from sensorium.connectors.pyramid import Pyramid
-from sensorium.data.mixture import Mixture, Part
 from sensorium.data.questions import Captions, EmojiQuestions
 from sensorium.encoders.vit import eva2_clip_e
 from sensorium.models.fused import Fused
@@ -32,17 +31,9 @@ PROMPT = Template(
     plain="</s>",
 )
 RATES = {"connectors.*": 5e-4, "*": 4e-4}
-PRETRAIN = {"small": {"steps": 230, "tokens": 768, "lr": RATES, "weight_decay": 0.05}}
-REFER = {"small": {"steps": 30, "tokens": 1024, "lr": {"connectors.*": 2e-4, "*": 1e-4}}}
-
-
-def _names() -> Mixture:
-    """What a picture shows, asked again and again on several backgrounds; beside it other questions about it."""
-    plain = EmojiQuestions(
-        families=("caption",), questions_per_picture=1, rounds=8, backgrounds=("white", "white", "#f3efe6", "#e3ecf5")
-    )
-    others = EmojiQuestions(families=("keywords", "category", "choice_name", "yes_no"))
-    return Mixture(parts=(Part(name="names", source=plain, weight=6), Part(name="others", source=others)))
+PRETRAIN = {"small": {"steps": 300, "tokens": 768, "lr": RATES}}
+REFER = {"small": {"steps": 20, "tokens": 1024, "lr": {"connectors.*": 2e-4, "*": 1e-4}}}
+NAMES = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8)
 
 
 def cogvlm(size: Size = "small") -> Recipe:
@@ -64,7 +55,7 @@ def cogvlm(size: Size = "small") -> Recipe:
     elif size == "tiny":
         connector = GatedMLP.Config(hidden=128)
     stages = (
-        instruct(size, name="pretrain", train=EXPERT, lr=1e-4, data=_names(), start=start, here=PRETRAIN,
+        instruct(size, name="pretrain", train=EXPERT, lr=1e-4, data=NAMES, start=start, here=PRETRAIN,
                  published="1.5B pairs of LAION-2B and COYO-700M at 224 px, 120,000 steps, batch 8192"),
         instruct(size, name="refer", train=EXPERT, lr=1e-4, here=REFER,
                  published="captions and 40M pictures with boxes, 60,000 steps, batch 1024; 490 px in the last 30,000"),
