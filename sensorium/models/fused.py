@@ -49,6 +49,10 @@ class Fused(Wiring):
         def stack(self) -> Backbone.Config:
             return self.backbone
 
+        @property
+        def reads_source(self) -> bool:
+            return self.source is not None
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"

@@ -63,6 +63,11 @@ class Wiring(Part):
             return {}
 
         @property
+        def reads_source(self) -> bool:
+            """Whether an encoder reads the prompt, and a decoder says the answer."""
+            return False
+
+        @property
         def speaks(self) -> bool:
             """Whether it answers in words, token by token."""
             return True

@@ -15,7 +15,7 @@ from sensorium.evaluate.matching import Matches
 from sensorium.mask import AttentionRule
 from sensorium.models.dual import Dual
 from sensorium.models.fused import Fused
-from sensorium.nn.backbone import Backbone, opt
+from sensorium.nn.backbone import Backbone, opt, t5
 from sensorium.objectives.contrastive import Contrastive
 from sensorium.objectives.language import NextToken
 from sensorium.objectives.matching import Matching
@@ -65,7 +65,7 @@ LINEAR = ("connectors.image.out.*",)
 
 STEPS = {
     "tiny": {"represent": 100, "generate": 100, "align": 60, "instruct": 150},
-    "small": {"represent": 250, "generate": 200, "align": 100, "instruct": 200},
+    "small": {"represent": 400, "generate": 200, "align": 100, "instruct": 200},
 }
 RATES: dict[str, float | dict[str, float]] = {
     "tiny": {"connectors.image.out.*": 2e-3, "*": 1e-3},
@@ -110,6 +110,51 @@ def blip_2(size: Size = "small") -> Recipe:
         template=template_for(size, BLIP_2), stages=stages, figures=figures if size == "paper" else (),
         deviations=(*STAND_INS, *SMALLER, SAYS_ALL), **fields_for(size),
     )  # fmt: skip
+
+
+def blip_2_flan_t5(size: Size = "small") -> Recipe:
+    """BLIP-2 Flan-T5-XL (arXiv 2301.12597, section 3.2): the same before an encoder-decoder.
+
+    The queries' outputs and the prompt are what its encoder reads; the answer is what its decoder says.
+    """
+    encoder, decoder = (_flan_t5(size, decoder) for decoder in (False, True))
+    model = _model(size, QFormer.Config(), decoder)
+    model = model.replace(source=encoder, backbone=decoder, rule=AttentionRule(memory="all"))
+    stages = (
+        represent(size, model),
+        _stage(size, "generate", QUERIES, lr=1e-4, data=single_questions(),
+               published="129M pairs, 80K steps, batch 1520, lr 1e-4 falling to 5e-5; Q-Former, without its text side, "
+                         "and projection"),
+    )  # fmt: skip
+    figures = (
+        *_figures(188e6, "arXiv 2301.12597, table 1: trained parameters; heads of stage 1 left out"),
+        Figure(name="parameters.total", published=4.1e9, tolerance=0.02, source="arXiv 2301.12597, table 2"),
+        Figure(name="trained.generate", published=107e6, tolerance=0.02, source="arXiv 2301.12597, table 2"),
+        Figure(name="lr.generate", published=1e-4, tolerance=0.0, source="arXiv 2301.12597, section 3.4"),
+    )
+    deviations = (
+        *STAND_INS[:2], *STAND_INS[3:], *SMALLER, SAYS_ALL,
+        "small: the encoder-decoder is small and starts random; no published one is at hand",
+        "of a caption all is the decoder's; the published second stage leaves a random first part of it to the encoder",
+    )  # fmt: skip
+    fields = fields_for(size)
+    if size == "small":
+        fields = {**fields, "init": {"encoders.image": fields["init"]["encoders.image"]}}
+    start = "</s>" if size == "paper" else "<|im_start|>"
+    return Recipe(
+        name="blip-2-flan-t5", title="BLIP-2 Flan-T5-XL", paper="arXiv 2301.12597", family=FAMILY, size=size,
+        model=model, template=template_for(size, BLIP_2).replace(start=start), stages=stages,
+        figures=figures if size == "paper" else (), deviations=deviations, **fields,
+    )  # fmt: skip
+
+
+def _flan_t5(size: Size, decoder: bool) -> Backbone.Config:
+    """One side of Flan-T5-XL (arXiv 2210.11416): 24 + 24 blocks of 2048, 2.85 B parameters; below, a small one."""
+    if size == "tiny":
+        return t5(vocab=259, width=96, depth=2, heads=4, hidden=256, head_width=24, decoder=decoder)
+    if size == "small":
+        return t5(vocab=49_152, width=256, depth=4, heads=4, hidden=512, decoder=decoder)
+    return t5(width=2048, depth=24, heads=32, hidden=5120, decoder=decoder)
 
 
 def instructblip(size: Size = "small") -> Recipe:

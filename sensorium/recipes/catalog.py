@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from sensorium.config import explain
 from sensorium.errors import UserError, nearest
-from sensorium.recipes.blip2 import blip_2, instructblip, minigpt_4
+from sensorium.recipes.blip2 import blip_2, blip_2_flan_t5, instructblip, minigpt_4
 from sensorium.recipes.chinese_llava import chinese_llava
 from sensorium.recipes.clip import clip
 from sensorium.recipes.cogvlm import cogvlm
@@ -46,6 +46,7 @@ def catalog() -> tuple[RecipeFunction, ...]:
         openflamingo,
         cogvlm,
         blip_2,
+        blip_2_flan_t5,
         instructblip,
         minigpt_4,
         clip,

@@ -23,7 +23,7 @@ def subject_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path 
     def load(kind: str, media: Media) -> Item:
         return encoders[model.config.owner(kind)].load(media)
 
-    return Subject(model, Renderer(tokenizer, recipe.template, model.config.plan, load))
+    return Subject(model, Renderer(tokenizer, recipe.template_of(model.config), model.config.plan, load))
 
 
 def answers(

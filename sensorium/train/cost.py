@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -256,6 +256,10 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
         x = torch.cat([*inside, model.stack.embed_tokens(ids)])
         memory = torch.cat(beside) if beside and model.config.speaks else None
+        source = getattr(model, "source", None)
+        if source is not None:  # of an encoder-decoder the tokens with loss are the decoder's
+            x, said = x[:-LOSS_TOKENS], x[-LOSS_TOKENS:]
+            memory, x = source(x, replace(_causal(len(x), 0, [0] * len(x)), causal=False)), said
         length = len(x)
         routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
         layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])

@@ -125,6 +125,10 @@ class Recipe(Config):
         """What the stage of this index trains."""
         return self.stages[index].wiring or self.model if self.stages else self.model
 
+    def template_of(self, config: Wiring.Config) -> Template:
+        """How a wiring's conversations are written: a decoder's `start` only where there is an encoder before it."""
+        return self.template if config.reads_source else self.template.replace(start="")
+
     def stage(self, name: str) -> Stage:
         for stage in self.stages:
             if stage.name == name:

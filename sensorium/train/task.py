@@ -134,7 +134,7 @@ class Task:
         model.to(device)
         model.stack.checkpointing = stage.checkpointing
         self.encoders = frozen_encoders(model, frozen, cache, self.dtype)
-        self.renderer = Renderer(tokenizer, recipe.template, model.config.plan, self._load)
+        self.renderer = Renderer(tokenizer, recipe.template_of(model.config), model.config.plan, self._load)
         self._plain_load = item_loader(model)
 
     def _freeze(self) -> None:

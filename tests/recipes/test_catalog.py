@@ -40,6 +40,7 @@ PUBLISHED_STAGES = {
     "cogvlm": [{"connectors.image", "backbone.routes"}] * 2,
     **{key: [{"encoders.image", "connectors.image", "backbone", "head"}] for key in ("clip", "siglip", "unicl")},
     "blip-2": [{"connectors.image", "head", "grounding"}, {"connectors.image"}],
+    "blip-2-flan-t5": [{"connectors.image", "head", "grounding"}, {"connectors.image"}],
     "instructblip": [{"connectors.image", "head", "grounding"}, {"connectors.image"}, {"connectors.image"}],
     "minigpt-4": [{"connectors.image", "head", "grounding"}, {"connectors.image"}, {"connectors.image"}],
 }
@@ -47,6 +48,7 @@ LINEAR = {"connectors.image.out.weight", "connectors.image.out.bias"}
 # (recipe, stage) that trains a piece of its part: names of what trains, or None where a figure counts it
 PIECES = {
     ("blip-2", "generate"): None,
+    ("blip-2-flan-t5", "generate"): None,
     ("instructblip", "align"): LINEAR,
     ("minigpt-4", "align"): LINEAR,
     ("minigpt-4", "finetune"): LINEAR,
