@@ -46,19 +46,22 @@ def short(recipe, steps=2):
 def test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest(function, tmp_path, monkeypatch):
     recipe = short(function("tiny"))
     run = open_run(recipe, tmp_path / "run")
-    seen = []
+    seen, after, models = [], [], []
 
     class Watched(Task):
         def __init__(self, recipe, stage, model, *rest):
+            if models:  # a stage may train another wiring: what the last one left is that of its own model
+                after.append(copy_of(models[-1]))
             super().__init__(recipe, stage, model, *rest)
-            seen.append((stage, copy_of(model)))  # adapters are in place, nothing has trained
+            models.append(model)
+            parameters = {name for name, _ in model.named_parameters()}
+            seen.append((stage, copy_of(model), parameters))  # adapters are in place, nothing has trained
 
     monkeypatch.setattr("sensorium.train.trainer.Task", Watched)
     train(run, console=silent(), quiet=True)
-    assert [stage.name for stage, _ in seen] == [stage.name for stage in recipe.stages]
-    parameters = {name for name, _ in run.model.named_parameters()}
-    after = [before for _, before in seen[1:]] + [copy_of(run.model)]
-    for (stage, before), now in zip(seen, after):
+    assert [stage.name for stage, _, _ in seen] == [stage.name for stage in recipe.stages]
+    after.append(copy_of(run.model))
+    for (stage, before, parameters), now in zip(seen, after, strict=True):
         changed = {name for name in before if not torch.equal(before[name], now[name])}
         assert changed, f"stage {stage.name} trained nothing"
         assert {name for name in changed if not stage.trains(name)} == set()
