@@ -26,6 +26,7 @@ LETTERS = {"R": "recipe", "F": "figures", "T": "trains", "C": "capability", "P":
 
 RECIPES = "tests/recipes/test_catalog.py"
 PARITY = "tests/recipes/test_parity.py"
+GROUNDING = "tests/models/test_grounding.py"
 FUSION = "tests/models/test_feature_fusion.py"
 FREEZING = "tests/train/test_trainer.py::test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest"
 SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
@@ -83,6 +84,36 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         f"{FUSION}::test_text_alone_never_meets_the_expert",
         f"{FUSION}::test_the_expert_starts_as_a_copy_and_then_changes_nothing",
     ),
+    ("blip-2", "C"): (
+        f"{GROUNDING}::test_in_the_contrastive_pass_neither_sees_the_other",
+        f"{GROUNDING}::test_the_language_pass_sees_the_picture_and_earlier_words_alone",
+        f"{GROUNDING}::test_drawn_negatives_are_never_a_match_and_follow_the_seed",
+        "tests/train/test_blip2_stages.py::test_the_q_former_goes_on_and_its_last_layer_is_new",
+        FREEZING,
+    ),
+    ("blip-2-flan-t5", "C"): (
+        "tests/infer/test_encoder_decoder.py::test_the_prompt_is_the_source_and_the_answer_the_target",
+        "tests/infer/test_encoder_decoder.py::test_generation_does_not_depend_on_slots_and_equals_reading_everything_again",
+        FREEZING,
+    ),
+    ("instructblip", "C"): (
+        "tests/connectors/test_qformer.py::test_the_tokens_of_a_picture_change_with_the_instruction_only_where_they_should",
+        FREEZING,
+    ),
+    ("minigpt-4", "C"): (
+        f"{RECIPES}::test_stages_train_what_the_paper_says_and_nothing_else[minigpt-4-tiny]",
+        FREEZING,
+    ),
+    ("blip-2", "P"): (
+        "tests/connectors/test_qformer.py::test_the_q_former_of_blip_2",
+        "tests/nn/test_block_parity.py::test_opt",
+    ),
+    ("blip-2-flan-t5", "P"): (
+        "tests/connectors/test_qformer.py::test_the_q_former_of_blip_2",
+        "tests/nn/test_block_parity.py::test_t5",
+        "tests/infer/test_encoder_decoder.py::test_twenty_greedy_tokens_are_those_of_transformers",
+    ),
+    ("instructblip", "P"): ("tests/connectors/test_qformer.py::test_the_q_former_of_instructblip",),
     ("clip", "P"): ("tests/recipes/test_contrastive_parity.py::test_clip_is_transformers_clip",),
     ("siglip", "P"): ("tests/recipes/test_contrastive_parity.py::test_siglip_is_transformers_siglip",),
 }

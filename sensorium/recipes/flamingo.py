@@ -38,8 +38,10 @@ START = (
     "small: the layer in front of the resampler starts from a closed-form fit to word embeddings (train/warm.py), so "
     "that what tells pictures apart is not lost in what all have in common"
 )
-HERE = {"small": {"steps": 300, "tokens": 768, "lr": {"*gate": 3e-2, "connectors.*": 5e-4, "*": 1e-3}}}
-"""Gates start at zero and move by about their rate a step: few steps ask for a large one."""
+RATES = {"*gate": 3e-2, "connectors.image.enter.*": 1e-5, "connectors.*": 5e-4, "*": 1e-3}
+"""Gates start at zero and move by about their rate a step: few steps ask for a large one. What all features have in
+common would soon outweigh what tells them apart, did the fitted layer follow it at the others' rate."""
+HERE = {"small": {"steps": 250, "tokens": 768, "lr": RATES}}
 
 
 def flamingo(size: Size = "small") -> Recipe:
