@@ -18,6 +18,7 @@ from sensorium.data.mixture import Mixture, Part, mean_cost
 from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError
 from sensorium.train.finish import complete
+from sensorium.train.parallel import joined
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.trainer import Stopped, open_run
 
@@ -115,17 +116,21 @@ def _bounded(stage: Stage, source: SourceConfig, console: Console) -> Stage:
 
 
 def run_train(request: Request, out: Path | None, *, resume: bool, json: bool) -> None:
-    console = console_for(json)
-    recipe = prepare(request, console)
-    out = out or Path("runs") / f"{recipe.name}-{recipe.size}"
-    with Downloads(console) as progress:
-        run = open_run(recipe, out, resume=resume, progress=progress)
-    console.print(f"{recipe.title} {recipe.size} into {out}", markup=False, soft_wrap=True)
-    try:
-        found = complete(run, console)
-    except Stopped as stopped:
-        console.print(f"{stopped}\nthe same command continues", markup=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+    """Under torchrun all processes train; the first one alone speaks, evaluates and writes."""
+    with joined() as ranks:
+        console = console_for(json) if ranks.leader else Console(quiet=True)
+        recipe = prepare(request, console)
+        out = out or Path("runs") / f"{recipe.name}-{recipe.size}"
+        with Downloads(console) as progress:
+            run = open_run(recipe, out, resume=resume, progress=progress, ranks=ranks)
+        console.print(f"{recipe.title} {recipe.size} into {out}", markup=False, soft_wrap=True)
+        try:
+            found = complete(run, console)
+        except Stopped as stopped:
+            console.print(f"{stopped}\nthe same command continues", markup=False, soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
+    if not run.ranks.leader:
+        return
     if json:
         print_json(found)
     else:

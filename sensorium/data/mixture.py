@@ -339,6 +339,7 @@ class SafeSource:
 
     skip     the errors that make a row bad
     give_up  so many bad rows one after another end the run with a UserError: then the data is at fault, not a row
+    known    rows found bad before, which are not read again: those that another process could not decode
     """
 
     def __init__(
@@ -349,8 +350,10 @@ class SafeSource:
         *,
         skip: tuple[type[Exception], ...] = (RowError, MediaError),
         give_up: int = 100,
+        known: Sequence[SkippedRow] = (),
     ):
         self.mixture, self.seed, self.skip, self.give_up = mixture, seed, skip, give_up
+        self.known = {(row.part, row.row): row for row in known}
         self.bad = bad if bad is not None else BadRows()
 
     def get(self, position: int, epoch: int, prepare: Callable[[Sample], T]) -> T:
@@ -358,6 +361,10 @@ class SafeSource:
         part, stream = self.mixture.stream(position, epoch)
         reasons = []
         for row in self._candidates(part, stream):
+            if (before := self.known.get((self.mixture.names[part], row))) is not None:
+                self.bad.record(before.part, row, before.where, before.reason)
+                reasons.append(before.reason)
+                continue
             try:
                 return prepare(self.mixture.get(part, row))
             except self.skip as error:

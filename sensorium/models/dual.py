@@ -175,7 +175,9 @@ class Dual(Wiring):
         """The connected items of one kind, (I, Q, E), not yet of unit length."""
         tokens, items = self.connectors[self.config.owner(kind)](features), len(features.grids)
         if not items:
-            return tokens.view(0, 1, self.config.width) + tokens.sum()
+            owner, side = self.config.owner(kind), self.encoder(kind).config.transform.size
+            each = self.config.num_tokens(owner, (side, side))  # as many as an item has, to be joined with others
+            return tokens.view(0, each, self.config.width) + tokens.sum()
         if len(tokens) % items:
             raise ValueError(f"{items} {kind} items became {len(tokens)} vectors: a connector of the contrastive "
                              "wiring makes equally many of each item")  # fmt: skip

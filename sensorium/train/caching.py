@@ -20,6 +20,7 @@ from torch import Tensor
 from sensorium.models.wiring import Wiring
 from sensorium.objectives.base import Loss, Objective, Share, StepObjective
 from sensorium.sequence import Sequence
+from sensorium.train.parallel import ALONE
 
 
 class Ranks(Protocol):
@@ -38,19 +39,6 @@ class Ranks(Protocol):
     def sum(self, value: Tensor) -> Tensor:
         """The sum over ranks of tensors of one shape."""
         ...
-
-
-class _Alone:
-    rank, world = 0, 1
-
-    def gather_rows(self, rows: Tensor) -> list[Tensor]:
-        return [rows]
-
-    def sum(self, value: Tensor) -> Tensor:
-        return value
-
-
-ALONE: Ranks = _Alone()
 
 
 class Cached:

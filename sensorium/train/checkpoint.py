@@ -27,6 +27,7 @@ from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import Loaded, load_part
+from sensorium.train.parallel import ALONE, Ranks, full
 from sensorium.train.recipe import Recipe
 
 
@@ -58,35 +59,62 @@ def save_checkpoint(
     optim: dict[str, Tensor] | None = None,
     unchanged: set[str] = frozenset(),  # type: ignore[assignment]
     keep: int = 1,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write `run/step_<step>`, then point `latest` at it; older ones beyond `keep` are removed.
 
     unchanged  parts whose tensors are those of the previous checkpoint
+    ranks      all of them call this; sharded tensors are gathered and the leader writes. It is there when this returns
     """
     target = run / f"step_{step:06d}"
     draft = run / f".writing_{step:06d}"
-    for left in [*run.glob(".writing_*"), *run.glob(".removing_*")]:  # of a process that was killed
-        shutil.rmtree(left)
-    (draft / "model").mkdir(parents=True)
-    previous = _pointed(run)
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    for part, names in parts_of(tensors).items():
-        place = draft / "model" / f"{part}.safetensors"
-        members = {name: tensors[name].contiguous() for name in names}
-        before = previous / "model" / place.name if previous is not None else None
-        if part in unchanged and before is not None and _holds(before, members):
-            _link(before, place)
-        else:
-            save_file(members, place)
-    (draft / "recipe.json").write_text(recipe.to_json(), "utf-8")
-    tokenizer.save(draft / "tokenizer")
-    if optim is not None:
-        (draft / "optim").mkdir()
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in optim.items()},
-            draft / "optim/state.safetensors",
-        )
-    (draft / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
+    if ranks.leader:
+        for left in [*run.glob(".writing_*"), *run.glob(".removing_*")]:  # of a process that was killed
+            shutil.rmtree(left)
+        (draft / "model").mkdir(parents=True)
+    _write_parts(draft / "model", model, _pointed(run), unchanged, ranks)
+    held = _whole(optim, ranks) if optim is not None else None
+    if ranks.leader:
+        (draft / "recipe.json").write_text(recipe.to_json(), "utf-8")
+        tokenizer.save(draft / "tokenizer")
+        if held is not None:
+            (draft / "optim").mkdir()
+            save_file(held, draft / "optim/state.safetensors")
+        (draft / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
+        _publish(run, draft, target, step, keep)
+    ranks.wait()
+    return target
+
+
+def _write_parts(folder: Path, model: nn.Module, previous: Path | None, unchanged: set[str], ranks: Ranks) -> None:
+    """One file for each part. What is sharded is gathered one part at a time, so that memory holds one part more."""
+    tensors = model.state_dict()
+    parts = parts_of(tensors)
+    before = {part: previous / "model" / f"{part}.safetensors" for part in unchanged & set(parts)} if previous else {}
+    kept = {part for part, path in before.items() if _holds(path, {name: tensors[name] for name in parts[part]})}
+    kept = ranks.said(kept)  # whether to gather a part is decided once
+    for part, names in parts.items():
+        place = folder / f"{part}.safetensors"
+        if part not in kept:
+            members = _whole({name: tensors[name] for name in names}, ranks)
+            if ranks.leader:
+                save_file(members, place)
+        elif ranks.leader:
+            _link(before[part], place)
+
+
+def _whole(tensors: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Whole tensors on the CPU of the leader; the others help to gather them and get nothing."""
+    members = {}
+    for name, tensor in tensors.items():
+        gathered = full(tensor.detach())
+        if ranks.leader:
+            members[name] = gathered.cpu().contiguous()
+    return members
+
+
+def _publish(run: Path, draft: Path, target: Path, step: int, keep: int) -> None:
+    """Give a draft its name, point at it, and remove what it replaces."""
     _sync(draft)
     if target.exists():  # left by a run that was killed before it could point at it
         _remove(target)
@@ -97,7 +125,6 @@ def save_checkpoint(
         newer = [path for path in checkpoints(run) if _step(path) > step]  # of a future that was not
         for path in [*older[: max(0, len(older) - keep + 1)], *newer]:
             _remove(path)
-    return target
 
 
 def point(run: Path, target: Path) -> None:
@@ -194,10 +221,33 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = None) -> tup
     config = recipe.wiring(state["wiring"])
     with torch.device("meta"):
         model = config.build()
-    adapted = [stage.name for stage in recipe.stages if stage.name in state["adapters"]
-               and (stage.wiring or recipe.model) == config]  # fmt: skip
+    adapted = _adapted(recipe, config, state["adapters"])
     load_weights(model, checkpoint, recipe, adapted, dtype)
     return recipe, model.eval(), Tokenizer.load(checkpoint / "tokenizer")
+
+
+def _adapted(recipe: Recipe, config: Wiring.Config, names: Iterable[str]) -> list[str]:
+    """Those of the stages called `names` whose adapters are in a model of this wiring."""
+    return [stage.name for stage in recipe.stages if stage.name in names and (stage.wiring or recipe.model) == config]
+
+
+def whole_model(recipe: Recipe, model: Wiring, adapters: Iterable[str], ranks: Ranks) -> Wiring | None:
+    """What a checkpoint of a sharded model would hold, in evaluation mode on the leader's CPU; None on other ranks.
+
+    adapters  names of the stages that gave the model adapters. All ranks call this.
+    """
+    tensors = _whole(model.state_dict(), ranks)
+    if not ranks.leader:
+        return None
+    with torch.device("meta"):
+        made = model.config.build()
+    adapted = _adapted(recipe, model.config, adapters)
+    for stage in recipe.stages:
+        if stage.name in adapted:
+            add_lora(made, stage.adapters)
+    _materialise(made, tensors)
+    load_part(made, tensors.items())
+    return made.eval()
 
 
 def load_weights(

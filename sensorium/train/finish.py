@@ -34,15 +34,20 @@ ROWS, LONGEST = 8, 48  # training rows with free answers in the report, and toke
 def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
     """Train what is left of a run, evaluate it, and write its report; returns what report.json holds.
 
-    Raises Stopped, with a report written, when a signal asks to stop.
+    Raises Stopped, with a report written, when a signal asks to stop. On several ranks all train, and the leader does
+    the rest: the others return {} when training ends.
     """
-    if run.step == 0:
+    if run.step == 0 and run.ranks.leader:
         _note_text_loss(run, "before training")
     try:
         train(run, console=console)
     except Stopped as stopped:
-        report(run, [], [], run.notes, stopped=str(stopped))
+        if run.ranks.leader:
+            report(run, [], [], run.notes, stopped=str(stopped))
         raise
+    run.ranks.leave()
+    if not run.ranks.leader:
+        return {}
     subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
     with run.phases("evaluate"):
         results = evaluate(run.recipe, subject)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.errors import UserError
+from sensorium.train.parallel import ALONE, Ranks, cut, local, sharded, spread
 from sensorium.train.recipe import Stage
 
 
@@ -33,12 +34,15 @@ class Optimizer:
 
     As soon as a parameter's gradient of a micro-batch is complete it is added to the master's fp32 gradient and freed.
     `step` clips, updates, and writes the masters back to the compute weights.
+
+    On several ranks each has the masters of its pieces of the parameters: AdamW updates every number by itself, so
+    only the norm of the gradient is common. Parameters that are not sharded have a master on every rank.
     """
 
-    def __init__(self, model: nn.Module, stage: Stage, steps: int) -> None:
-        self.stage, self.steps = stage, steps
+    def __init__(self, model: nn.Module, stage: Stage, steps: int, ranks: Ranks = ALONE) -> None:
+        self.stage, self.steps, self.ranks = stage, steps, ranks
         self.params = {name: param for name, param in model.named_parameters() if param.requires_grad}
-        self.masters = {name: _master(param) for name, param in self.params.items()}
+        self.masters = {name: _master(local(param)) for name, param in self.params.items()}
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, master in self.masters.items():
             decay = stage.weight_decay if master.ndim >= 2 else 0.0  # norms and biases are not decayed
@@ -59,8 +63,8 @@ class Optimizer:
 
         A gradient that is not finite changes nothing: then the rate is 0.
         """
+        norm = self._norm()
         grads = [master.grad for master in self.masters.values() if master.grad is not None]
-        norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
             self._clear()
             return {"lr": self._rates(0.0), "grad_norm": norm}
@@ -73,9 +77,23 @@ class Optimizer:
         self._clear()
         with torch.no_grad():
             for name, param in self.params.items():
-                if param.data_ptr() != self.masters[name].data_ptr():
-                    param.copy_(self.masters[name])
+                if param.dtype != torch.float32:
+                    local(param).copy_(self.masters[name])
         return {"lr": self._rates(factor), "grad_norm": norm}
+
+    def _norm(self) -> float:
+        """Norm of the whole gradient, on all ranks; gradients of parameters that are not sharded are summed first."""
+        whole, pieces = [], []
+        for name, master in self.masters.items():
+            if self.ranks.mesh is not None and not sharded(self.params[name]):
+                whole.append(self.ranks.total(master))
+            elif master.grad is not None:
+                pieces.append(master.grad)
+        norm = float(nn.utils.get_total_norm(pieces)) if pieces else 0.0
+        if self.ranks.mesh is None:
+            return norm
+        (square,) = self.ranks.sums([norm**2])
+        return math.sqrt(square + (float(nn.utils.get_total_norm(whole)) ** 2 if whole else 0.0))
 
     def _rates(self, factor: float) -> float | dict[str, float]:
         lr = self.stage.lr
@@ -91,17 +109,18 @@ class Optimizer:
             hook.remove()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, as flat named tensors."""
+        """Everything a resumed run needs, as flat named tensors, sharded like their parameters."""
         state = {}
         for name, master in self.masters.items():
-            if master.data_ptr() != self.params[name].data_ptr():
-                state[f"master.{name}"] = master.detach()
+            param = self.params[name]
+            if param.dtype != torch.float32:
+                state[f"master.{name}"] = spread(master.detach(), param)
             for key, value in self.adamw.state.get(master, {}).items():
-                state[f"{key}.{name}"] = value.detach()
+                state[f"{key}.{name}"] = spread(value.detach(), param)
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave. Raises UserError when it is the state of other parameters."""
+        """Take back what `state` gave, each tensor whole. Raises UserError when it is the state of other parameters."""
         other = sorted({key.partition(".")[2] for key in state} - set(self.masters))
         if other:
             raise UserError(f"the optimizer state is of parameters that stage {self.stage.name!r} does not train: "
@@ -109,16 +128,15 @@ class Optimizer:
         with torch.no_grad():
             for key, value in state.items():
                 kind, _, name = key.partition(".")
+                value = cut(value, self.params[name])
                 if kind == "master":
                     self.masters[name].copy_(value)
                 else:
-                    self.adamw.state[self.masters[name]][kind] = value.clone()
+                    self.adamw.state[self.masters[name]][kind] = value
 
 
-def _master(param: nn.Parameter) -> Tensor:
+def _master(param: Tensor) -> Tensor:
     """The fp32 tensor that AdamW updates: the parameter itself when it is fp32 already."""
-    if param.dtype == torch.float32:
-        return param.detach().requires_grad_(True)
     return param.detach().float().requires_grad_(True)
 
 
@@ -126,10 +144,11 @@ def _collector(master: Tensor):
     def collect(param: nn.Parameter) -> None:
         if param.grad is None:
             return
+        grad = local(param.grad)
         if master.grad is None:
-            master.grad = param.grad.float() if param.grad.dtype != torch.float32 else param.grad
+            master.grad = grad.float()
         else:
-            master.grad.add_(param.grad)
+            master.grad.add_(grad)
         param.grad = None
 
     return collect

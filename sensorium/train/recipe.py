@@ -31,7 +31,7 @@ class Stage(Config):
     steps       optimizer steps; or `epochs` passes over the data
     tokens      token budget of one packed micro-batch
     items       item budget of one micro-batch (pictures), None for no limit
-    accumulate  micro-batches per optimizer step
+    accumulate  micro-batches per optimizer step, over all processes (docs/distributed.md)
     max_tokens  longest document; None: the token budget
     precision   auto: bf16 where the hardware computes in it (weights and activations; fp32 master weights), else fp32
     adapters    LoRA on the linear layers that a glob matches

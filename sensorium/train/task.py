@@ -18,8 +18,9 @@ from sensorium.render import Renderer
 from sensorium.sequence import Item, Media, Sequence
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import item_loader
-from sensorium.train.caching import ALONE, Cached, Ranks
+from sensorium.train.caching import Cached
 from sensorium.train.features import FrozenEncoder, frozen_kinds
+from sensorium.train.parallel import ALONE, Ranks
 from sensorium.train.recipe import Recipe, Stage
 
 
@@ -146,6 +147,11 @@ class Task:
             params = list(part.parameters())
             if params and not any(param.requires_grad for param in params):
                 part.eval()  # frozen parts use their stored statistics and no dropout
+
+    def shard(self) -> None:
+        """Split the model over ranks. Frozen encoders stay whole: what a rank runs them on is its own business."""
+        frozen = [self.model.encoders[kind] for kind in self.encoders]
+        self.ranks.shard(self.model, [param for encoder in frozen for param in encoder.parameters()])
 
     def _load(self, kind: str, media: Media) -> Item:
         frozen = self.encoders.get(self.model.config.owner(kind))

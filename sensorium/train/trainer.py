@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sensorium.errors import UserError
@@ -22,9 +20,12 @@ from sensorium.tokenizer import Tokenizer
 from sensorium.train import checkpoint as store
 from sensorium.train.ask import answers, subject_of
 from sensorium.train.build import become, build_model, load_pretrained, tokenizer_of
-from sensorium.train.loader import Batches
+from sensorium.train.guard import alone
+from sensorium.train.guard import signals as _signals
+from sensorium.train.loader import Batches, Feed
 from sensorium.train.log import MetricsLog, Phases, Progress
 from sensorium.train.optim import Optimizer
+from sensorium.train.parallel import ALONE, Ranks, check_shares
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.task import Task, check_stages, precision_of, set_precision
 from sensorium.train.warm import ridge_start
@@ -68,15 +69,24 @@ class Run:
     finished: bool = False
     notes: list[str] = field(default_factory=list)
     """What was measured before training, in words; kept with every checkpoint."""
+    ranks: Ranks = ALONE
 
 
-def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callable[..., None] | None = None) -> Run:
+def open_run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = True,
+    progress: Callable[..., None] | None = None,
+    ranks: Ranks = ALONE,
+) -> Run:
     """Start a run in `out`, or take up the one that is there. The model comes in the precision of its first stage.
 
     Raises UserError for a recipe whose stages cannot be trained, when `out` holds a run of another recipe, or when
     `resume` is off and it is not empty.
     """
     check_stages(recipe)
+    check_shares(recipe, ranks)
     found = store.latest(out)
     if found is not None and not resume:
         raise UserError(f"{out} already holds a run: choose another --out, or leave out --fresh to continue it")
@@ -86,13 +96,13 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callab
         if unknown:
             raise UserError(f"{out} holds other files ({', '.join(sorted(unknown)[:4])}): choose an empty --out")
         phases = Phases()
-        with phases("load"):
+        with phases("load"), ranks.leader_first():
             model = build_model(recipe, recipe.wiring(0))
             load_pretrained(model, recipe, progress)
             if recipe.stages:  # rounded once, here: what a stage does not train is what this run began with
                 set_precision(model, recipe.stages[0], precision_of(recipe.stages[0], device_of(None)))
             tokenizer = tokenizer_of(recipe)
-        return Run(out, recipe, model, tokenizer, [], phases)
+        return Run(out, recipe, model, tokenizer, [], phases, ranks=ranks)
     before = store.read_recipe(found)
     if before != recipe:
         raise UserError(
@@ -105,7 +115,7 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool = True, progress: Callab
         _, model, tokenizer = store.load_checkpoint(found)
     results = [StageResult(**result) for result in state["results"]]
     return Run(out, recipe, model, tokenizer, results, phases, state["step"], state["finished"],
-               state.get("notes", []))  # fmt: skip
+               state.get("notes", []), ranks)  # fmt: skip
 
 
 def train(
@@ -123,6 +133,7 @@ def train(
     save_steps  optimizer steps between checkpoints inside a stage, whatever they take; None: by the clock alone
     """
     place = device_of(device)
+    console = console if run.ranks.leader else Console(quiet=True)
     found = store.latest(run.folder)
     state = store.read_state(found) if found is not None else None
     if run.step != (state["step"] if state is not None else 0):
@@ -130,13 +141,31 @@ def train(
     first = state["stage"] if state is not None else 0
     run.results = [StageResult(**result) for result in state["results"]] if state is not None else []
     every = _Every(save_every, save_steps)
-    with _alone(run.folder), MetricsLog(run.folder) as log, _signals() as asked:
+    run.ranks.wait()  # all have read where the run stands
+    with alone(run.folder, run.ranks), _log(run) as log, _signals() as asked:
         for index in range(first, len(run.recipe.stages)):
             stage_state = state if state is not None and index == first else None
             loop = _StageLoop(run, index, log, place, console, every, quiet, asked)
-            loop.run(found if stage_state else None, stage_state)
+            try:
+                loop.run(found if stage_state else None, stage_state)
+            except Stopped:
+                _made_whole(run)
+                raise
+            _made_whole(run)
     run.finished = True
     return run
+
+
+def _log(run: Run) -> contextlib.AbstractContextManager[MetricsLog | None]:
+    """The run's log, on the leader."""
+    return MetricsLog(run.folder) if run.ranks.leader else contextlib.nullcontext()
+
+
+def _made_whole(run: Run) -> None:
+    """After a stage on several ranks each has the whole model again, as it was saved: a sharded one can neither become
+    another wiring nor be run by one rank."""
+    if run.ranks.mesh is not None:
+        _, run.model, _ = store.load_checkpoint(run.folder)
 
 
 def device_of(name: str | None) -> torch.device:
@@ -163,12 +192,15 @@ class _Every:
 class _StageLoop:
     """One stage: its task, its loader, its optimizer."""
 
-    def __init__(self, run: Run, index: int, log: MetricsLog, device, console, every: _Every, quiet, asked) -> None:
+    def __init__(
+        self, run: Run, index: int, log: MetricsLog | None, device, console, every: _Every, quiet, asked
+    ) -> None:
         self.run_, self.index, self.log, self.asked = run, index, log, asked
+        self.ranks = run.ranks
         self.stage: Stage = run.recipe.stages[index]
-        self.console, self.every, self.quiet = console, every, quiet
+        self.console, self.every, self.quiet = console, every, quiet or not run.ranks.leader
         run.model = become(run.model, run.recipe, run.recipe.wiring(index))
-        self.task = Task(run.recipe, self.stage, run.model, run.tokenizer, cache_root() / "features", device)
+        self.task = Task(run.recipe, self.stage, run.model, run.tokenizer, cache_root() / "features", device, run.ranks)
 
     def run(self, found: Path | None, state: dict[str, Any] | None) -> None:
         """Train from where `state` (of checkpoint `found`) stands, or from the stage's beginning."""
@@ -177,22 +209,25 @@ class _StageLoop:
         if state is not None:
             start, position = state["stage_step"], state["position"]
             result = self.run_.results.pop() if start else result
-        batches = Batches(self.stage, self.task.renderer, self.run_.recipe.seed + self.index, position, result.bad)
+        seed = self.run_.recipe.seed + self.index
+        batches = Batches(self.stage, self.task.renderer, seed, position, result.bad, self.ranks)
         self.steps = batches.steps()
         if start >= self.steps:
             self.run_.results.append(result)
             return
-        self.log.resume(start, self.index)
+        if self.log is not None:
+            self.log.resume(start, self.index)
         if start == 0:
             self._warm()
-        optimizer = Optimizer(self.task.model, self.stage, self.steps)
+        self.task.shard()
+        optimizer = Optimizer(self.task.model, self.stage, self.steps, self.ranks)
         if start and found is not None:
             optimizer.load(store.read_optim(found))
-        stream = iter(batches)
+        feed = Feed(batches)
         try:
-            self._loop(optimizer, stream, result, start, position)
+            self._loop(optimizer, feed, result, start, position)
         finally:
-            stream.close()  # type: ignore[attr-defined]
+            feed.close()
             optimizer.close()
 
     def _warm(self) -> None:
@@ -201,25 +236,30 @@ class _StageLoop:
         if start is None:
             return
         with self.run_.phases(f"{self.stage.name} start"):
-            ridge_start(start, self.task.model, self.run_.tokenizer, self.task.encoders[start.kind])
+            if self.ranks.leader:
+                ridge_start(start, self.task.model, self.run_.tokenizer, self.task.encoders[start.kind])
+            self.ranks.copy_leaders(self.task.model.connectors[start.kind])
         if self.console is not None:
             self.console.print(f"{self.stage.name}: connectors.{start.kind} fitted in closed form")
 
-    def _loop(self, optimizer: Optimizer, stream: Iterator, result: StageResult, start: int, position: int) -> None:
+    def _loop(self, optimizer: Optimizer, feed: Feed, result: StageResult, start: int, position: int) -> None:
         clock = self.run_.phases(self.stage.name)
         progress = Progress(self.stage.name, self.steps, start=start, console=self.console, quiet=self.quiet)
         with clock, progress as bar:
             for step in range(start, self.steps):
                 began = time.monotonic()
-                torch.manual_seed(hash((self.run_.recipe.seed, self.index, step)) % 2**63)
-                metrics, position = self._step(optimizer, stream, step, result, position)
+                drawn = (self.run_.recipe.seed, self.index, step, *([self.ranks.rank] if self.ranks.rank else []))
+                torch.manual_seed(hash(drawn) % 2**63)
+                metrics, position = self._step(optimizer, feed, step, result, position)
                 seconds = time.monotonic() - began
                 result.steps, result.seconds = step + 1, result.seconds + seconds
                 self.run_.step += 1
-                self.log.write(self.stage.name, self.index, step + 1, metrics, seconds=seconds)
+                if self.log is not None:
+                    self.log.write(self.stage.name, self.index, step + 1, metrics, seconds=seconds)
                 bar.update(step + 1, metrics["loss"], metrics["samples"], metrics["tokens"])
                 last = step + 1 == self.steps
-                due, stop = self.every.due(), self.asked()  # asked once: a signal during the save waits for a step
+                # asked once: a signal during the save waits for a step. A signal to one rank stops all, at this step
+                due, stop = self.ranks.any(self.every.due(), self.asked())
                 if last or stop or due:
                     self._save(optimizer, result, step + 1, position)
                     self.every.saved()
@@ -228,13 +268,13 @@ class _StageLoop:
                         f"stopped at step {step + 1} of stage {self.stage.name!r}, saved in {self.run_.folder}"
                     )
 
-    def _step(self, optimizer: Optimizer, stream: Iterator, step: int, result: StageResult, position: int):
-        batches = [next(stream) for _ in range(self.stage.accumulate)]
-        sequences = [batch.sequence for batch in batches]
-        counts = self.task.counts(sequences)
-        report = self.task.backward(sequences, counts)
+    def _step(self, optimizer: Optimizer, feed: Feed, step: int, result: StageResult, position: int):
+        batches = feed.step()
+        sequences = [batch.sequence for batch in batches if batch.mine]
+        counts = self.ranks.sums(self.task.counts(sequences))
+        report = self.ranks.merged(self.task.backward(sequences, counts))
         taken = optimizer.step(step)
-        tokens, samples = sum(map(len, sequences)), sum(batch.samples for batch in batches)
+        tokens, samples = sum(len(batch.sequence) for batch in batches), sum(batch.samples for batch in batches)
         result.samples, result.tokens = result.samples + samples, result.tokens + tokens
         result.bad = batches[-1].bad
         means = {name: total / max(count, 1e-9) for name, (total, count) in report.items()}
@@ -254,9 +294,18 @@ class _StageLoop:
     def _ask(self) -> list[dict[str, Any]]:
         """What the stage's own evaluations find, asked before its last checkpoint, which keeps them."""
         run = self.run_
-        subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
+        model: Wiring | None = run.model
+        if self.ranks.mesh is not None:  # the leader asks, of a whole model; the others wait for what it saves
+            model = store.whole_model(run.recipe, self.task.model, self._adapters(), self.ranks)
+        if model is None:
+            return []
+        subject = subject_of(run.recipe, model.to(self.task.device), run.tokenizer, cache_root() / "features")
         found = answers(self.stage.evaluations, subject)
         return [one.to_json() for result in found for one in result.evaluations]
+
+    def _adapters(self) -> list[str]:
+        """Names of the stages so far that gave the model adapters."""
+        return [stage.name for stage in self.run_.recipe.stages[: self.index + 1] if stage.adapters]
 
     def _save(self, optimizer: Optimizer, result: StageResult, step: int, position: int) -> None:
         last_of_all = self.index + 1 == len(self.run_.recipe.stages) and step == self.steps
@@ -275,10 +324,11 @@ class _StageLoop:
             "results": [entry.to_json() for entry in results],
             "phases": run.phases.seconds,
             "notes": run.notes,
-            "adapters": [stage.name for stage in run.recipe.stages[: self.index + 1] if stage.adapters],
+            "adapters": self._adapters(),
         }
         unchanged = {part for part, (trained, _) in result.parts.items() if not trained}
-        self.log.sync()
+        if self.log is not None:
+            self.log.sync()
         store.save_checkpoint(
             run.folder,
             run.step,
@@ -288,45 +338,10 @@ class _StageLoop:
             state,
             None if done else optimizer.state(),
             unchanged if run.step > 1 else set(),
+            ranks=self.ranks,
         )
         if done:
             run.results.append(result)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time trains in a folder; the system lets the lock go when a process is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask to stop after the current step; a second one stops at once."""
-    asked: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: signals stay as they are
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _difference(before: Recipe, now: Recipe) -> str:
