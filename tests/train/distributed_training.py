@@ -56,10 +56,10 @@ STAGE1 = (Contrastive(), Matching(), NextToken())
 EYE = vit(width=16, depth=1, heads=2, patch=8, size=16)
 
 
-def clip() -> Dual.Config:
+def clip(bias: float | None = None) -> Dual.Config:
     towers = {"encoders": {"image": EYE}, "connectors": {"image": GlobalPool.Config(by="mean")}}
     text = stack(16, 2, 2, hidden=32).replace(vocab=259, positions=80)
-    return Dual.Config(**towers, backbone=text, width=8, bias=-1.0)
+    return Dual.Config(**towers, backbone=text, width=8, bias=bias)
 
 
 def blip2() -> Dual.Config:
@@ -76,12 +76,12 @@ def designs() -> dict[str, Wiring.Config]:
         "embed": tiny_model(backbone=backbone()),
         "memory": tiny_model(backbone=backbone(cross=cross), memory=("image",)),
         "routed": tiny_model(backbone=backbone(routes=2), routes={"image": 1}),
-        "towers": clip(),
+        "towers": clip(bias=-1.0),
         "stage 1": blip2(),
     }
 
 
-OBJECTIVES: dict[str, tuple[Objective, ...]] = {"towers": (Contrastive(),), "stage 1": STAGE1}
+OBJECTIVES: dict[str, tuple[Objective, ...]] = {"towers": (Contrastive(kind="sigmoid"),), "stage 1": STAGE1}
 
 
 TEXT = [("What is red?", "an apple, or a rose"), ("Who?", "no")]
