@@ -23,7 +23,6 @@ from sensorium.recipes.common import (
     FAMILY,
     STAND_INS,
     fields_for,
-    instructions,
     language_for,
     llama_7b,
     llama_13b,
@@ -32,6 +31,7 @@ from sensorium.recipes.common import (
 )
 from sensorium.render import Template
 from sensorium.train.recipe import Figure, Recipe, Size, Stage
+from sensorium.train.warm import RidgeStart
 
 _TURNS = (
     "{{% for m in messages %}}{{% if m['role'] == 'user' %}}{{{{ {user} }}}}"
@@ -62,21 +62,29 @@ QUERIES = (
     *(f"connectors.image.stack.blocks.*.{part}.*" for part in ("attention", "norm1", "cross", "routes")),
 )
 LINEAR = ("connectors.image.out.*",)
+START = RidgeStart(data=Captions(), layer="out", ridge=0.03, gain=1.5)
 
 STEPS = {
     "tiny": {"represent": 100, "generate": 100, "align": 60, "instruct": 150},
-    "small": {"represent": 400, "generate": 200, "align": 100, "instruct": 200},
+    "small": {"represent": 400, "generate": 160, "align": 40, "instruct": 160},
 }
+TOKENS = {"represent": 2048, "generate": 1024, "align": 768, "instruct": 1024}
+"""Of a micro-batch at size small."""
 RATES: dict[str, float | dict[str, float]] = {
     "tiny": {"connectors.image.out.*": 2e-3, "*": 1e-3},
     "small": {"connectors.image.out.*": 1e-3, "*": 5e-4},
 }
+STARTED = (
+    "small: the layer behind the Q-Former starts from a closed-form fit of what stage 1 made of pictures to word "
+    "embeddings (train/warm.py), so that minutes on two cores suffice"
+)
 SMALLER = (
     "tiny, small: the Q-Former is small and starts random (no BERT), reads the language model's tokens, and normalises "
     "the features itself",
     "paper: the Q-Former reads BERT's tokens, whose tokenizer comes with the published weights",
     "a text begins with the template's first token in the contrastive and the matching pass, where BLIP-2 writes [CLS]",
     "hard negatives are drawn within a micro-batch, the published ones from all devices",
+    STARTED,
 )
 SAYS_ALL = "tiny, small: stage 2 is trained on questions and answers, where BLIP-2 has captions alone"
 
@@ -92,7 +100,7 @@ def blip_2(size: Size = "small") -> Recipe:
     model = _model(size, QFormer.Config(), opt(width=2560, depth=32, heads=32))
     stages = (
         represent(size, model),
-        _stage(size, "generate", QUERIES, lr=1e-4, data=instructions(),
+        _stage(size, "generate", QUERIES, lr=1e-4, data=single_questions(),
                published="129M pairs, 80K steps, batch 1920, lr 1e-4 falling to 5e-5; Q-Former, without its text side, "
                          "and projection"),
     )  # fmt: skip
@@ -251,10 +259,17 @@ def represent(size: Size, model: Fused.Config) -> Stage:
 
 
 def single_questions() -> Mixture:
-    """Each question with a picture to itself, whose tokens then depend on it."""
+    """Each question with a picture to itself, whose tokens then depend on it; half of them what a picture shows."""
+    names = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8)
     emoji = EmojiQuestions(questions_per_picture=1, rounds=2)
     scenes = SceneQuestions(count=20_000, questions_per_picture=1)
-    return Mixture(parts=(Part(name="emoji", source=emoji), Part(name="scenes", source=scenes)))
+    return Mixture(
+        parts=(
+            Part(name="names", source=names, weight=3),
+            Part(name="emoji", source=emoji, weight=2),
+            Part(name="scenes", source=scenes),
+        )
+    )
 
 
 def _stage(
@@ -263,7 +278,9 @@ def _stage(
     fields = {"name": name or kind, "train": train, "weight_decay": 0.05, "betas": (0.9, 0.98), **more}
     if size == "paper":
         return Stage(**{**fields, "lr": lr, "epochs": 1, "tokens": 2048, "checkpointing": True})
-    tokens = 1024 if size == "tiny" else 2048
+    tokens = 1024 if size == "tiny" else TOKENS[kind]
+    if size == "small" and kind in ("generate", "align"):
+        fields["start"] = START
     return Stage(**{**fields, "lr": RATES[size], "data": data, "steps": STEPS[size][kind], "tokens": tokens})
 
 

@@ -36,8 +36,8 @@ class RidgeStart(Config):
            follows from it
     ridge  regularisation relative to the mean variance of a feature
     gain   factor on the fitted slope
-    layer  name of the linear layer that is fitted, which then reads features one by one (a resampler's `enter`);
-           "": the connector's only one
+    layer  name of the linear layer that is fitted, which reads equally many rows of every item (a resampler's `enter`,
+           a Q-Former's `out`); "": the connector's only one
     centre leave out the mean of all captions, so that what the layer makes of pictures has mean zero
     batch  items encoded at a time
     words  a phrase for each row of a parameter of the connector, {"place": ("top left", ...)}: the rows start as the
@@ -78,10 +78,9 @@ def ridge_start(
     for first in range(0, len(source), start.batch):
         samples = [source[index] for index in range(first, min(first + start.batch, len(source)))]
         features = _features(samples, start.kind, frozen)
-        each = features.lengths if start.layer else [connector.config.num_tokens(grid) for grid in features.grids]
-        lengths = torch.tensor(each)
         names = torch.stack([words[tokenizer.encode(" " + _caption(sample))].mean(0) for sample in samples])
         inputs = _inputs(connector, layer, features).float().cpu()
+        lengths = _rows_of_each(start, connector, features, len(inputs))
         if start.tokens == "last":
             inputs, lengths = inputs[lengths.cumsum(0) - 1], torch.ones_like(lengths)
         fit.add(inputs, names.repeat_interleave(lengths, 0))
@@ -113,6 +112,17 @@ def _fitted(start: RidgeStart, connector: Connector) -> tuple[nn.Linear, dict[st
     if not start.layer and any(param.any() for name, param in others.items() if name not in start.words):
         raise UserError(f"a ridge start fits one linear layer; the {start.kind} connector is {connector.config}")
     return layer, others
+
+
+def _rows_of_each(start: RidgeStart, connector: Connector, features: Features, rows: int) -> Tensor:
+    """(items) how many of the rows that the layer read are of each item."""
+    if not start.layer:
+        return torch.tensor([connector.config.num_tokens(grid) for grid in features.grids])
+    items = len(features.grids)
+    if rows % items:
+        raise UserError(f"{start.layer!r} of the {start.kind} connector read {rows} rows of {items} items: a ridge "
+                        "start needs equally many of each")  # fmt: skip
+    return torch.full((items,), rows // items)
 
 
 def _inputs(connector: Connector, layer: nn.Linear, features: Features) -> Tensor:
