@@ -228,3 +228,18 @@ def test_a_design_is_at_most_eighty_lines(path):
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 80, node.name
+
+
+def test_nothing_asks_for_the_name_of_a_system():
+    """What a recipe is made of decides; only recipes, converters and the list of what is shown know names."""
+    from sensorium.recipes.catalog import names
+
+    known = set(names())
+    for path in MODULES:
+        if room_of(path) in ("recipes", "convert", "systems"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Compare | ast.Match | ast.IfExp | ast.If):
+                tested = node.subject if isinstance(node, ast.Match) else getattr(node, "test", node)
+                words = {part.value for part in ast.walk(tested) if isinstance(part, ast.Constant)}
+                assert not words & known, f"{path.relative_to(ROOT)}:{node.lineno} asks for {words & known}"
