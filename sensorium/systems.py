@@ -73,6 +73,7 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("flamingo", "C"): (
         f"{FUSION}::test_before_training_the_language_model_is_what_it_was_to_the_last_bit",
+        f"{FUSION}::test_text_alone_never_meets_the_new_layers_of_flamingo",
         f"{FUSION}::test_who_reads_what_is_what_the_rule_says",
         f"{FUSION}::test_with_the_latest_alone_an_earlier_picture_is_not_read_again",
         f"{FUSION}::test_frames_of_a_clip_are_one_item_in_their_order",

@@ -26,7 +26,8 @@ class Cross(Part):
              before: ahead of the whole block (Flamingo's gated cross-attention dense layer)
     gated    outputs are scaled by tanh of a scalar that starts at zero, so that at first nothing changes
              (Flamingo section 2.2)
-    ffn      a feed-forward of its own after the attention, gated as well
+    ffn      a feed-forward of its own after the attention, gated as well. A token that reads nothing passes it by, so
+             that text alone is what it was, to the last bit, however long the layer has trained
     route    None: every token reads; else those of this route alone, and the others pass by unchanged, residual, norm
              and all (the Q-Former's text, BLIP-2 section 3.1)
     """
@@ -63,8 +64,16 @@ class Cross(Part):
             return self.norm(x + self.attention.read(x, memory, layout, cache))
         x = x + _scaled(self.attention.read(self.norm(x), memory, layout, cache), self.gate)
         if self.ffn is not None and self.ffn_norm is not None:
-            x = x + _scaled(self.ffn(self.ffn_norm(x)), self.ffn_gate)
+            more = _scaled(self.ffn(self.ffn_norm(x)), self.ffn_gate)
+            reads = _readers(layout, cache, x)
+            x = x + (more if reads is None else more * reads[:, None].to(x.dtype))
         return x
+
+
+def _readers(layout: Layout, cache: LayerCache | None, x: Tensor) -> Tensor | None:
+    """(T) bool, which tokens read something; None: all do."""
+    readers = layout.memory if cache is None else cache.owner.current.read
+    return x.new_zeros(len(x), dtype=torch.bool) if readers is None else readers.sees
 
 
 def _scaled(x: Tensor, gate: Tensor | None) -> Tensor:

@@ -174,6 +174,19 @@ def test_before_training_the_language_model_is_what_it_was_to_the_last_bit():
         assert torch.equal(outputs.logits(torch.arange(9)), bare.logits(alone))
 
 
+def test_text_alone_never_meets_the_new_layers_of_flamingo():
+    """Gates wide open: a document without pictures, and what stands before the first one, is the language model's."""
+    model = flamingo(gates=0.9)
+    bare = strong(PLAIN, None)
+    bare.load_state_dict({name: value for name, value in model.backbone.state_dict().items() if ".cross." not in name})
+    text = document(9)
+    alone = bare(bare.embed_tokens(text.ids), compile_layout(text))
+    assert torch.equal(model(text).hidden, alone)
+    mixed = model(document(9, [beside(4, 0)], (0,))).hidden
+    torch.testing.assert_close(mixed[:4], alone[:4], rtol=1e-6, atol=1e-6)
+    assert (mixed[4:] - alone[4:]).abs().amax(1).min() > 1e-3
+
+
 def test_a_picture_changes_nothing_before_it():
     model = flamingo("before")
     one = model(document(9, [beside(4, 0)], (0,))).hidden
