@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
+from t5_names import t5_names
 from torch import nn
 
 from sensorium.connectors.qformer import QFormer
@@ -159,9 +161,6 @@ def test_options_are_branches_of_one_source():
 
 @torch.no_grad()
 def test_twenty_greedy_tokens_are_those_of_transformers():
-    transformers = pytest.importorskip("transformers")
-    from tests.nn.test_block_parity import t5_names
-
     torch.manual_seed(3)
     config = transformers.T5Config(
         vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
