@@ -75,7 +75,7 @@ DESIGNS = ["embed", "memory", "routed", "towers", "stage 1", "frozen eye", "froz
 @pytest.mark.parametrize("name", DESIGNS)
 def test_one_rank_reads_text_and_the_other_pictures_as_one_process_reads_both(folder, name):
     """Micro-batches of rank 0 are text alone; of rank 1 pictures, some with words to learn and some without."""
-    one, two = (torch.load(folder / f"steps-{world}.pt")[name] for world in (1, 2))
+    one, two = (torch.load(folder / f"steps-{world}.pt", weights_only=True)[name] for world in (1, 2))
     assert set(one["report"]) == set(two["report"])
     for key, (total, count) in one["report"].items():
         assert two["report"][key][1] == count > 0
@@ -170,7 +170,7 @@ def test_a_signal_to_one_rank_saves_and_stops_all_at_the_same_step(folder):
 
 def test_rows_and_sums_of_all_ranks(folder):
     every = torch.arange(15.0).view(5, 3)
-    for found in [torch.load(folder / f"rows-{rank}.pt") for rank in (0, 1)]:
+    for found in [torch.load(folder / f"rows-{rank}.pt", weights_only=True) for rank in (0, 1)]:
         assert [len(part) for part in found["rows"]] == [2, 3]
         assert torch.equal(torch.cat(found["rows"]), every)
         assert found["sum"].tolist() == [2.0, 1.0]
