@@ -8,6 +8,7 @@ rank takes its share of the micro-batches of a step. Every collective of trainin
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from sensorium.train.recipe import Recipe
 if TYPE_CHECKING:  # they cost a third of a second to import, which several processes pay and one does not
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
+
+SETTLE_S = 0.2
+"""Seconds in which threads of a process group let go of tensors; they need microseconds once they may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class Ranks:
         """Nothing more will be exchanged: each rank goes on, or ends, by itself."""
         if self.mesh is not None and dist.is_initialized():
             self.wait()
-            dist.destroy_process_group()
+            _end_group()
 
     @torch.no_grad()
     def copy_leaders(self, module: nn.Module) -> None:
@@ -193,7 +197,17 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), mesh)
     finally:
         if dist.is_initialized():
-            dist.destroy_process_group()
+            _end_group()
+
+
+def _end_group() -> None:
+    """Leave the process group, and let its threads drop the last tensors they exchanged.
+
+    For that a thread of gloo needs the interpreter's lock. A process that ended without ever releasing it would take
+    the thread down in a destructor, which aborts the process (seen in half of the runs whose rank 1 ended first).
+    """
+    dist.destroy_process_group()
+    time.sleep(SETTLE_S)
 
 
 def check_shares(recipe: Recipe, ranks: Ranks) -> None:
