@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import Config as Value
 from sensorium.mask import Layout
+from sensorium.nn.attention import Attention, start_copying
 from sensorium.nn.block import Block
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
@@ -79,6 +80,9 @@ class Backbone(Part):
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Attention) and module.copies:
+                start_copying(module.v, module.o)
 
     @torch.no_grad()
     def start_routes(self) -> None:
