@@ -41,7 +41,7 @@ BLIND = (
     "language model's own; the published one acts on every token"
 )
 START = (
-    "small: the resampler's last layer starts from a closed-form fit to word embeddings (train/warm.py), and values and "
+    "small: the resampler's last layer starts from a closed-form fit to word embeddings (train/warm.py), values and "
     "output of the new attention start as the identity: what a gate lets through is at once of use to the frozen "
     "language model, and minutes suffice to open it"
 )
