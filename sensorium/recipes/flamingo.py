@@ -48,7 +48,7 @@ START = (
 RATES = {"*gate": 3e-2, "connectors.image.out.*": 5e-5, "connectors.*": 2e-4, "*": 3e-4}
 """Gates start at zero and move by about their rate a step: few steps ask for a large one. The fitted layer moves
 slowly, or it follows what all features have in common, which outweighs what tells them apart."""
-HERE = {"small": {"steps": 400, "tokens": 768, "lr": RATES}}
+HERE = {"small": {"steps": 300, "tokens": 768, "lr": RATES}}
 
 
 def flamingo(size: Size = "small") -> Recipe:
