@@ -90,6 +90,8 @@ class Plan:
     mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read
     route     which weights they take in a routed block; None is the first, text's
     together  all of them share one position (CogVLM section 2.1)
+    grid      (frames, rows, columns) of them: each has its own place in time, row and column behind what comes before,
+              and what follows goes on after the last of any (M-RoPE, Qwen2-VL section 2.1)
     read      the connector also reads the words of the item's turn (InstructBLIP section 2.3)
     """
 
@@ -98,6 +100,7 @@ class Plan:
     route: int | None = None
     together: bool = False
     read: bool = False
+    grid: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,25 @@ from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
+
+
+Between = Callable[[Tensor], Tensor]
+"""(T, D) -> (T, D) between two blocks."""
+
+
+def reading(states: list[Tensor]) -> Between:
+    """What passes is appended to `states`, unchanged."""
+
+    def read(x: Tensor) -> Tensor:
+        states.append(x)
+        return x
+
+    return read
+
+
+def adding(index: Tensor, values: Tensor, first: Between | None = None) -> Between:
+    """values (N, D) are added to the states of the tokens index (N), after what `first` does."""
+    return lambda x: (x if first is None else first(x)).index_add(0, index, values.to(x.dtype))
 
 
 class Backbone(Part):
@@ -105,10 +125,12 @@ class Backbone(Part):
         cache: Cache | None = None,
         depth: int | None = None,
         memory: Tensor | None = None,
+        between: Mapping[int, Between] | None = None,
     ) -> Tensor:
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
-        memory  (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
+        memory   (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
+        between  by how many blocks are done, what then becomes of x: states are read (`reading`) or added to (`adding`)
         """
         cross = self.config.block.cross
         if cross is not None and memory is None:
@@ -131,6 +153,8 @@ class Backbone(Part):
                 x = checkpoint(block, x, layout, rope, kept, memory, use_reentrant=False)  # type: ignore[assignment]
             else:
                 x = block(x, layout, rope, kept, memory)
+            if between is not None and index + 1 in between:
+                x = between[index + 1](x)
         return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:
