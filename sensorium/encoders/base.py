@@ -113,6 +113,10 @@ class Encoder(Part):
         """A parameter, whose device and dtype the features take."""
         return next(self.parameters())
 
+    def feature_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """How features are kept where the model computes in `dtype`."""
+        return dtype
+
     def _learns(self) -> bool:
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
@@ -142,8 +146,8 @@ class Encoder(Part):
         return Features(values, grids)
 
     def _views(self, item: Item, grid: Grid) -> Tensor:
-        side = self.config.transform.size
-        expected = (grid.views, 3, side, side)
+        height, width = item.shape[-2:]
+        expected = (grid.views, 3, *self.config.transform.extent((height, width)))
         if item.data is None or tuple(item.data.shape) != expected:
             given = "neither views nor features" if item.data is None else f"views {tuple(item.data.shape)}"
             raise ValueError(f"a picture of {item.shape} (height, width) has {given}, expected views {expected}: "

@@ -66,7 +66,7 @@ class Engine:
     ) -> None:
         self.model, self.renderer = model, renderer
         self.slots, self.tokens, self.items = slots, tokens, items
-        self.context = context or model.config.stack.positions or None
+        self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
         tokenizer, template = renderer.tokenizer, renderer.template
         ends = {tokenizer.special.get(template.stop), tokenizer.special.get(template.plain), tokenizer.eos}
         self.stops = frozenset(id for id in ends if id is not None)
@@ -241,7 +241,7 @@ class Engine:
     @torch.inference_mode()
     def prepare(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences on the model's device, their media encoded together; equal content is encoded once."""
-        device = next(self.model.stack.parameters()).device
+        device = self.model.reference().device
         sequences = [sequence.to(device) for sequence in sequences]
         made: dict[str, dict[object, Tensor]] = {}
         for kind in self.model.config.kinds:
@@ -254,13 +254,12 @@ class Engine:
             if waiting:
                 features = self._encode(kind, list(waiting.values()))
                 made[kind] = dict(zip(waiting, features.values.split(features.lengths)))
-        return [_filled(sequence, made) for sequence in sequences] if made else sequences
+        return [self.model.config.written(_filled(sequence, made)) for sequence in sequences]
 
     def _encode(self, kind: str, items: list[Item]) -> Features:
         if kind not in self._encoders:
-            encoder = self.model.encoder(kind)
             # the language model's precision: what a frozen encoder computes in during training too
-            self._encoders[kind] = encoder.prepare_inference(next(self.model.stack.parameters()).dtype)
+            self._encoders[kind] = self.model.reader(kind).prepare_inference(self.model.reference().dtype)
         return self._encoders[kind](items)
 
     @contextmanager

@@ -46,6 +46,10 @@ class Fused(Wiring):
         together: tuple[str, ...] = ()
 
         @property
+        def reads_text(self) -> bool:
+            return True
+
+        @property
         def stack(self) -> Backbone.Config:
             return self.backbone
 

@@ -17,8 +17,8 @@ from sensorium.train.task import frozen_encoders
 
 def subject_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Subject:
     """A trained model to be asked, its pictures read through the feature cache."""
-    dtype = next(model.stack.parameters()).dtype
-    encoders = frozen_encoders(model, model.encoders, cache, dtype)
+    owners = dict.fromkeys(model.config.owner(kind) for kind in model.config.kinds)
+    encoders = frozen_encoders(model, owners, cache, model.reference().dtype)
 
     def load(kind: str, media: Media) -> Item:
         return encoders[model.config.owner(kind)].load(media)
