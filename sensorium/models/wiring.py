@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,8 +147,8 @@ class Wiring(Part):
         """The stack that reads text, whichever part it is of."""
         raise NotImplementedError(f"{type(self).__name__} does not say what reads its text")
 
-    def forward(self, sequence: Sequence) -> CodecOutputs:
-        """The codecs alone: every item that one of them reads, and its reconstruction."""
+    def forward(self, sequence: Sequence) -> Any:
+        """The codecs alone: every item that one of them reads, and its reconstruction (CodecOutputs)."""
         outputs = CodecOutputs()
         for kind in self.config.codecs:
             codec = self.codec(kind)

@@ -13,6 +13,7 @@ from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
+from sensorium.nn.part import Stepped
 from sensorium.objectives.base import Loss, Objective, StepObjective
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Media, Sequence
@@ -222,6 +223,14 @@ class Task:
             torch.stack(parts).sum().backward()
         for number, loss in cached.losses.items():
             _note(report, objectives[number], loss)
+
+    def after_step(self) -> dict[str, float]:
+        """What parts do between steps (moving means, codes that nothing uses); returns what they say of it."""
+        found: dict[str, float] = {}
+        for part in self.model.modules():
+            if isinstance(part, Stepped) and part.training:
+                found |= part.after_step(self.ranks)
+        return found
 
     def trained_parts(self) -> dict[str, tuple[int, int]]:
         """part -> (parameters that train, parameters that do not)."""
