@@ -3,19 +3,23 @@
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
     items -- encoder -- connector -- by span ----'              |
-                              `----- memory -- cross-attention -'
+       \\                      `----- memory -- cross-attention -'
+        `-- codec -- codes, which are ids
 
-LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans).
+LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
+Emu3 and Chameleon (token spans), whose logits say pictures as they say words.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from sensorium.codecs.tokens import CodeTokens
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.backbone import Backbone
@@ -37,6 +41,7 @@ class Fused(Wiring):
         memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
+        tokens    kinds whose items are codes of their codec, among the words of the vocabulary
         """
 
         backbone: Backbone.Config
@@ -44,6 +49,11 @@ class Fused(Wiring):
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
+        tokens: dict[str, CodeTokens] = {}
+
+        @property
+        def formats(self) -> dict[str, CodeTokens]:
+            return self.tokens
 
         @property
         def reads_text(self) -> bool:
@@ -58,9 +68,29 @@ class Fused(Wiring):
             return self.source is not None
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            if self.coded(kind):
+                owner = self.owner(kind)
+                tokens = self.tokens[owner]
+                return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
+                            kind in self.together, weight=tokens.weight)  # fmt: skip
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read)
+
+        def written(self, sequence: Sequence) -> Sequence:
+            ids = sequence.ids
+            for span in sequence.spans:
+                item = sequence.items[span.kind][span.item]
+                if span.mode != "token" or item.features is None:
+                    continue
+                owner = self.owner(span.kind)
+                wrote = self.tokens[owner].write(item.features[:, 0], self.codecs[owner].grid(item.shape))
+                if len(wrote) != span.length:
+                    raise ValueError(f"a {span.kind} was planned with {span.length} tokens and has {len(wrote)}: the "
+                                     "sequence was rendered for another model")  # fmt: skip
+                ids = ids.clone() if ids is sequence.ids else ids
+                ids[span.start : span.start + span.length] = wrote.to(ids.device)
+            return replace(sequence, ids=ids)
 
         def token_width(self, kind: str) -> int:
             cross = self.backbone.block.cross
@@ -77,10 +107,26 @@ class Fused(Wiring):
             if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
                 raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
                                  "memory='all'")  # fmt: skip
+            self._check_tokens()
             most = max(self.routes.values(), default=0)
             if most >= self.backbone.block.routes:
                 raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
             return self
+
+        def _check_tokens(self) -> None:
+            """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
+            coded = {kind for kind in self.codecs if kind not in self.encoders}
+            if set(self.tokens) != coded:
+                raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
+                                 f"others do: given {sorted(self.tokens)}")  # fmt: skip
+            taken: set[int] = set()
+            for kind, tokens in self.tokens.items():
+                if tokens.codes != self.codecs[kind].codes:
+                    raise ValueError(f"tokens.{kind} has {tokens.codes} codes, its codec {self.codecs[kind].codes}")
+                if max(tokens.ids) >= self.backbone.vocab or taken & set(tokens.ids):
+                    raise ValueError(f"tokens.{kind} ends at id {max(tokens.ids)}: the vocabulary has "
+                                     f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
+                taken |= set(tokens.ids)
 
     config: Config
 
@@ -108,15 +154,27 @@ class Fused(Wiring):
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor]]:
         """The token stream (T, D) with its items placed, and by kind the tokens of those that stand beside it."""
+        self._check_codes(sequence)
         x = self.backbone.embed_tokens(sequence.ids)
         beside = {}
         for kind in self.config.kinds:
+            if self.config.coded(kind):  # ids already
+                continue
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
                 beside[kind] = tokens
             else:
                 x = place(x, tokens, kind, sequence)
         return x, beside
+
+    def _check_codes(self, sequence: Sequence) -> None:
+        """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
+        for span in sequence.spans:
+            if span.mode == "token" and sequence.items[span.kind][span.item].features is None:
+                raise ValueError(
+                    f"the {span.kind} at token {span.start} has no codes: freeze its codec while the language model "
+                    "reads it, so that `Task.complete` or `Engine.prepare` can write them"
+                )
 
     def read(self, sequence: Sequence) -> Tensor:
         """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""

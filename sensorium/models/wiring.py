@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.codecs.base import Codec, Coded, batches
+from sensorium.codecs.tokens import CodeTokens
 from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
@@ -113,6 +114,11 @@ class Wiring(Part):
                 return Plan(self.codecs[owner].grid(shape).tokens, "latent")
             connector = self.connectors[owner]
             return Plan(connector.num_tokens(self.encoders[owner].grid(shape)), read=connector.reads_text)
+
+        @property
+        def formats(self) -> dict[str, CodeTokens]:
+            """By kind, how items that the model can say stand among its words."""
+            return {}
 
         def written(self, sequence: Sequence) -> Sequence:
             """The sequence with the ids of what frozen codecs made of its items, where these are tokens."""

@@ -126,10 +126,10 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
             tokenizer = file.tokenizer()
     else:
         tokenizer = Tokenizer.bytes()
-    if len(tokenizer) > recipe.model.stack.vocab:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.stack.vocab}"
-        )
+    model = recipe.model
+    words = min([model.stack.vocab, *(min(tokens.ids) for tokens in model.formats.values())])
+    if len(tokenizer) > words:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary room for {words} words")
     return tokenizer
 
 
