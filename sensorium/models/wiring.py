@@ -80,6 +80,11 @@ class Wiring(Part):
             return self.encoders[owner] if owner in self.encoders else self.codecs[owner]
 
         @property
+        def readers(self) -> dict[str, Encoder.Config | Codec.Config]:
+            """By kind what turns items into features, shared ones once."""
+            return {kind: self.reader(kind) for kind in self.kinds if kind not in self.share}
+
+        @property
         def reads_text(self) -> bool:
             """Whether there is a stack that reads text."""
             return False
