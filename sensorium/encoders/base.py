@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from PIL import Image
+from pydantic import model_validator
 from torch import Tensor
 
 from sensorium.config import Config as Value
@@ -42,6 +44,18 @@ class Encoder(Part):
         def extra(self) -> int:
             """Features before the cells of each view (a class token)."""
             return 0
+
+        @property
+        def any_size(self) -> bool:
+            """Whether it reads pictures of any size and aspect ratio, each with a grid of its own."""
+            return False
+
+        @model_validator(mode="after")
+        def _sizes_fit(self) -> Self:
+            if self.transform.resize == "keep" and not self.any_size:
+                raise ValueError(f"{self.tag()} reads square views, and transform.resize 'keep' makes others: choose "
+                                 "shortest, squash or pad")  # fmt: skip
+            return self
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
             """The layout of the features of a picture of `shape` (height, width) or a clip of (frames, height, width),

@@ -20,6 +20,7 @@ from sensorium.recipes.clip import clip
 from sensorium.recipes.cogvlm import cogvlm
 from sensorium.recipes.emu3 import emu3
 from sensorium.recipes.flamingo import flamingo, openflamingo
+from sensorium.recipes.fuyu import fuyu
 from sensorium.recipes.llava import llava, llava_1_5, llava_1_5_13b, llava_next, llava_next_34b
 from sensorium.recipes.minigpt_v2 import minigpt_v2
 from sensorium.recipes.seechat import seechat
@@ -54,6 +55,7 @@ def catalog() -> tuple[RecipeFunction, ...]:
         clip,
         siglip,
         unicl,
+        fuyu,
         chameleon,
         emu3,
     )

@@ -8,6 +8,7 @@ from sensorium.codecs.vq import VQ, Quantizer
 from sensorium.encoders.transform import ImageTransform
 from sensorium.models.fused import Fused
 from sensorium.nn.backbone import llama
+from sensorium.nn.norm import Norm
 from sensorium.recipes.unified import FAMILY, SMALLER, codec_for, fields_for, language_for, stages_for, tokens_for
 from sensorium.render import Template
 from sensorium.train.recipe import Figure, Recipe, Size
@@ -36,7 +37,7 @@ def chameleon(size: Size = "tiny") -> Recipe:
     """
     codec = codec_for(size, image_tokenizer())
     backbone = llama(vocab=65_536, width=4096, depth=32, heads=32, hidden=11_008)
-    attention = backbone.block.attention.replace(qk_norm=True)
+    attention = backbone.block.attention.replace(qk_norm=Norm.Config(kind="layer"))
     backbone = backbone.replace(block=backbone.block.replace(attention=attention))
     model = Fused.Config(
         codecs={"image": codec}, tokens={"image": tokens_for(size, TOKENS)}, backbone=language_for(size, backbone)
@@ -64,7 +65,7 @@ def chameleon(size: Size = "tiny") -> Recipe:
         deviations=(
             *SMALLER,
             "the codes are the last ids of the vocabulary, with their marks; the released one has them near its start",
-            "queries and keys are normalised without mean (RMSNorm), the released model uses LayerNorm; no dropout",
+            "the norms of queries and keys have one weight for all heads (the released model: one each); no dropout",
         ),
         **fields_for(size),
     )  # fmt: skip
