@@ -2,16 +2,19 @@
 
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
-    items -- encoder -- connector -- by span ----'              |
+    items -- encoder -- connector -- by span ----'|             |
        \\                      `----- memory -- cross-attention -'
-        `-- codec -- codes, which are ids
+        `-- codec -- codes, which are ids         |
+    source -- thinker ---- its states, by span ---'
 
 LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
-Emu3 and Chameleon (token spans), whose logits say pictures as they say words.
+Emu3 and Chameleon (token spans), whose logits say pictures as they say words; a talker, which speaks from what another
+model of this kind thinks (Qwen2.5-Omni).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -22,8 +25,9 @@ from torch import Tensor
 from sensorium.codecs.tokens import CodeTokens
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
+from sensorium.models.thinker import Thinker
 from sensorium.models.wiring import Outputs, Wiring
-from sensorium.nn.backbone import Backbone, Between, adding
+from sensorium.nn.backbone import Backbone, Between, adding, reading
 from sensorium.sequence import Plan, Sequence, Span
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ class Fused(Wiring):
         """backbone  the language model
         source    the encoder of an encoder-decoder, whose decoder is the backbone: it reads the source of each document
                   (an item of kind text, with pictures in it), embedded as the decoder embeds; its states are memory
+        thinker   another model, which reads the source of each document: its states are the tokens of an embed span
         memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
@@ -50,6 +55,7 @@ class Fused(Wiring):
 
         backbone: Backbone.Config
         source: Backbone.Config | None = None
+        thinker: Thinker.Config | None = None
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
@@ -150,23 +156,37 @@ class Fused(Wiring):
         super().__init__(config)
         self.backbone: Backbone = config.backbone.build()
         self.source: Backbone | None = config.source.build() if config.source is not None else None
+        self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
 
     @property
     def stack(self) -> Backbone:
         return self.backbone
 
-    def forward(self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None) -> Outputs:
-        """A packed sequence -> hidden states and logits on request."""
+    def forward(
+        self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None,
+        states: Mapping[int, list[Tensor]] | None = None,
+    ) -> Outputs:  # fmt: skip
+        """A packed sequence -> hidden states and logits on request.
+
+        states  by how many blocks are done, a list to which the states (T, D) there are appended
+        """
         if self.source is None:
             x, beside, deeper = self.stream(sequence)
         else:
             x, beside, deeper = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}, {}
+        inner = None
+        if self.thinker is not None:
+            sources = _sources(sequence)
+            thoughts, outputs = self.thinker(sources)
+            x, inner = place(x, thoughts, "text", sequence), (outputs, sources)
+        for done, read in (states or {}).items():
+            deeper[done] = reading(read, deeper.get(done))
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
-        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
+        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner)
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
@@ -202,13 +222,17 @@ class Fused(Wiring):
     def read(self, sequence: Sequence) -> Tensor:
         """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""
         assert self.source is not None
-        sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
-        if not sources:
-            raise ValueError("an encoder-decoder reads a source, the sequence has none: render it with the template's "
-                             "`start`")  # fmt: skip
-        packed = Sequence.pack(sources)
+        packed = _sources(sequence)
         x, _, _ = self.stream(packed)
         return self.source(x, compile_layout(packed, AttentionRule("full")))
+
+
+def _sources(sequence: Sequence) -> Sequence:
+    """The sources of all documents, packed in their order."""
+    sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
+    if not sources:
+        raise ValueError("the model reads a source, the sequence has none: render it with the template's `start`")
+    return Sequence.pack(sources)
 
 
 def spans_of(kind: str, sequence: Sequence, tokens: Tensor) -> list[Span]:

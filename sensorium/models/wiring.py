@@ -26,10 +26,14 @@ from sensorium.sequence import Plan, Sequence
 
 @dataclass(slots=True)
 class Outputs:
-    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab)."""
+    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab).
+
+    inner  of a model that reads what another one thinks: that one's outputs, and the sequence that it read
+    """
 
     hidden: Tensor
     logits: Callable[[Tensor], Tensor]
+    inner: tuple[Outputs, Sequence] | None = None
 
 
 @dataclass(slots=True)

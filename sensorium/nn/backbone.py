@@ -31,10 +31,11 @@ Between = Callable[[Tensor], Tensor]
 """(T, D) -> (T, D) between two blocks."""
 
 
-def reading(states: list[Tensor]) -> Between:
-    """What passes is appended to `states`, unchanged."""
+def reading(states: list[Tensor], first: Between | None = None) -> Between:
+    """What passes is appended to `states`, after what `first` does, and goes on unchanged."""
 
     def read(x: Tensor) -> Tensor:
+        x = x if first is None else first(x)
         states.append(x)
         return x
 
@@ -140,8 +141,8 @@ class Backbone(Part):
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
         memory      (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
-        between     by how many blocks are done, what then becomes of x: states are read (`reading`) or added to
-                    (`adding`)
+        between     by how many blocks are done (0: before the first), what then becomes of x: states are read
+                    (`reading`) or added to (`adding`)
         conditions  of the tokens, for blocks that are modulated
         """
         cross = self.config.block.cross
@@ -159,6 +160,8 @@ class Backbone(Part):
         if self.relative is not None:
             layout = self._with_bias(layout, cache, x.dtype)
         blocks = self.blocks if depth is None else self.blocks[:depth]
+        if between is not None and 0 in between:
+            x = between[0](x)
         for index, block in enumerate(blocks):
             kept = cache.layer(index) if cache is not None else None
             if self.checkpointing and torch.is_grad_enabled():

@@ -20,7 +20,8 @@ CHUNK x vocab whatever the number of targets (what gradient checkpointing does t
 class NextToken(Objective):
     """Cross-entropy of every token with weight > 0, given what comes before it in its document and branch.
 
-    The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`.
+    The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`. Words of
+    a source that carry weight are predicted by the model that reads it, where that has a head (`Outputs.inner`).
 
     z  weight of log(Z)^2, Z being the sum of exp(logits): it keeps logits from drifting (Chameleon, arXiv 2405.09818,
        section 2.3: 1e-5)
@@ -30,9 +31,17 @@ class NextToken(Objective):
     z: float = Field(default=0.0, ge=0)
 
     def count(self, sequence: Sequence) -> float:
-        return float(wanted(sequence)[2].sum())
+        inner = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
+        return float(wanted(sequence)[2].sum()) + sum(map(self.count, inner))
 
     def __call__(self, outputs: Outputs, sequence: Sequence) -> Loss:
+        own = self._own(outputs, sequence)
+        if outputs.inner is None:
+            return own
+        inner = self(*outputs.inner)
+        return Loss(own.sum + inner.sum, own.count + inner.count)
+
+    def _own(self, outputs: Outputs, sequence: Sequence) -> Loss:
         index, targets, weights = wanted(sequence)
         if index.numel() == 0:  # nothing to learn here, but every parameter stays in the graph
             zero = outputs.hidden.sum() * 0.0 + outputs.logits(index).sum()
