@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensorium.config import Config
 from sensorium.errors import UserError
-from sensorium.sequence import KINDS, Item, Media, Plan, Sample, Segment, Sequence, Span
+from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span
 from sensorium.tokenizer import Tokenizer
 
 CHATML = (
@@ -313,6 +313,8 @@ class _Builder:
     def _span(self, segment: Segment) -> bool:
         """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too."""
         media = segment.data
+        if segment.kind in PLAIN and not isinstance(media, Media):
+            media = Numbers.of(media)
         if not isinstance(media, Media):
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
         shape = media.shape()
@@ -327,17 +329,27 @@ class _Builder:
             item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
         members = self.items.setdefault(segment.kind, [])
         members.append(item)
+        for one in (plan, *plan.also):
+            if not one.learned or self._trained(segment):
+                self._stand(segment, one, len(members) - 1)
+        return plan.mode != "memory" and self._trained(segment, plan.mode)
+
+    def _stand(self, segment: Segment, plan: Plan, item: int) -> None:
+        """One span of an item."""
         if plan.mode == "memory":
             if not self.ids:
                 raise UserError(f"a {segment.kind} that cross-attention reads stands at a token, none is before it: "
                                 "give the template `begin`, or a mark before media")  # fmt: skip
             start = len(self.ids) - 1
         else:
-            start = len(self.ids)
+            start, position = len(self.ids), self.next_position
             said = plan.mode == "token" and self._trained(segment)
             self._fill(segment.kind, plan, plan.weight if said else 0.0)
-        self.spans.append(Span(segment.kind, start, plan.tokens, len(members) - 1, mode=plan.mode, route=plan.route))
-        return plan.mode != "memory" and self._trained(segment, plan.mode)
+            self.next_position = self.next_position if plan.visible else position
+        self.spans.append(
+            Span(segment.kind, start, plan.tokens, item, plan.mode, route=plan.route, time=plan.time,
+                 visible=plan.visible)
+        )  # fmt: skip
 
     def _fill(self, kind: str, plan: Plan, weight: float) -> None:
         """The placeholders of an item."""

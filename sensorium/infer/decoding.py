@@ -191,6 +191,17 @@ def _one_each(position: Tensor) -> Layout:
     return Layout(rows, None, None, True, position[:, None].expand(-1, 3), lengths=[1] * batch)
 
 
+def head(sequence: Sequence, stop: int) -> Sequence:
+    """The first `stop` tokens of one document. A span must not be cut."""
+    cut = [span for span in sequence.spans if span.mode != "memory" and span.start < stop < span.start + span.length]
+    if cut:
+        raise ValueError(f"token {stop} lies inside the {cut[0].kind} at {cut[0].start}, which cannot be cut")
+    spans = [span for span in sequence.spans if span.start < stop]
+    names = ("ids", "modality", "position", "doc", "branch", "weight")
+    whole = Sequence(spans=spans, items=sequence.items, **{name: getattr(sequence, name)[:stop] for name in names})
+    return next(whole.unpack())
+
+
 def tail(sequence: Sequence, start: int) -> Sequence:
     """What follows the first `start` tokens of one document. A span must not be cut."""
     spans, items = [], {}

@@ -305,7 +305,8 @@ class Engine:
             if waiting:
                 features = self._encode(kind, list(waiting.values()))
                 made[kind] = dict(zip(waiting, features.values.split(features.lengths)))
-        return [self.model.config.written(_filled(sequence, made)) for sequence in sequences]
+        coded = self.model.config.codecs  # a codec may read the same items, later
+        return [self.model.config.written(_filled(sequence, made, coded)) for sequence in sequences]
 
     def _encode(self, kind: str, items: list[Item]) -> Features:
         if kind not in self._encoders:
@@ -350,10 +351,13 @@ def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:
     return Sample((*trunk, *answers), id=f"question {number}")
 
 
-def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]]) -> Sequence:
+def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]], kept: Iterable[str]) -> Sequence:
+    """The features in their items, which no longer need what they were made of, but for items of the kinds `kept`."""
     for kind, features in made.items():
         items = [
-            item if item.features is not None else replace(item, data=None, features=features[item.key or id(item)])
+            item
+            if item.features is not None
+            else replace(item, data=item.data if kind in kept else None, features=features[item.key or id(item)])
             for item in sequence.members(kind)
         ]
         sequence = sequence.with_members(kind, items)
