@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import Config as Value
 from sensorium.mask import Layout
-from sensorium.nn.attention import Attention, start_copying
-from sensorium.nn.block import Block
+from sensorium.nn.attention import Attention, routed, start_copying
+from sensorium.nn.block import Block, columns
 from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
@@ -88,6 +88,11 @@ class Backbone(Part):
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
         self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
+        own = config.block.routes if config.final_norm and "final" in config.block.routed else 1
+        widths = {str(route): config.block.width_of(route, width) for route in range(1, own)}
+        self.routes = nn.ModuleDict({route: config.block.norm.build(wide) for route, wide in widths.items()})
+        """The final norms of further routes."""
+        self.widths = list(widths.values())
         modulation = config.block.modulation if config.final_norm else None
         self.modulation = modulation.build(width, 2) if modulation is not None else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
@@ -116,7 +121,15 @@ class Backbone(Part):
 
     @torch.no_grad()
     def start_routes(self) -> None:
-        """Further routes start as copies of the first (CogVLM section 2.1)."""
+        """Further routes start as copies of the first (CogVLM section 2.1).
+
+        Raises ValueError for routes of another width.
+        """
+        if self.config.block.experts:
+            raise ValueError("experts of another width cannot start as copies of the first route")
+        assert self.norm is not None or not len(self.routes)
+        for route in self.routes.values():
+            route.load_state_dict(self.norm.state_dict())  # type: ignore[union-attr]
         for block in self.blocks:
             assert isinstance(block, Block)
             for name, parameter in block.routes.named_parameters():
@@ -174,7 +187,8 @@ class Backbone(Part):
         if self.norm is None or len(blocks) < len(self.blocks):
             return x
         if self.modulation is None or conditions is None:
-            return self.norm(x)
+            own = [columns(norm, width) for norm, width in zip(self.routes.values(), self.widths)]
+            return routed([self.norm, *own], x, layout)
         return modulate(self.norm(x), *self.modulation(conditions))
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:

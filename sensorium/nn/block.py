@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -19,8 +21,20 @@ from sensorium.nn.part import Part
 if TYPE_CHECKING:
     from sensorium.infer.cache import LayerCache
 
-Slot = Literal["norm1", "norm2", "attention", "ffn"]
-"""norm1 belongs to the attention, norm2 to the feed-forward: before it or, in post-norm blocks, after it."""
+Slot = Literal["norm1", "norm2", "attention", "ffn", "final"]
+"""norm1 belongs to the attention, norm2 to the feed-forward: before it or, in post-norm blocks, after it; final is the
+norm behind the last block, which is the Backbone's."""
+
+
+class Expert(Value):
+    """A route of another shape (pi0's action expert: Black et al. 2024, arXiv 2410.24164, section 4).
+
+    Its tokens are the first `width` columns of the stream; the others stay zero, and are neither read nor written.
+    Heads are those of all routes, in number and width, so attention is joint.
+    """
+
+    width: int = Field(ge=1)
+    ffn: FeedForward.Config
 
 
 class Block(Part):
@@ -29,6 +43,7 @@ class Block(Part):
     place   pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT)
     routes  sets of weights that tokens may take; all attend jointly (CogVLM's visual expert, BEiT-3's multiway)
     routed  which slots have a set for each route; the others are shared
+    experts  routes of another width and feed-forward; all of their slots are routed
     cross   None: the block reads no memory. A Backbone gives it to every so many blocks
     modulation  adaLN-zero: a condition shifts and scales what attention and feed-forward read, and gates what they
             add. Norms then usually have nothing of their own to learn (`norm.affine`)
@@ -41,6 +56,7 @@ class Block(Part):
         place: Literal["pre", "post"] = "pre"
         routes: int = Field(default=1, ge=1)
         routed: tuple[Slot, ...] = ("attention", "ffn")
+        experts: dict[int, Expert] = {}
         cross: Cross.Config | None = None
         modulation: Modulation.Config | None = None
 
@@ -49,6 +65,23 @@ class Block(Part):
             if self.modulation is not None and self.place != "pre":
                 raise ValueError("adaLN modulates what a sublayer reads: its norm stands before it (place='pre')")
             return self
+
+        @model_validator(mode="after")
+        def _experts_fit(self) -> Self:
+            whole = {"norm1", "norm2", "attention", "ffn", "final"}
+            if self.experts and (self.modulation is not None or self.cross is not None or set(self.routed) != whole):
+                raise ValueError("an expert of another width shares attention alone: route every slot "
+                                 f"({', '.join(sorted(whole))}), without cross-attention and modulation")  # fmt: skip
+            if any(not 0 < route < self.routes for route in self.experts):
+                raise ValueError(f"experts are routes from 1 to {self.routes - 1}, given {sorted(self.experts)}")
+            if "final" in self.routed and self.modulation is not None:
+                raise ValueError("the final norm of modulated blocks is modulated, not routed: leave out 'final'")
+            return self
+
+        def width_of(self, route: int | None, width: int) -> int:
+            """The columns of a stream of `width` that are a route's."""
+            expert = self.experts.get(route or 0)
+            return width if expert is None else expert.width
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -60,7 +93,8 @@ class Block(Part):
         self.cross = config.cross.build(width, not self.pre) if config.cross is not None else None
         self.cross_first = config.cross is not None and config.cross.place == "before"
         self.modulation = config.modulation.build(width, 6) if config.modulation is not None else None
-        self.routes = nn.ModuleDict({str(route): _route(config, width) for route in range(1, config.routes)})
+        self.routes = nn.ModuleDict({str(route): _route(config, width, route) for route in range(1, config.routes)})
+        self.widths = [config.width_of(route, width) for route in range(1, config.routes)]
 
     def forward(
         self,
@@ -114,17 +148,31 @@ class Block(Part):
     def _slot(self, name: str, x: Tensor, layout: Layout) -> Tensor:
         return routed([getattr(self, name), *self._others(name)], x, layout)
 
-    def _others(self, name: str) -> list[nn.Module]:
-        """The modules of further routes for a slot; none where it is shared."""
-        return [route[name] for route in self.routes.values() if name in route]  # type: ignore[operator,index]
+    def _others(self, name: str) -> list[Any]:
+        """What further routes have for a slot; nothing where it is shared."""
+        routes = zip(self.routes.values(), self.widths)
+        found = [(route[name], width) for route, width in routes if name in route]  # type: ignore[operator,index]
+        return [part if name == "attention" else columns(part, width) for part, width in found]
 
 
-def _route(config: Block.Config, width: int) -> nn.ModuleDict:
-    """What a further route has of its own."""
+def columns(module: Callable[[Tensor], Tensor], width: int) -> Callable[[Tensor], Tensor]:
+    """The module on the first `width` columns of (N, D), zeros in the others."""
+
+    def run(x: Tensor) -> Tensor:
+        return F.pad(module(x[:, :width]), (0, x.shape[1] - width))
+
+    return run
+
+
+def _route(config: Block.Config, stream: int, route: int) -> nn.ModuleDict:
+    """What a further route of a stream has of its own."""
     parts: dict[str, nn.Module] = {}
+    width = config.width_of(route, stream)
+    expert = config.experts.get(route)
     parts |= {name: config.norm.build(width) for name in ("norm1", "norm2") if name in config.routed}
     if "attention" in config.routed:
-        parts["attention"] = Projections(config.attention, width)
+        heads = config.attention.replace(head_width=config.attention.width_of_head(stream))
+        parts["attention"] = Projections(heads, width, stream=stream)
     if "ffn" in config.routed:
-        parts["ffn"] = config.ffn.build(width)
+        parts["ffn"] = (config.ffn if expert is None else expert.ffn).build(width)
     return nn.ModuleDict(parts)
