@@ -12,7 +12,6 @@ DiT, latent diffusion and Sora's space-time patches: a picture is a clip of one 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
@@ -23,27 +22,12 @@ from sensorium.diffusion.predictor import Predictor
 from sensorium.diffusion.schedule import Diffusion, Schedule
 from sensorium.encoders.positions import sincos3d
 from sensorium.mask import AttentionRule, Layout, compile_layout
-from sensorium.models.latents import Latents, Patch, locate, patched, runs, to_tokens
+from sensorium.models.latents import Denoised, Latents, Patch, locate, patched, tokens_of
 from sensorium.models.prompt import Prompt, PromptEmbedding, TimeEmbedding, read
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.modulation import Conditions
 from sensorium.sequence import Plan, Sequence, Span
-
-
-@dataclass(slots=True)
-class Denoised:
-    """What a denoiser said of T noised tokens of S latent spans.
-
-    output, target  (T, P) float32: the prediction, and what it should have been
-    time            (S) of the schedule
-    number          (T) the span of each token
-    """
-
-    output: Tensor
-    target: Tensor
-    time: Tensor
-    number: Tensor
 
 
 class Denoiser(Wiring):
@@ -165,13 +149,7 @@ class Denoiser(Wiring):
 
     def _tokens(self, kind: str, sequence: Sequence) -> list[Tensor]:
         """Of every item of a kind, tokens (N, P)."""
-        features = self.codec(kind).prepare_inference()(sequence.items.get(kind, []))
-        found, first = [], 0
-        for grid, count in runs(features.grids):
-            values = features.values[first : first + count * grid.tokens].float()
-            found += to_tokens(values, grid, self.config.patch).chunk(count)
-            first += len(values)
-        return found
+        return tokens_of(self.codec(kind), sequence.items.get(kind, []), self.config.patch)
 
     def times(self, latents: Latents) -> Tensor:
         """(S) a random time for each span, or its own."""

@@ -72,6 +72,10 @@ class DualOutputs:
         """(N) tokens -> (N, vocab): what follows them."""
         return self._language().logits(index)
 
+    @property
+    def inner(self) -> tuple[Outputs, Sequence] | None:
+        return self._language().inner
+
     def matching(self, images: Tensor, texts: Tensor) -> Tensor:
         """(M) rows of `image` and of `text` -> (M, 2) logits that they are apart, together."""
         if self.match is None:

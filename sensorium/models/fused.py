@@ -2,33 +2,38 @@
 
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
-    items -- encoder -- connector -- by span ----'|             |
-       \\                      `----- memory -- cross-attention -'
-        `-- codec -- codes, which are ids         |
-    source -- thinker ---- its states, by span ---'
+    items -- encoder -- connector -- by span ----'|             |  `-- latent head ---- what was added
+      | \\                     `----- memory -- cross-attention -'
+      |  `- codec -- codes, which are ids         |
+      '---- codec -- latents, noised -- by span --|
+    source -- thinker -- its states -- by span ---'
 
 LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
 Emu3 and Chameleon (token spans), whose logits say pictures as they say words; a talker, which speaks from what another
-model of this kind thinks (Qwen2.5-Omni).
+model of this kind thinks (Qwen2.5-Omni); latent spans, which the same stack denoises (BAGEL, pi0).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from sensorium.codecs.tokens import CodeTokens
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
+from sensorium.models.latent_head import LatentHead, Noised
+from sensorium.models.latents import Denoised, Latents, locate, patched, tokens_of
+from sensorium.models.placing import gather_memory, place, places, spans_of
 from sensorium.models.thinker import Thinker
 from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.backbone import Backbone, Between, adding, reading
-from sensorium.sequence import Plan, Sequence, Span
+from sensorium.sequence import CLEAN, Plan, Sequence, Span
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -51,6 +56,8 @@ class Fused(Wiring):
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
         tokens    kinds whose items are codes of their codec, among the words of the vocabulary
+        latents   kinds whose items are latents of their codec in the stream, which the backbone denoises. An encoder
+                  may read the same items: its tokens then stand behind the latent
         """
 
         backbone: Backbone.Config
@@ -62,6 +69,7 @@ class Fused(Wiring):
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
         tokens: dict[str, CodeTokens] = {}
+        latents: dict[str, LatentHead.Config] = {}
 
         @property
         def formats(self) -> dict[str, CodeTokens]:
@@ -80,15 +88,33 @@ class Fused(Wiring):
             return self.source is not None
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            owner = self.owner(kind)
+            if owner in self.latents:
+                read = () if self.coded(kind) else (self._read(kind, shape),)
+                return self._denoised(kind, shape, read)
             if self.coded(kind):
-                owner = self.owner(kind)
                 tokens = self.tokens[owner]
                 return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
                             kind in self.together, weight=tokens.weight)  # fmt: skip
+            return self._read(kind, shape)
+
+        def _read(self, kind: str, shape: tuple[int, ...]) -> Plan:
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
             return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid)
+
+        def _denoised(self, kind: str, shape: tuple[int, ...], read: tuple[Plan, ...]) -> Plan:
+            """A latent, noised and as it is where the head wants both, then what an encoder reads of the item."""
+            owner = self.owner(kind)
+            head, together = self.latents[owner], kind in self.together
+            given = Plan(patched(self.codecs[owner].grid(shape), head.patch).tokens, "latent", head.route, together,
+                         time=CLEAN)  # fmt: skip
+            if not head.says:
+                return replace(given, also=read)
+            if not head.clean:
+                return replace(given, time=None, also=read)
+            return replace(given, time=None, visible=False, learned=True, also=(given, *read))
 
         def _grid(self, kind: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
             owner = self.owner(kind)
@@ -120,7 +146,7 @@ class Fused(Wiring):
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
-            for name in ("memory", "routes", "together", "spread", "deep"):
+            for name in ("memory", "routes", "together", "spread", "deep", "latents"):
                 unknown = sorted(set(getattr(self, name)) - set(self.kinds))
                 if unknown:
                     raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.kinds)}")
@@ -130,14 +156,21 @@ class Fused(Wiring):
                 raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
                                  "memory='all'")  # fmt: skip
             self._check_tokens()
-            most = max(self.routes.values(), default=0)
+            most = max([0, *self.routes.values(), *(head.route or 0 for head in self.latents.values())])
             if most >= self.backbone.block.routes:
                 raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
             return self
 
         def _check_tokens(self) -> None:
             """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
-            coded = {kind for kind in self.codecs if kind not in self.encoders}
+            coded = {kind for kind in self.codecs if kind not in self.encoders and kind not in self.latents}
+            for kind in set(self.latents) & set(self.encoders):
+                if self.encoders[kind].transform != self.codecs[kind].transform:
+                    raise ValueError(f"an item of kind {kind} is prepared once, for its encoder and for its codec: "
+                                     "give both one transform")  # fmt: skip
+            if not set(self.latents) <= set(self.codecs):
+                raise ValueError(f"latents are those of a codec: {sorted(set(self.latents) - set(self.codecs))} have "
+                                 "none")  # fmt: skip
             if set(self.tokens) != coded:
                 raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
                                  f"others do: given {sorted(self.tokens)}")  # fmt: skip
@@ -156,7 +189,13 @@ class Fused(Wiring):
         super().__init__(config)
         self.backbone: Backbone = config.backbone.build()
         self.source: Backbone | None = config.source.build() if config.source is not None else None
+        self.latents = nn.ModuleDict({kind: self._head(kind) for kind in config.latents})
         self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
+
+    def _head(self, kind: str) -> LatentHead:
+        stack, head = self.config.backbone, self.config.latents[kind]
+        width = stack.block.width_of(head.route, stack.width)
+        return head.build(self.config.codecs[kind].width, width, stack.width)
 
     @property
     def stack(self) -> Backbone:
@@ -164,11 +203,12 @@ class Fused(Wiring):
 
     def forward(
         self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None,
-        states: Mapping[int, list[Tensor]] | None = None,
+        states: Mapping[int, list[Tensor]] | None = None, noised: Mapping[str, Noised] | None = None,
     ) -> Outputs:  # fmt: skip
-        """A packed sequence -> hidden states and logits on request.
+        """A packed sequence -> hidden states, logits on request, and what was said of noised latents.
 
         states  by how many blocks are done, a list to which the states (T, D) there are appended
+        noised  by kind, the latents to denoise; those of other kinds are noised by `noise`
         """
         if self.source is None:
             x, beside, deeper = self.stream(sequence)
@@ -179,14 +219,17 @@ class Fused(Wiring):
             sources = _sources(sequence)
             thoughts, outputs = self.thinker(sources)
             x, inner = place(x, thoughts, "text", sequence), (outputs, sources)
+        x, placed = self.enter(x, sequence, noised or {})
         for done, read in (states or {}).items():
             deeper[done] = reading(read, deeper.get(done))
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
+        denoised = {kind: self._leave(kind, hidden, *found) for kind, found in placed.items()}
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
-        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner)
+        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
+                       denoised)  # fmt: skip
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
@@ -195,7 +238,7 @@ class Fused(Wiring):
         x = self.backbone.embed_tokens(sequence.ids)
         beside, deeper = {}, {}
         for kind in self.config.kinds:
-            if self.config.coded(kind):  # ids already
+            if self.config.coded(kind):  # ids already, or latents
                 continue
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
@@ -209,6 +252,75 @@ class Fused(Wiring):
             else:
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
+
+    # ---- latents
+
+    def locate(self, kind: str, sequence: Sequence) -> Latents:
+        """Where the latent spans of a kind stand."""
+        spans = [span for span in sequence.spans if span.kind == kind and span.mode == "latent"]
+        grids = [self.config.codecs[kind].grid(item.shape) for item in sequence.items.get(kind, [])]
+        return locate(replace(sequence, spans=spans), {kind: grids}, self.config.latents[kind].patch)
+
+    def clean(self, kind: str, sequence: Sequence, spans: list[Span]) -> list[Tensor]:
+        """(N, P) float32 of each of these spans: the latent of its item as it is."""
+        both = not self.config.coded(kind)
+        wanted = sorted({span.item for span in spans})
+        items = [sequence.items[kind][item] for item in wanted]
+        items = [replace(item, features=item.latents) for item in items] if both else items
+        made = dict(zip(wanted, tokens_of(self.codec(kind), items, self.config.latents[kind].patch)))
+        return [made[span.item] for span in spans]
+
+    def noise(self, kind: str, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None) -> Noised:
+        """The latents of a kind that are learned, noised at random times or those that spans say.
+
+        noise (N, P), time (S): drawn from torch's generator unless they are given
+        """
+        config, spans = self.config.latents[kind], noisy(self.locate(kind, sequence).spans)
+        device, numbers = sequence.ids.device, self._head_of(kind).numbers
+        parts = self.clean(kind, sequence, spans)
+        clean = torch.cat([torch.zeros(0, numbers, device=device), *parts])
+        drawn = config.schedule.draw(len(spans), device) if time is None else time
+        own = drawn.new_tensor([math.nan if span.time is None else span.time for span in spans])
+        drawn = torch.where(own.isnan(), drawn, own)
+        noise = torch.randn_like(clean) if noise is None else noise
+        lengths = torch.tensor([len(part) for part in parts], dtype=torch.long, device=device)
+        alpha, sigma = (term.repeat_interleave(lengths)[:, None] for term in config.schedule.terms(drawn))
+        return Noised(alpha * clean + sigma * noise, drawn, config.predictor.target(clean, noise, alpha, sigma))
+
+    def enter(
+        self, x: Tensor, sequence: Sequence, noised: Mapping[str, Noised]
+    ) -> tuple[Tensor, dict[str, tuple[Noised, Tensor, Tensor]]]:
+        """Latents are placed in the stream x (T, D), noised and clean ones.
+
+        Of each kind that is said also the noised ones, (N) where they stand, and (N) of which span each token is.
+        """
+        placed = {}
+        for kind, config in self.config.latents.items():
+            latents = self.locate(kind, sequence)
+            given = noised.get(kind) or self.noise(kind, sequence)
+            moving, still = noisy(latents.spans), [span for span in latents.spans if span.time == CLEAN]
+            pieces = dict(zip(map(id, moving), given.x.split([span.length for span in moving])))
+            pieces |= dict(zip(map(id, still), self.clean(kind, sequence, still)))
+            times = dict(zip(map(id, moving), given.time))
+            rest = given.time.new_tensor(config.schedule.clean)
+            values = torch.cat([given.x[:0], *(pieces[id(span)] for span in latents.spans)])
+            time = torch.stack([rest, *(times.get(id(span), rest) for span in latents.spans)])[1:]
+            tokens = self._head_of(kind)(values, time, latents).to(x.dtype)
+            x = x.index_copy(0, latents.index, tokens) if len(tokens) else x + tokens.sum()
+            if config.says:
+                lengths = torch.tensor([span.length for span in moving], dtype=torch.long)
+                number = torch.arange(len(moving)).repeat_interleave(lengths).to(x.device)
+                placed[kind] = (given, places(moving, x.device), number)
+        return x, placed
+
+    def _leave(self, kind: str, hidden: Tensor, noised: Noised, index: Tensor, number: Tensor) -> Denoised:
+        output = self._head_of(kind).predict(hidden.index_select(0, index))
+        return Denoised(output, noised.target, noised.time, number)
+
+    def _head_of(self, kind: str) -> LatentHead:
+        head = self.latents[kind]
+        assert isinstance(head, LatentHead)
+        return head
 
     def _check_codes(self, sequence: Sequence) -> None:
         """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
@@ -227,51 +339,14 @@ class Fused(Wiring):
         return self.source(x, compile_layout(packed, AttentionRule("full")))
 
 
+def noisy(spans: list[Span]) -> list[Span]:
+    """Of latent spans those that are noised."""
+    return [span for span in spans if span.time != CLEAN]
+
+
 def _sources(sequence: Sequence) -> Sequence:
     """The sources of all documents, packed in their order."""
     sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
     if not sources:
         raise ValueError("the model reads a source, the sequence has none: render it with the template's `start`")
     return Sequence.pack(sources)
-
-
-def spans_of(kind: str, sequence: Sequence, tokens: Tensor) -> list[Span]:
-    """The spans of a kind in the order of their items.
-
-    Raises ValueError with both numbers when spans and tokens (N, D) differ: counts are planned once, and checked here.
-    """
-    spans = sorted((span for span in sequence.spans if span.kind == kind), key=lambda span: span.item)
-    planned = sum(span.length for span in spans)
-    if planned != tokens.shape[0]:
-        raise ValueError(
-            f"{len(spans)} {kind} spans were planned with {planned} tokens, the connector made {tokens.shape[0]}: "
-            "the sequence was rendered for another model, or an item was changed after rendering"
-        )
-    return spans
-
-
-def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
-    """Write item tokens (N, D) over the embeddings x (T, D) at the spans of `kind`, in the order of the items."""
-    spans = spans_of(kind, sequence, tokens)
-    tokens = tokens.to(x.dtype)
-    if not len(tokens):  # no item here: the connector still takes part in every collective
-        return x + tokens.sum()
-    return x.index_copy(0, places(spans, x.device), tokens)
-
-
-def places(spans: list[Span], device: torch.device) -> Tensor:
-    """(N) the tokens of spans, one after another."""
-    ranges = [torch.arange(span.start, span.start + span.length, device=device) for span in spans]
-    return torch.cat(ranges) if ranges else torch.zeros(0, dtype=torch.long, device=device)
-
-
-def gather_memory(tokens: dict[str, Tensor], sequence: Sequence) -> Tensor | None:
-    """Item tokens (N, D) of each kind -> memory (M, D) in the order of the memory spans; None without such kinds."""
-    if not tokens:
-        return None
-    pieces: dict[int, Tensor] = {}
-    for kind, values in tokens.items():
-        spans = spans_of(kind, sequence, values)
-        pieces |= {id(span): part for span, part in zip(spans, values.split([span.length for span in spans]))}
-    ordered = [pieces[id(span)] for span in sequence.spans if id(span) in pieces]
-    return torch.cat(ordered) if ordered else torch.cat(list(tokens.values()))

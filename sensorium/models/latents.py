@@ -11,9 +11,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sensorium.codecs.base import Codec
 from sensorium.errors import UserError
 from sensorium.nn.part import Grid
-from sensorium.sequence import Sequence, Span
+from sensorium.sequence import Item, Sequence, Span
+
+
+@dataclass(slots=True)
+class Denoised:
+    """What a model said of T noised tokens of S latent spans.
+
+    output, target  (T, P) float32: the prediction, and what it should have been (None in sampling)
+    time            (S) of the schedule
+    number          (T) the span of each token
+    """
+
+    output: Tensor
+    target: Tensor | None
+    time: Tensor
+    number: Tensor
+
 
 Patch = tuple[int, int, int]
 """Frames, rows and columns of positions that become one token."""
@@ -84,6 +101,17 @@ def from_tokens(tokens: Tensor, grid: Grid, patch: Patch) -> Tensor:
     x = tokens.view(-1, cut.frames, cut.rows, cut.cols, *patch, tokens.shape[1] // (patch[0] * patch[1] * patch[2]))
     x = x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, cut.frames * patch[0], grid.rows, grid.cols, x.shape[-1])
     return x[:, : grid.frames].reshape(-1, x.shape[-1])
+
+
+def tokens_of(codec: Codec, items: list[Item], patch: Patch) -> list[Tensor]:
+    """(N, P) float32 of each item: the latent of a frozen codec as it is, cut into tokens."""
+    features = codec.prepare_inference()(items)
+    found, first = [], 0
+    for grid, count in runs(features.grids):
+        values = features.values[first : first + count * grid.tokens].float()
+        found += to_tokens(values, grid, patch).chunk(count)
+        first += len(values)
+    return found
 
 
 def runs(grids: list[Grid]) -> list[tuple[Grid, int]]:

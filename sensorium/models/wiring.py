@@ -19,6 +19,7 @@ from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
+from sensorium.models.latents import Denoised
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.part import Features, Part
 from sensorium.sequence import Plan, Sequence
@@ -28,12 +29,14 @@ from sensorium.sequence import Plan, Sequence
 class Outputs:
     """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab).
 
+    denoised  by kind what was said of the noised latents in the stream
     inner  of a model that reads what another one thinks: that one's outputs, and the sequence that it read
     """
 
     hidden: Tensor
     logits: Callable[[Tensor], Tensor]
     inner: tuple[Outputs, Sequence] | None = None
+    denoised: dict[str, Denoised] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -138,7 +141,9 @@ class Wiring(Part):
             return self.stack.width
 
         def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
-            return self.plan(kind, shape).tokens
+            """Tokens that an item takes, in all of its spans."""
+            plan = self.plan(kind, shape)
+            return plan.tokens + sum(one.tokens for one in plan.also)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -181,9 +186,15 @@ class Wiring(Part):
             self.stack.checkpointing = on
 
     def encode(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Features:
-        """Features of the items of one kind, as its connector reads them, items in order."""
+        """Features of the items of one kind, as its connector reads them, items in order.
+
+        Where a codec reads items of this kind as well, only those with a span for their features.
+        """
         items = sequence.items.get(kind, [])
         owner = self.config.owner(kind)
+        if owner in self.config.codecs:
+            read = {span.item for span in sequence.spans if span.kind == kind and span.mode != "latent"}
+            items = [item for index, item in enumerate(items) if index in read]
         features = self.encoder(kind)(items)
         texts = [item.text for item in items] if self.config.connectors[owner].reads_text else None
         return Features(features.values.to(dtype), features.grids, texts)

@@ -1,5 +1,5 @@
-"""Probe: Qwen2.5-Omni (arXiv 2503.20215). A talker, with a backbone and a vocabulary of its own, reads a middle layer of
-the thinker and the embeddings of its words, and says the codes of a speech codec one by one."""
+"""Probe: Qwen2.5-Omni (arXiv 2503.20215). A talker, with a backbone and a vocabulary of its own, reads a middle layer
+of the thinker and the embeddings of its words, and says the codes of a speech codec one by one."""
 
 from dataclasses import replace
 from types import SimpleNamespace
