@@ -31,6 +31,8 @@ class Request:
     position  of the next token
     ids       chosen so far, without the stop token
     drawing   which of them are pictures; None where the model says words alone
+    heard     (max_tokens, H) ids of the parallel streams that come from outside, step by step
+    rows      ids of the further streams chosen or heard so far, a row a step
     against   the same request without its condition, in a slot of its own, for classifier-free guidance (Ho and
               Salimans 2022, arXiv 2207.12598): it reads what is chosen here and never chooses itself
     """
@@ -47,15 +49,30 @@ class Request:
     seen: list[int] = field(default_factory=list)
     drawing: Drawing | None = None
     against: Request | None = None
+    heard: Tensor | None = None
+    rows: list[list[int]] = field(default_factory=list)
     _generator: torch.Generator | None = None
     _ready: str = ""
 
     def __post_init__(self) -> None:
         self.position = int(self.sequence.position.max()) + 1
+        if self.heard is not None and len(self.heard) < self.sampling.max_tokens:
+            raise ValueError(f"{len(self.heard)} steps are heard, and {self.sampling.max_tokens} may be said")
         if self.sampling.temperature > 0:
             self._generator = torch.Generator().manual_seed(self.seed)
         if self.sampling.repetition_penalty != 1.0:
             self.seen = self.sequence.ids[self.sequence.modality == 0].tolist()
+
+    @property
+    def last(self) -> int | list[int]:
+        """The step chosen last: an id, or one of each parallel stream."""
+        return [self.ids[-1], *self.rows[-1]] if self.rows else self.ids[-1]
+
+    def pick(self, logits: Tensor) -> int:
+        """A code of a further stream, from logits (codes)."""
+        if self.sampling.temperature == 0:
+            return int(logits.argmax())
+        return choose(logits.float().cpu(), self.sampling, torch.zeros(0, dtype=torch.long), self._generator)
 
     def advance(self, logits: Tensor) -> None:
         """Choose the next token from logits (vocab)."""
@@ -103,6 +120,8 @@ class Decoder:
         if model.config.rule.kind != "causal":
             raise ValueError(f"text is generated left to right, the model's rule is {model.config.rule.kind!r}")
         self.model, self.cache = model, cache
+        streams = model.streams
+        self.steps = Cache.of(streams.depth, cache.slots, streams.config.says) if streams is not None else None
         self.active: list[Request] = []
 
     @property
@@ -126,25 +145,25 @@ class Decoder:
             outputs = self.model(packed, self.cache, layout)
         ends = torch.tensor(layout.lengths, device=outputs.hidden.device).cumsum(0) - 1
         self.active += requests
-        self._advance(list(requests), outputs.logits(ends))
+        self._advance(list(requests), outputs.logits(ends), outputs.hidden.index_select(0, ends))
 
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every active request."""
-        ids = torch.tensor([request.ids[-1] for request in self.active])
+        ids = torch.tensor([request.last for request in self.active])
         position = torch.tensor([request.position for request in self.active])
         backbone = self.model.stack
         device = next(backbone.parameters()).device
         layout = _one_each(position.to(device))
         self.cache.reserve(max(self.cache.lengths[: len(self.active)]) + 1)
         with self.cache.step(range(len(self.active)), layout):
-            hidden = backbone(backbone.embed_tokens(ids.to(device)), layout, self.cache)
+            hidden = backbone(self.model.embed(ids.to(device)), layout, self.cache)
         for request in self.active:
             request.position += 1
-        self._advance(list(self.active), backbone.logits(hidden))
+        self._advance(list(self.active), backbone.logits(hidden), hidden)
 
-    def _advance(self, requests: list[Request], logits: Tensor) -> None:
-        """logits (requests, vocab), of guided requests and of what they are guided against."""
+    def _advance(self, requests: list[Request], logits: Tensor, hidden: Tensor) -> None:
+        """logits (requests, vocab) and hidden (requests, D), of guided requests and of what they are guided against."""
         rows = {id(request): row for request, row in zip(requests, logits)}
         led = {id(request.against) for request in requests if request.against is not None}
         choosing = [request for request in requests if id(request) not in led]
@@ -156,9 +175,37 @@ class Decoder:
                 request.take(best)
             else:
                 request.advance(row)
+        speaking = [row for row, request in enumerate(requests) if len(request.rows) < len(request.ids)]
+        speaking = [row for row in speaking if id(requests[row]) not in led]
+        if speaking and self.steps is not None:
+            self._say(self.steps, [requests[row] for row in speaking], hidden[speaking])
         for request in choosing:
             if request.done:
                 self.remove(request)
+
+    def _say(self, cache: Cache, requests: list[Request], hidden: Tensor) -> None:
+        """The parallel streams of the step whose first id was just chosen, one after another; hidden (requests, D)."""
+        streams = self.model.streams
+        assert streams is not None
+        config, slots = streams.config, range(len(requests))
+        for slot in slots:
+            cache.truncate(slot, 0)
+        before = torch.tensor([request.ids[-1] for request in requests], device=hidden.device)
+        rows: list[list[int]] = [[] for _ in requests]
+        for stream in range(config.says):
+            layout = _one_each(torch.full((len(requests),), stream, device=hidden.device))
+            with cache.step(slots, layout):
+                state = streams.depth(streams.read(stream, hidden, before), layout, cache)
+            logits = streams.heads[stream](state)
+            for row, request, scores in zip(rows, requests, logits):
+                late = request.position <= config.delays[stream]  # nothing of this stream is there yet
+                row.append(config.codes[stream] if late else request.pick(scores))
+            before = torch.tensor([row[-1] for row in rows], device=hidden.device)
+        for row, request in zip(rows, requests):
+            heard = [] if request.heard is None else request.heard[len(request.rows)].tolist()
+            request.rows.append([*row, *heard])
+            if request.against is not None:
+                request.against.rows.append(request.rows[-1])
 
     def remove(self, request: Request) -> None:
         """Free the request's slots; the last active request moves into each, so that active slots stay side by side."""

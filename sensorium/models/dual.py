@@ -76,6 +76,10 @@ class DualOutputs:
     def inner(self) -> tuple[Outputs, Sequence] | None:
         return self._language().inner
 
+    @property
+    def streams(self) -> Callable[[Tensor, Tensor], list[Tensor]] | None:
+        return self._language().streams
+
     def matching(self, images: Tensor, texts: Tensor) -> Tensor:
         """(M) rows of `image` and of `text` -> (M, 2) logits that they are apart, together."""
         if self.match is None:

@@ -30,6 +30,7 @@ from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.latent_head import LatentHead, Noised
 from sensorium.models.latents import Denoised, Latents, locate, patched, tokens_of
 from sensorium.models.placing import gather_memory, place, places, spans_of
+from sensorium.models.streams import Streams
 from sensorium.models.thinker import Thinker
 from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.backbone import Backbone, Between, adding, reading
@@ -49,6 +50,7 @@ class Fused(Wiring):
         source    the encoder of an encoder-decoder, whose decoder is the backbone: it reads the source of each document
                   (an item of kind text, with pictures in it), embedded as the decoder embeds; its states are memory
         thinker   another model, which reads the source of each document: its states are the tokens of an embed span
+        streams   codes that run in parallel to the words: ids are (T, K)
         memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
@@ -63,6 +65,7 @@ class Fused(Wiring):
         backbone: Backbone.Config
         source: Backbone.Config | None = None
         thinker: Thinker.Config | None = None
+        streams: Streams.Config | None = None
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
@@ -189,6 +192,8 @@ class Fused(Wiring):
         super().__init__(config)
         self.backbone: Backbone = config.backbone.build()
         self.source: Backbone | None = config.source.build() if config.source is not None else None
+        stack, streams = config.backbone, config.streams
+        self.streams: Streams | None = streams.build(stack.vocab, stack.width) if streams is not None else None
         self.latents = nn.ModuleDict({kind: self._head(kind) for kind in config.latents})
         self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
 
@@ -213,7 +218,7 @@ class Fused(Wiring):
         if self.source is None:
             x, beside, deeper = self.stream(sequence)
         else:
-            x, beside, deeper = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}, {}
+            x, beside, deeper = self.embed(sequence.ids), {"text": self.read(sequence)}, {}
         inner = None
         if self.thinker is not None:
             sources = _sources(sequence)
@@ -225,17 +230,21 @@ class Fused(Wiring):
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
+        streams = self.streams
+        following = None
+        if streams is not None:
+            following = lambda index, said: streams.logits(hidden.index_select(0, index), said)  # noqa: E731
         denoised = {kind: self._leave(kind, hidden, *found) for kind, found in placed.items()}
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
-                       denoised)  # fmt: skip
+                       denoised, following)  # fmt: skip
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
         added to the stream between its blocks."""
         self._check_codes(sequence)
-        x = self.backbone.embed_tokens(sequence.ids)
+        x = self.embed(sequence.ids)
         beside, deeper = {}, {}
         for kind in self.config.kinds:
             if self.config.coded(kind):  # ids already, or latents
@@ -258,8 +267,9 @@ class Fused(Wiring):
     def locate(self, kind: str, sequence: Sequence) -> Latents:
         """Where the latent spans of a kind stand."""
         spans = [span for span in sequence.spans if span.kind == kind and span.mode == "latent"]
-        grids = [self.config.codecs[kind].grid(item.shape) for item in sequence.items.get(kind, [])]
-        return locate(replace(sequence, spans=spans), {kind: grids}, self.config.latents[kind].patch)
+        owner = self.config.owner(kind)
+        grids = [self.config.codecs[owner].grid(item.shape) for item in sequence.items.get(kind, [])]
+        return locate(replace(sequence, spans=spans), {kind: grids}, self.config.latents[owner].patch)
 
     def clean(self, kind: str, sequence: Sequence, spans: list[Span]) -> list[Tensor]:
         """(N, P) float32 of each of these spans: the latent of its item as it is."""
@@ -267,7 +277,7 @@ class Fused(Wiring):
         wanted = sorted({span.item for span in spans})
         items = [sequence.items[kind][item] for item in wanted]
         items = [replace(item, features=item.latents) for item in items] if both else items
-        made = dict(zip(wanted, tokens_of(self.codec(kind), items, self.config.latents[kind].patch)))
+        made = dict(zip(wanted, tokens_of(self.codec(kind), items, self._head_of(kind).config.patch)))
         return [made[span.item] for span in spans]
 
     def noise(self, kind: str, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None) -> Noised:
@@ -275,8 +285,8 @@ class Fused(Wiring):
 
         noise (N, P), time (S): drawn from torch's generator unless they are given
         """
-        config, spans = self.config.latents[kind], noisy(self.locate(kind, sequence).spans)
-        device, numbers = sequence.ids.device, self._head_of(kind).numbers
+        head, spans = self._head_of(kind), noisy(self.locate(kind, sequence).spans)
+        device, numbers, config = sequence.ids.device, head.numbers, head.config
         parts = self.clean(kind, sequence, spans)
         clean = torch.cat([torch.zeros(0, numbers, device=device), *parts])
         drawn = config.schedule.draw(len(spans), device) if time is None else time
@@ -295,19 +305,21 @@ class Fused(Wiring):
         Of each kind that is said also the noised ones, (N) where they stand, and (N) of which span each token is.
         """
         placed = {}
-        for kind, config in self.config.latents.items():
-            latents = self.locate(kind, sequence)
+        for kind in self.config.kinds:
+            if self.config.owner(kind) not in self.config.latents:
+                continue
+            latents, head = self.locate(kind, sequence), self._head_of(kind)
             given = noised.get(kind) or self.noise(kind, sequence)
             moving, still = noisy(latents.spans), [span for span in latents.spans if span.time == CLEAN]
             pieces = dict(zip(map(id, moving), given.x.split([span.length for span in moving])))
             pieces |= dict(zip(map(id, still), self.clean(kind, sequence, still)))
             times = dict(zip(map(id, moving), given.time))
-            rest = given.time.new_tensor(config.schedule.clean)
+            rest = given.time.new_tensor(head.config.schedule.clean)
             values = torch.cat([given.x[:0], *(pieces[id(span)] for span in latents.spans)])
             time = torch.stack([rest, *(times.get(id(span), rest) for span in latents.spans)])[1:]
-            tokens = self._head_of(kind)(values, time, latents).to(x.dtype)
+            tokens = head(values, time, latents).to(x.dtype)
             x = x.index_copy(0, latents.index, tokens) if len(tokens) else x + tokens.sum()
-            if config.says:
+            if head.config.says:
                 lengths = torch.tensor([span.length for span in moving], dtype=torch.long)
                 number = torch.arange(len(moving)).repeat_interleave(lengths).to(x.device)
                 placed[kind] = (given, places(moving, x.device), number)
@@ -318,7 +330,7 @@ class Fused(Wiring):
         return Denoised(output, noised.target, noised.time, number)
 
     def _head_of(self, kind: str) -> LatentHead:
-        head = self.latents[kind]
+        head = self.latents[self.config.owner(kind)]
         assert isinstance(head, LatentHead)
         return head
 

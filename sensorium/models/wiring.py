@@ -20,6 +20,7 @@ from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
 from sensorium.models.latents import Denoised
+from sensorium.models.streams import Streams
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.part import Features, Part
 from sensorium.sequence import Plan, Sequence
@@ -29,14 +30,17 @@ from sensorium.sequence import Plan, Sequence
 class Outputs:
     """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab).
 
+    streams   (index (N), ids (N, K) that follow) -> of each further stream that is said the logits (N, codes), given
+              those before it in its step; None where the model says one stream
     denoised  by kind what was said of the noised latents in the stream
-    inner  of a model that reads what another one thinks: that one's outputs, and the sequence that it read
+    inner     of a model that reads what another one thinks: that one's outputs, and the sequence that it read
     """
 
     hidden: Tensor
     logits: Callable[[Tensor], Tensor]
     inner: tuple[Outputs, Sequence] | None = None
     denoised: dict[str, Denoised] = field(default_factory=dict)
+    streams: Callable[[Tensor, Tensor], list[Tensor]] | None = None
 
 
 @dataclass(slots=True)
@@ -153,6 +157,7 @@ class Wiring(Part):
                 f"connectors {sorted(config.connectors)}"
             )
         self.config = config
+        self.streams: Streams | None = None
         self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
         self.codecs = nn.ModuleDict({kind: part.build() for kind, part in config.codecs.items()})
         self.connectors = nn.ModuleDict(
@@ -175,6 +180,12 @@ class Wiring(Part):
             groups = batches(sequence.items.get(kind, []), codec.reference(), most=None)
             outputs.batches[kind] = [(pixels, codec(pixels)) for _, pixels in groups]
         return outputs
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (T), of parallel streams (T, K) -> (T, D)."""
+        if self.streams is None:
+            return self.stack.embed_tokens(ids)
+        return self.stack.embed_tokens(ids[:, 0]) + self.streams.embed(ids[:, 1:])
 
     def reference(self) -> Tensor:
         """A parameter with the device and dtype that the model computes in."""
