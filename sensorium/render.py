@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -243,14 +244,17 @@ class _Builder:
         self.weights: list[float] = []
         self.modality: list[int] = []
         self.branch: list[int] = []
-        self.position: list[int] = []
+        self.position: list[tuple[int, int, int]] = []
+        self.next_position = 0
         self.spans: list[Span] = []
         self.items: dict[str, list[Item]] = {}
         self.plain_sample = all(segment.role is None for segment in segments)
 
     def add(self, branch: int, pieces: list[Any]) -> None:
         """One run of template text (str) and segments (int); text between specials is tokenized as one string."""
-        self.next_position = 0 if branch == 0 else self.branch.count(0)
+        if branch:  # a branch goes on where the trunk ended
+            trunk = [at for at, of in zip(self.position, self.branch) if of == 0]
+            self.next_position = max((max(at) for at in trunk), default=-1) + 1
         self.current = branch
         pending: list[tuple[str, float]] = []
         closes = False  # the special token right after an assistant's words is the model's to say
@@ -297,13 +301,14 @@ class _Builder:
             self._token(token, ends[place][1])
         pending.clear()
 
-    def _token(self, token: int, weight: float, kind: int = 0) -> None:
+    def _token(self, token: int, weight: float, kind: int = 0, at: tuple[int, int, int] | None = None) -> None:
+        """at: its place in time, row and column; None: the next in all three."""
         self.ids.append(token)
         self.weights.append(weight)
         self.modality.append(kind)
         self.branch.append(self.current)
-        self.position.append(self.next_position)
-        self.next_position += 1
+        self.position.append(at or (self.next_position, self.next_position, self.next_position))
+        self.next_position = max(self.next_position, *(place + 1 for place in self.position[-1]))
 
     def _span(self, segment: Segment) -> bool:
         """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too."""
@@ -338,15 +343,17 @@ class _Builder:
         """The placeholders of an item."""
         filler = self.renderer.tokenizer.pad
         first = self.next_position
-        for _ in range(plan.tokens):
-            if plan.together:
-                self.next_position = first
-            self._token(filler if filler is not None else 0, weight, KINDS.index(kind))
+        places = [(0, 0, 0) if plan.together else (token,) * 3 for token in range(plan.tokens)]
+        if plan.grid is not None:
+            places = list(product(*map(range, plan.grid)))
+        for place in places:
+            at = (first + place[0], first + place[1], first + place[2])
+            self._token(filler if filler is not None else 0, weight, KINDS.index(kind), at)
 
     def finish(self, sample: Sample) -> Sequence:
         if not self.segments or not self.ids:
             raise UserError(f"sample {sample.id or '(no id)'} is empty: it has neither text nor media")
-        position = torch.tensor(self.position)[:, None].expand(-1, 3).contiguous()
+        position = torch.tensor(self.position)
         weight = torch.tensor(self.weights)
         weight[0] = 0.0  # nothing predicts the first token of a document
         return Sequence(

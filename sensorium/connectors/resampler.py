@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sensorium.connectors.base import Connector
 from sensorium.errors import UserError
-from sensorium.nn.attention import attend
+from sensorium.nn.attention import attend, start_copying
 from sensorium.nn.ffn import FeedForward
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
@@ -29,6 +31,7 @@ class Resampler(Connector):
         width   of the latents and of what they read; None: as wide as the features, else a linear layer before them
         ratio   width of the feed-forward over that of a latent
         frames  number of learned time embeddings, one added to all features of a frame; 0 for none
+        start   copy: values and output of attention begin as the identity, where `heads * head_width` is the width
         """
 
         latents: int = Field(default=64, ge=1)
@@ -38,6 +41,7 @@ class Resampler(Connector):
         head_width: int = Field(default=64, ge=1)
         ratio: int = Field(default=4, ge=1)
         frames: int = Field(default=0, ge=0)
+        start: Literal["random", "copy"] = "random"
 
         def num_tokens(self, grid: Grid) -> int:
             if self.frames and grid.frames > self.frames:
@@ -55,7 +59,8 @@ class Resampler(Connector):
         self.latents = nn.Parameter(torch.randn(config.latents, width) * 0.02)
         self.times = nn.Parameter(torch.randn(config.frames, width) * 0.02) if config.frames else None
         self.layers = nn.ModuleList(
-            ResamplerLayer(width, config.heads, config.head_width, config.ratio) for _ in range(config.depth)
+            ResamplerLayer(width, config.heads, config.head_width, config.ratio, config.start)
+            for _ in range(config.depth)
         )
         self.norm = NORM.build(width)
         self.out = nn.Linear(width, out_width)
@@ -90,13 +95,15 @@ class Resampler(Connector):
 class ResamplerLayer(nn.Module):
     """Latents read features and latents, then a feed-forward; both with a residual."""
 
-    def __init__(self, width: int, heads: int, head_width: int, ratio: int) -> None:
+    def __init__(self, width: int, heads: int, head_width: int, ratio: int, start: str) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
         self.norm_latents, self.norm_features, self.norm_ffn = (NORM.build(width) for _ in range(3))
         inner = heads * head_width
         self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, width, bias=False)
+        if start == "copy":
+            start_copying(self.v, self.o)
         self.ffn = FeedForward.Config(hidden=ratio * width, activation="gelu", gated=False).build(width)
 
     def forward(self, latents: Tensor, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from sensorium.encoders.positions import sincos2d
 from sensorium.encoders.transform import ImageTransform
 from sensorium.mask import Layout
 from sensorium.nn.attention import Attention
-from sensorium.nn.backbone import Backbone
+from sensorium.nn.backbone import Backbone, reading
 from sensorium.nn.block import Block
 from sensorium.nn.ffn import Activation, FeedForward
 from sensorium.nn.norm import Norm
@@ -38,6 +38,8 @@ class ViT(Encoder):
         drop_last    how many of the last blocks do not count: 0 reads the last block (and the backbone's final norm),
                      1 the second last, LLaVA's `-2`. Those blocks stay part of the model, as in published checkpoints
         out_norm     one more norm on the features, whichever block they come from (BLIP-2's `ln_vision`)
+        levels       blocks, counted from 1, whose outputs are given as well, behind the features and as wide as they:
+                     a feature is then (1 + levels) * D wide (DeepStack, arXiv 2406.04334)
         """
 
         backbone: Backbone.Config
@@ -49,6 +51,7 @@ class ViT(Encoder):
         trained_size: int | None = None
         drop_last: int = Field(default=0, ge=0)
         out_norm: bool = False
+        levels: tuple[int, ...] = ()
 
         @model_validator(mode="after")
         def _fits(self) -> Self:
@@ -57,6 +60,8 @@ class ViT(Encoder):
                     raise ValueError(f"{name} {size} is no multiple of patch {self.patch}")
             if self.drop_last >= self.backbone.depth:
                 raise ValueError(f"drop_last {self.drop_last} leaves nothing of {self.backbone.depth} blocks")
+            if any(not 1 <= level <= self.backbone.depth - self.drop_last for level in self.levels):
+                raise ValueError(f"levels {self.levels} are no blocks of 1 to {self.backbone.depth - self.drop_last}")
             if self.class_feature and not self.class_token:
                 raise ValueError("class_feature asks for the feature of the class token: set class_token")
             if self.backbone.vocab:
@@ -65,7 +70,7 @@ class ViT(Encoder):
 
         @property
         def width(self) -> int:
-            return self.backbone.width
+            return self.backbone.width * (1 + len(self.levels))
 
         @property
         def cells(self) -> tuple[int, int]:
@@ -80,7 +85,7 @@ class ViT(Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.side, self.cells = config.patch, config.cells
-        width = config.width
+        width = config.backbone.width
         self.patch = nn.Linear(3 * config.patch**2, width, bias=config.patch_bias)
         self.class_token = nn.Parameter(torch.randn(width) * 0.02) if config.class_token else None
         self.place: nn.Parameter | None = None
@@ -102,8 +107,11 @@ class ViT(Encoder):
         count, length = x.shape[:2]
         layout = view_layout(count, length, x.device)
         kept = first - self.config.extra
-        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth).view(count, length, -1)[:, kept:]
-        return self._touch_unused(x if self.norm is None else self.norm(x))
+        seen: list[Tensor] = []
+        levels = dict.fromkeys(self.config.levels, reading(seen))
+        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth, between=levels)
+        x = torch.cat([self._touch_unused(x if self.norm is None else self.norm(x)), *seen], dim=-1)
+        return x.view(count, length, -1)[:, kept:]
 
     def _positions(self) -> Tensor:
         """(cells, D) for the grid of a view, the class token's before them where there is one (zero when fixed)."""

@@ -20,9 +20,10 @@ from pydantic import model_validator
 from torch import Tensor
 
 from sensorium.codecs.tokens import CodeTokens
+from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.wiring import Outputs, Wiring
-from sensorium.nn.backbone import Backbone
+from sensorium.nn.backbone import Backbone, Between, adding
 from sensorium.sequence import Plan, Sequence, Span
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Fused(Wiring):
         memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
+        spread    kinds whose tokens have places in time, row and column (M-RoPE); their connectors keep a grid
+        deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
+                  feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
         tokens    kinds whose items are codes of their codec, among the words of the vocabulary
         """
 
@@ -49,6 +53,8 @@ class Fused(Wiring):
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
+        spread: tuple[str, ...] = ()
+        deep: dict[str, tuple[int, ...]] = {}
         tokens: dict[str, CodeTokens] = {}
 
         @property
@@ -75,7 +81,16 @@ class Fused(Wiring):
                             kind in self.together, weight=tokens.weight)  # fmt: skip
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
-            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read)
+            grid = self._grid(kind, shape) if kind in self.spread else None
+            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid)
+
+        def _grid(self, kind: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+            owner = self.owner(kind)
+            grid = self.connectors[owner].after(self.encoders[owner].grid(shape))
+            if grid is None or grid.tiles is not None or grid.extra:
+                raise UserError(f"tokens of {kind} are spread over rows and columns, and its connector leaves no plain "
+                                "grid: take it out of `spread`, or choose another connector")  # fmt: skip
+            return grid.frames, grid.rows, grid.cols
 
         def written(self, sequence: Sequence) -> Sequence:
             ids = sequence.ids
@@ -96,12 +111,13 @@ class Fused(Wiring):
 
         def token_width(self, kind: str) -> int:
             cross = self.backbone.block.cross
-            return (cross.memory if kind in self.memory and cross is not None else None) or self.backbone.width
+            width = (cross.memory if kind in self.memory and cross is not None else None) or self.backbone.width
+            return width * (1 + len(self.deep.get(kind, ())))
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
-            for name, kinds in (("memory", self.memory), ("routes", self.routes), ("together", self.together)):
-                unknown = sorted(set(kinds) - set(self.kinds))
+            for name in ("memory", "routes", "together", "spread", "deep"):
+                unknown = sorted(set(getattr(self, name)) - set(self.kinds))
                 if unknown:
                     raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.kinds)}")
             if self.memory and self.backbone.block.cross is None:
@@ -144,30 +160,37 @@ class Fused(Wiring):
     def forward(self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None) -> Outputs:
         """A packed sequence -> hidden states and logits on request."""
         if self.source is None:
-            x, beside = self.stream(sequence)
+            x, beside, deeper = self.stream(sequence)
         else:
-            x, beside = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}
+            x, beside, deeper = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}, {}
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
-        hidden = self.backbone(x, layout, cache, memory=memory)
+        hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
 
-    def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor]]:
-        """The token stream (T, D) with its items placed, and by kind the tokens of those that stand beside it."""
+    def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
+        """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
+        added to the stream between its blocks."""
         self._check_codes(sequence)
         x = self.backbone.embed_tokens(sequence.ids)
-        beside = {}
+        beside, deeper = {}, {}
         for kind in self.config.kinds:
             if self.config.coded(kind):  # ids already
                 continue
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
                 beside[kind] = tokens
+            elif kind in self.config.deep:
+                tokens, *more = tokens.split(x.shape[1], dim=1)
+                x = place(x, tokens, kind, sequence)
+                index = places(spans_of(kind, sequence, tokens), x.device)
+                for done, values in zip(self.config.deep[kind], more):
+                    deeper[done] = adding(index, values, deeper.get(done))
             else:
                 x = place(x, tokens, kind, sequence)
-        return x, beside
+        return x, beside, deeper
 
     def _check_codes(self, sequence: Sequence) -> None:
         """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
@@ -186,7 +209,7 @@ class Fused(Wiring):
             raise ValueError("an encoder-decoder reads a source, the sequence has none: render it with the template's "
                              "`start`")  # fmt: skip
         packed = Sequence.pack(sources)
-        x, _ = self.stream(packed)
+        x, _, _ = self.stream(packed)
         return self.source(x, compile_layout(packed, AttentionRule("full")))
 
 
@@ -211,8 +234,13 @@ def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
     tokens = tokens.to(x.dtype)
     if not len(tokens):  # no item here: the connector still takes part in every collective
         return x + tokens.sum()
-    index = torch.cat([torch.arange(span.start, span.start + span.length, device=x.device) for span in spans])
-    return x.index_copy(0, index, tokens)
+    return x.index_copy(0, places(spans, x.device), tokens)
+
+
+def places(spans: list[Span], device: torch.device) -> Tensor:
+    """(N) the tokens of spans, one after another."""
+    ranges = [torch.arange(span.start, span.start + span.length, device=device) for span in spans]
+    return torch.cat(ranges) if ranges else torch.zeros(0, dtype=torch.long, device=device)
 
 
 def gather_memory(tokens: dict[str, Tensor], sequence: Sequence) -> Tensor | None:

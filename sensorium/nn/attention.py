@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,22 @@ class Projections(nn.Module):
         self.k = nn.Linear(source, kv_heads * head_width, bias=config.bias)
         self.v = nn.Linear(source, kv_heads * head_width, bias=config.bias)
         self.o = nn.Linear(heads * head_width, width, bias=out_bias)
+        self.copies = config.start == "copy"
+        if self.copies:
+            start_copying(self.v, self.o)
+
+
+@torch.no_grad()
+def start_copying(v: nn.Linear, o: nn.Linear) -> None:
+    """Values and output as the identity, as far as their shapes go: a reader at first adds the mean of what it reads.
+
+    Between random ones nothing of what a gate lets through is yet of use, so a gate that starts at zero has no reason
+    to open. That trained layers look like this: Trockman and Kolter 2023, arXiv 2305.09828.
+    """
+    for linear in (v, o):
+        nn.init.eye_(linear.weight)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
 
 
 class Attention(Projections, Part):
@@ -46,6 +62,7 @@ class Attention(Projections, Part):
     qk_norm     normalise queries and keys per head: RMSNorm where it is True (Qwen3), or the norm that is given
                 (LayerNorm: Chameleon section 2.3, Persimmon)
     scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
+    start       copy: values and output begin as the identity, so that what is read arrives as it is
     """
 
     class Config(Value):
@@ -56,6 +73,7 @@ class Attention(Projections, Part):
         out_bias: bool | None = None
         qk_norm: bool | Norm.Config = False
         scaled: bool = True
+        start: Literal["random", "copy"] = "random"
 
         def width_of_head(self, width: int) -> int:
             return self.head_width or width // self.heads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import Config as Value
 from sensorium.mask import Layout
+from sensorium.nn.attention import Attention, start_copying
 from sensorium.nn.block import Block
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
@@ -21,6 +23,25 @@ from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
+
+
+Between = Callable[[Tensor], Tensor]
+"""(T, D) -> (T, D) between two blocks."""
+
+
+def reading(states: list[Tensor]) -> Between:
+    """What passes is appended to `states`, unchanged."""
+
+    def read(x: Tensor) -> Tensor:
+        states.append(x)
+        return x
+
+    return read
+
+
+def adding(index: Tensor, values: Tensor, first: Between | None = None) -> Between:
+    """values (N, D) are added to the states of the tokens index (N), after what `first` does."""
+    return lambda x: (x if first is None else first(x)).index_add(0, index, values.to(x.dtype))
 
 
 class Backbone(Part):
@@ -79,6 +100,9 @@ class Backbone(Part):
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Attention) and module.copies:
+                start_copying(module.v, module.o)
 
     @torch.no_grad()
     def start_routes(self) -> None:
@@ -101,10 +125,12 @@ class Backbone(Part):
         cache: Cache | None = None,
         depth: int | None = None,
         memory: Tensor | None = None,
+        between: Mapping[int, Between] | None = None,
     ) -> Tensor:
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
-        memory  (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
+        memory   (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
+        between  by how many blocks are done, what then becomes of x: states are read (`reading`) or added to (`adding`)
         """
         cross = self.config.block.cross
         if cross is not None and memory is None:
@@ -127,6 +153,8 @@ class Backbone(Part):
                 x = checkpoint(block, x, layout, rope, kept, memory, use_reentrant=False)  # type: ignore[assignment]
             else:
                 x = block(x, layout, rope, kept, memory)
+            if between is not None and index + 1 in between:
+                x = between[index + 1](x)
         return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:

@@ -66,9 +66,9 @@ START = RidgeStart(data=Captions(), layer="out", ridge=0.03, gain=1.5)
 
 STEPS = {
     "tiny": {"represent": 100, "generate": 100, "align": 60, "instruct": 150},
-    "small": {"represent": 400, "generate": 160, "align": 40, "instruct": 160},
+    "small": {"represent": 300, "generate": 600, "align": 100, "instruct": 700},
 }
-TOKENS = {"represent": 2048, "generate": 1024, "align": 768, "instruct": 1024}
+TOKENS = {"represent": 2048, "generate": 512, "align": 512, "instruct": 768}
 """Of a micro-batch at size small."""
 RATES: dict[str, float | dict[str, float]] = {
     "tiny": {"connectors.image.out.*": 2e-3, "*": 1e-3},
@@ -89,7 +89,8 @@ SMALLER = (
     "hard negatives are drawn within a micro-batch, the published ones from all devices",
     STARTED,
 )
-SAYS_ALL = "tiny, small: stage 2 is trained on questions and answers, where BLIP-2 has captions alone"
+ASKED = "tiny, small: stage 2's captions answer a question, so that the model can be asked afterwards"
+NAMES = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8)
 
 
 def blip_2(size: Size = "small") -> Recipe:
@@ -103,7 +104,7 @@ def blip_2(size: Size = "small") -> Recipe:
     model = _model(size, QFormer.Config(), opt(width=2560, depth=32, heads=32))
     stages = (
         represent(size, model),
-        _stage(size, "generate", QUERIES, lr=1e-4, data=single_questions(),
+        _stage(size, "generate", QUERIES, lr=1e-4, data=NAMES,
                published="129M pairs, 80K steps, batch 1920, lr 1e-4 falling to 5e-5; Q-Former, without its text side, "
                          "and projection"),
     )  # fmt: skip
@@ -119,7 +120,7 @@ def blip_2(size: Size = "small") -> Recipe:
     return Recipe(
         name="blip-2", title="BLIP-2 OPT-2.7B", paper="arXiv 2301.12597", family=FAMILY, size=size, model=model,
         template=template_for(size, BLIP_2), stages=stages, figures=figures if size == "paper" else (),
-        deviations=(*STAND_INS, *SMALLER, SAYS_ALL), **fields_for(size),
+        deviations=(*STAND_INS, *SMALLER, ASKED), **fields_for(size),
     )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def blip_2_flan_t5(size: Size = "small") -> Recipe:
     model = model.replace(source=encoder, backbone=decoder, rule=AttentionRule(memory="all"))
     stages = (
         represent(size, model),
-        _stage(size, "generate", QUERIES, lr=1e-4, data=single_questions(),
+        _stage(size, "generate", QUERIES, lr=1e-4, data=NAMES,
                published="129M pairs, 80K steps, batch 1520, lr 1e-4 falling to 5e-5; Q-Former, without its text side, "
                          "and projection"),
     )  # fmt: skip
@@ -144,7 +145,7 @@ def blip_2_flan_t5(size: Size = "small") -> Recipe:
         Figure(name="lr.generate", published=1e-4, tolerance=0.0, source="arXiv 2301.12597, section 3.4"),
     )
     deviations = (
-        *STAND_INS[:2], *STAND_INS[3:], *SMALLER, SAYS_ALL,
+        *STAND_INS[:2], *STAND_INS[3:], *SMALLER, ASKED,
         "small: the encoder-decoder is small and starts random; no published one is at hand",
         "of a caption all is the decoder's; the published second stage leaves a random first part of it to the encoder",
     )  # fmt: skip
@@ -262,14 +263,13 @@ def represent(size: Size, model: Fused.Config) -> Stage:
 
 
 def single_questions() -> Mixture:
-    """Each question with a picture to itself, whose tokens then depend on it; half of them what a picture shows."""
-    names = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8)
+    """Each question with a picture to itself, whose tokens then depend on it; most of them what a picture shows."""
     emoji = EmojiQuestions(questions_per_picture=1, rounds=2)
     scenes = SceneQuestions(count=20_000, questions_per_picture=1)
     return Mixture(
         parts=(
-            Part(name="names", source=names, weight=3),
-            Part(name="emoji", source=emoji, weight=2),
+            Part(name="names", source=NAMES, weight=4),
+            Part(name="emoji", source=emoji),
             Part(name="scenes", source=scenes),
         )
     )
@@ -295,7 +295,7 @@ def _model(size: Size, qformer: QFormer.Config, language: Backbone.Config) -> Fu
     if size == "tiny":
         qformer = qformer.replace(queries=8, norm=True, vocab=260, width=64, depth=2, heads=4, hidden=128)
     if size == "small":
-        qformer = qformer.replace(queries=16, norm=True, vocab=49_153, width=192, depth=4, heads=6, hidden=768)
+        qformer = qformer.replace(queries=4, norm=True, vocab=49_153, width=576, depth=2, heads=9, hidden=1152)
     return Fused.Config(
         encoders={"image": vision_for(size, published)}, connectors={"image": qformer},
         backbone=language_for(size, language),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_fused import plain_greedy
 
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
@@ -17,26 +18,8 @@ def samples(tiny, count=7):
     return [Sample(tiny.ask(texts[index], *range(index % 3))) for index in range(count)]
 
 
-@torch.no_grad()
-def greedy(tiny, sample, count):
-    """The plain way: one full forward pass for every token."""
-    sequence = tiny.renderer.render(sample, generate=True)
-    tokenizer = tiny.renderer.tokenizer
-    chosen = []
-    while len(chosen) < count:
-        best = int(tiny.model(sequence).logits(torch.tensor([len(sequence) - 1])).argmax())
-        if best in tiny.engine.stops:
-            break
-        chosen.append(best)
-        for name, value in (("ids", best), ("modality", 0), ("doc", 0), ("branch", 0), ("weight", 0)):
-            old = getattr(sequence, name)
-            setattr(sequence, name, torch.cat((old, torch.tensor([value], dtype=old.dtype))))
-        sequence.position = torch.cat((sequence.position, sequence.position[-1:] + 1))
-    return tokenizer.decode(chosen)
-
-
 def test_greedy_answers_are_those_of_the_full_forward_pass(tiny):
-    expected = [greedy(tiny, sample, 12) for sample in samples(tiny)]
+    expected = [plain_greedy(tiny, sample, 12) for sample in samples(tiny)]
     assert len(set(expected)) > 3
     assert tiny.engine.generate(samples(tiny), Sampling(max_tokens=12)) == expected
 

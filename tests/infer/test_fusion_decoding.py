@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_fused import plain_greedy
 from torch import nn
 
 from sensorium.infer.cache import Cache
@@ -39,23 +40,6 @@ def system(request, build, tiny):
     )  # fmt: skip
     backbone = plain.replace(block=plain.block.replace(cross=cross), cross_every=2)
     return fused(build, backbone=backbone, memory=("image",), rule=AttentionRule(memory=request.param))
-
-
-@torch.no_grad()
-def plain_greedy(system, sample, count):
-    """One full forward pass for every token."""
-    sequence = system.renderer.render(sample, generate=True)
-    chosen = []
-    while len(chosen) < count:
-        best = int(system.model(sequence).logits(torch.tensor([len(sequence) - 1])).argmax())
-        if best in system.engine.stops:
-            break
-        chosen.append(best)
-        for name, value in (("ids", best), ("modality", 0), ("doc", 0), ("branch", 0), ("weight", 0)):
-            old = getattr(sequence, name)
-            setattr(sequence, name, torch.cat((old, torch.tensor([value], dtype=old.dtype))))
-        sequence.position = torch.cat((sequence.position, sequence.position[-1:] + 1))
-    return system.renderer.tokenizer.decode(chosen)
 
 
 def questions(tiny):

@@ -83,7 +83,7 @@ def test_a_turn_on_top_beside_a_fresh_prompt(tiny):
 
 
 def test_a_picture_that_sees_both_ways_inside_an_appended_turn(build):
-    from conftest import ask
+    from tiny_fused import ask
 
     model, renderer = build(rule=AttentionRule(bidirectional=("image",)))
     sample = Sample((*ask("first", 1), *ask("reply", role="assistant"), *ask("second", 2, 3)))

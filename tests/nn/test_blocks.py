@@ -1,6 +1,7 @@
 """Layers against numbers worked out by hand, and settings of the one block against plain formulas."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.nn.attention import Attention, attend
 from sensorium.nn.backbone import Backbone, bert, llama
 from sensorium.nn.block import Block
+from sensorium.nn.cross import Cross
 from sensorium.nn.ffn import FeedForward, activate
 from sensorium.nn.norm import Norm
 from sensorium.nn.rope import Rope, rotate, signed
-from sensorium.sequence import Sequence
+from sensorium.sequence import Sequence, Span
 
 
 def packed(*lengths: int, vocab: int = 30) -> Sequence:
@@ -272,3 +274,19 @@ def test_a_stack_without_vocabulary_says_so():
         model.embed_tokens(torch.tensor([1]))
     with pytest.raises(ValueError, match="no logits"):
         model.logits(torch.zeros(1, 8))
+
+
+def test_attention_that_starts_copying_adds_the_mean_of_what_it_reads():
+    """Values and output as the identity, whatever a backbone's own initialisation does; equal keys weigh equally."""
+    copying = Cross.Config(attention=Attention.Config(heads=2, start="copy"), place="before", gated=True)
+    plain = llama(vocab=20, width=8, depth=2, heads=2, hidden=16)
+    stack = plain.replace(block=plain.block.replace(cross=copying), cross_every=2).build()
+    cross = stack.blocks[0].cross
+    assert stack.blocks[1].cross is None
+    torch.nn.init.zeros_(cross.attention.k.weight)
+    torch.nn.init.constant_(cross.gate, 0.5)
+    memory, x = torch.randn(3, 8), torch.randn(2, 8)
+    sequence = replace(packed(2), spans=[Span("image", 0, 3, 0, mode="memory")])
+    layout = compile_layout(sequence, AttentionRule(memory="all"))
+    expected = x + torch.tanh(torch.tensor(0.5)) * memory.mean(0)
+    torch.testing.assert_close(cross(x, memory, layout), expected)
