@@ -53,9 +53,11 @@ def ours_of(theirs) -> Fused:
         "backbone.embed.weight": state[f"{text}embed_tokens.weight"],
         "backbone.head.weight": state["lm_head.weight"],
     }
-    names = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm", "attention.q_norm": "self_attn.q_layernorm",
-             "attention.k_norm": "self_attn.k_layernorm", "attention.o": "self_attn.dense",
-             "ffn.up": "mlp.dense_h_to_4h", "ffn.down": "mlp.dense_4h_to_h"}  # fmt: skip
+    names = {
+        "norm1": "input_layernorm", "norm2": "post_attention_layernorm", "attention.q_norm": "self_attn.q_layernorm",
+        "attention.k_norm": "self_attn.k_layernorm", "attention.o": "self_attn.dense",
+        "ffn.up": "mlp.dense_h_to_4h", "ffn.down": "mlp.dense_4h_to_h",
+    }  # fmt: skip
     for leaf in ("weight", "bias"):
         made[f"backbone.norm.{leaf}"] = state[f"{text}final_layernorm.{leaf}"]
         for block in range(2):
