@@ -22,14 +22,14 @@ from sensorium.objectives.language import NextToken
 from sensorium.objectives.reconstruction import Reconstruct
 from sensorium.recipes.clip import clip
 from sensorium.recipes.common import BUILT_IN, TOKENIZER
-from sensorium.train.recipe import Size, Stage
+from sensorium.train.recipe import Recipe, Size, Stage
 
 FAMILY = "unified tokens"
 WORDS = 259
 """Ids of the byte tokenizer."""
 SMALLER = (
     "tiny, small: 32 px pictures of 8 x 8 codes (256 in the book, moving means with revival) and a smaller language "
-    "model, all from scratch",
+    "model, all from scratch; small differs in its width and in its judge, a CLIP on a pretrained convnet",
     "the codec learns by squared error and commitment alone; the published perceptual and adversarial terms are not in "
     "its stage",
     BUILT_IN,
@@ -52,7 +52,7 @@ def language_for(size: Size, paper: Backbone.Config) -> Backbone.Config:
     """The language model at a size, of the published kind, with room for the codes and their marks."""
     if size == "paper":
         return paper
-    width, depth, hidden = (192, 6, 512) if size == "tiny" else (384, 8, 1024)
+    width, depth, hidden = (192, 6, 512) if size == "tiny" else (256, 6, 768)
     attention = paper.block.attention.replace(heads=width // 32, kv_heads=None)
     block = paper.block.replace(attention=attention, ffn=paper.block.ffn.replace(hidden=hidden))
     return paper.replace(vocab=WORDS + 256 + 4, width=width, depth=depth, block=block, tied=True)
@@ -97,38 +97,46 @@ def stages_for(
 RECONSTRUCT = Reconstruct(weights={"commitment": 0.25})
 DOCUMENTS = Mixture(
     parts=(
-        Part(name="documents", source=Interleaved(rounds=10), weight=5),
+        Part(name="draw", source=Interleaved(orders=("draw",), rounds=10), weight=6),
+        Part(name="name", source=Interleaved(orders=("name",), rounds=10), weight=3),
         Part(name="interleaved", source=Interleaved(pairs=2, rounds=2)),
     )
 )
 REQUESTS = Mixture(
     parts=(
-        Part(name="requests", source=Interleaved(plain=False, rounds=10), weight=3),
+        Part(name="requests", source=Interleaved(plain=False, rounds=10), weight=4),
         Part(name="questions", source=EmojiQuestions(families=("caption", "choice_name"), questions_per_picture=2)),
     )
 )
+CODEC = {"data": Captions(), "lr": 3e-3, "steps": 2000, "tokens": 8192, "items": 32, "betas": (0.9, 0.99)}
 COMMON = {"tokens": 4096, "weight_decay": 0.05, "betas": (0.9, 0.98)}
 HERE: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
-        "codec": {"data": Captions(), "lr": 3e-3, "steps": 1500, "tokens": 8192, "items": 32, "betas": (0.9, 0.99)},
-        "pretrain": {"data": DOCUMENTS, "lr": 2e-3, "steps": 1200, **COMMON},
-        "finetune": {"data": REQUESTS, "lr": 1e-3, "steps": 600, **COMMON},
+        "codec": CODEC,
+        "pretrain": {"data": DOCUMENTS, "lr": 2e-3, "steps": 2800, **COMMON},
+        "finetune": {"data": REQUESTS, "lr": 1e-3, "steps": 1000, **COMMON},
     },
     "small": {
-        "codec": {"data": Captions(), "lr": 3e-3, "steps": 2500, "tokens": 8192, "items": 32, "betas": (0.9, 0.99)},
-        "pretrain": {"data": DOCUMENTS, "lr": 1e-3, "steps": 1500, **COMMON},
-        "finetune": {"data": REQUESTS, "lr": 5e-4, "steps": 800, **COMMON},
+        "codec": CODEC,
+        "pretrain": {"data": DOCUMENTS, "lr": 1.5e-3, "steps": 2200, **COMMON},
+        "finetune": {"data": REQUESTS, "lr": 7e-4, "steps": 800, **COMMON},
     },
 }
+
+
+def judge_for(size: Size) -> Recipe:
+    """CLIP, trained on the training split: from scratch at tiny, on a pretrained convnet at small."""
+    judge = clip(size)
+    if size != "tiny":
+        return judge.replace(evaluations=())
+    return judge.replace(stages=(judge.stages[0].replace(steps=1200),), evaluations=())
 
 
 def fields_for(size: Size) -> dict[str, Any]:
     """What a size decides alone: what is asked, and who judges pictures."""
     if size == "paper":
         return {}
-    judge = clip("tiny")
-    stage = judge.stages[0].replace(steps=600)
-    return {"evaluations": evaluations(100), "judge": judge.replace(stages=(stage,), evaluations=())}
+    return {"evaluations": evaluations(100), "judge": judge_for(size)}
 
 
 def evaluations(count: int) -> tuple[EvaluationTask, ...]:

@@ -268,7 +268,7 @@ def part_configs(model: Wiring.Config) -> dict[str, PartConfig]:
     return parts if backbone is None else {**parts, "backbone": backbone}
 
 
-def summary(config: Encoder.Config | Connector.Config | Backbone.Config) -> str:
+def summary(config: PartConfig) -> str:
     """A part in a few words: its kind and the fields that make it what it is."""
     facts: list[str] = []
     stack = config if isinstance(config, Backbone.Config) else getattr(config, "backbone", None)
