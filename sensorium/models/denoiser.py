@@ -150,7 +150,9 @@ class Denoiser(Wiring):
     def locate(self, sequence: Sequence) -> Latents:
         """Where the latent spans of a sequence stand."""
         grids = {
-            kind: [self.config.codecs[self.config.owner(kind)].grid(item.shape) for item in sequence.items.get(kind, [])]
+            kind: [
+                self.config.codecs[self.config.owner(kind)].grid(item.shape) for item in sequence.items.get(kind, [])
+            ]
             for kind in self.config.kinds
         }
         return locate(sequence, grids, self.config.patch)
@@ -201,9 +203,7 @@ class Denoiser(Wiring):
         told = self.time(time) + prompt.pooled.index_select(0, latents.document)
         layout, memory = _layout(latents, prompt)
         cross = self.config.backbone.block.cross is not None
-        h = self.backbone(
-            h, layout, memory=memory if cross else None, conditions=Conditions(told, latents.number)
-        )
+        h = self.backbone(h, layout, memory=memory if cross else None, conditions=Conditions(told, latents.number))
         return self.leave(h).float()
 
     def _positions(self, latents: Latents) -> Tensor:
