@@ -175,7 +175,7 @@ def canvases(reader: Reader) -> tuple[Shape, ...]:
 def measure(described: Description, key: str) -> float:
     """The number that a Figure names.
 
-    parameters.total, parameters.<part>; share.<part> of all parameters; trained.<stage>, lr.<stage>; stages;
+    parameters.total, parameters.<part>, parameters.without_codecs; share.<part> of all parameters; trained.<stage>, lr.<stage>; stages;
     tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
     view.<kind> (pixels on a side), features.<kind> of an encoder or codec for a picture of its native size;
     codes.<kind> of a codec, cell.<kind> (pixels on a side of one code or latent), frames.<kind>; width, depth, heads,
@@ -211,6 +211,8 @@ def _measures(described: Description) -> dict[str, float]:
     stack = model.stack
     attention, ffn = stack.block.attention, stack.block.ffn
     found: dict[str, float] = {"parameters.total": total, "stages": len(described.stages)}
+    coded = sum(count for part, count in described.parts.items() if part.startswith("codecs."))
+    found["parameters.without_codecs"] = total - coded
     for part, count in described.parts.items():
         found[f"parameters.{part}"] = count
         found[f"share.{part}"] = count / total
