@@ -38,8 +38,8 @@ SMALLER = (
     "tiny, small: captions in place of labels, read by a text stack (tiny: from scratch, over bytes; small: the first "
     "six blocks of SmolLM2, frozen); their mean modulates the norms, and every second block reads their states by "
     "cross-attention",
-    "tiny, small: patches of 4 x 4 pixels, no autoencoder; rectified flow in place of DDPM; clips of 8 frames among the "
-    "pictures, as patches in time and space (Sora)",
+    "tiny, small: patches of 4 x 4 pixels, no autoencoder; rectified flow in place of DDPM; clips of 8 frames among "
+    "the pictures, as patches in time and space (Sora)",
     BUILT_IN,
 )
 PIXELS = {"tiny": 32, "small": 48}
