@@ -105,3 +105,22 @@ def test_it_learns_and_what_it_learned_is_painted(tmp_path):
     subject = subject_of(run.recipe, run.model, run.tokenizer)
     [frames] = paint(subject.engine, [canvas("number 3", 16, 16)], Painting())
     assert frames[0].size == (16, 16)
+
+
+def test_the_interface_paints_changes_and_refuses_to_talk(tmp_path):
+    import sensorium
+    from sensorium.errors import UserError
+
+    trained(recipe(steps=1), tmp_path / "run")
+    model = sensorium.load(tmp_path / "run", precision="fp32")
+    sampler = Painting().sampler.replace(steps=2)
+    assert model.paint(["a cat", "a dog"], sampler=sampler)[1][0].size == (16, 16)
+    [clip] = model.paint(["a cat"], (4, 8, 16), sampler=sampler)
+    assert [frame.size for frame in clip] == [(16, 8)] * 4
+    before = Noise(3).load()
+    [same] = model.paint(["a cat"], pictures=[before], strength=0.0, sampler=sampler)
+    assert same[0].tobytes() == before.tobytes()
+    with pytest.raises(UserError, match="does not answer in words"):
+        model.chat([{"role": "user", "content": "hello"}])
+    with pytest.raises(UserError, match="embeds nothing"):
+        model.embed("hello")
