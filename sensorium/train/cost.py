@@ -261,10 +261,10 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
     with _counting() as forward, kept.hooks():
         tokens = {kind: model.connectors[kind](features) for kind, features in encoded.items()}
         plans = {kind: model.config.plan(kind, items[kind].shape) for kind in tokens}
-        said = sum(
+        coded = sum(
             model.config.num_tokens(kind, item.shape) for kind, item in items.items() if model.config.coded(kind)
         )
-        ids = torch.zeros(TEXT_TOKENS + said, dtype=torch.long, device="meta")
+        ids = torch.zeros(TEXT_TOKENS + coded, dtype=torch.long, device="meta")
         inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
         x = torch.cat([*inside, model.stack.embed_tokens(ids)])
@@ -279,8 +279,8 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
     with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
         hidden = model.stack(x, layout, memory=memory)
     with _counting() as head, kept.hooks():
-        logits = model.stack.logits(hidden[-(LOSS_TOKENS + said) :]).float()
-        target = torch.zeros(LOSS_TOKENS + said, dtype=torch.long, device="meta")
+        logits = model.stack.logits(hidden[-(LOSS_TOKENS + coded) :]).float()
+        target = torch.zeros(LOSS_TOKENS + coded, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 

@@ -270,7 +270,7 @@ def part_configs(model: Wiring.Config) -> dict[str, PartConfig]:
     return {**parts, **{name: stack for name, stack in stacks.items() if isinstance(stack, Backbone.Config)}}
 
 
-def summary(config: Encoder.Config | Connector.Config | Backbone.Config) -> str:
+def summary(config: PartConfig) -> str:
     """A part in a few words: its kind and the fields that make it what it is."""
     facts: list[str] = []
     stack = config if isinstance(config, Backbone.Config) else getattr(config, "backbone", None)
