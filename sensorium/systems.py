@@ -30,10 +30,10 @@ GROUNDING = "tests/models/test_grounding.py"
 FUSION = "tests/models/test_feature_fusion.py"
 DRAWING = "tests/infer/test_drawing.py"
 FREEZING = "tests/train/test_trainer.py::test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest"
+TRAINED = ("clip", "siglip", "unicl", "blip-2", "instructblip", "minigpt-4", "flamingo", "openflamingo", "cogvlm")
 SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("llava", "T"): ("sensorium quickstart",),
-    ("clip", "T"): ("sensorium train clip --size small",),
-    ("cogvlm", "T"): ("sensorium train cogvlm --size small",),
+    **{(name, "T"): (f"sensorium train {name} --size small",) for name in TRAINED},
     ("llava", "C"): (FREEZING, "tests/infer/test_session.py::test_every_turn_equals_a_fresh_request"),
     ("llava-1.5", "C"): (f"{RECIPES}::test_connectors_are_the_published_ones", FREEZING),
     ("llava-1.5-13b", "C"): (f"{RECIPES}::test_connectors_are_the_published_ones", FREEZING),

@@ -1,0 +1,45 @@
+"""Print the table of docs/results.md from the reports of runs: python scripts/results.py RUN ... > docs/results.md"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HEAD = """# What was measured
+
+Every row comes from the `report.json` of one run of one command, `sensorium train NAME --size small` (for `llava`,
+`sensorium quickstart`), on two cores without a GPU. `val_artist`: pictures of trained concepts by an artist never
+trained on. `val_concept`: concepts never trained on. Blind is the same model with pictures shuffled across items.
+Settings were chosen on slices of the training split alone. Made by `scripts/results.py`.
+"""
+
+
+def rows(folder: Path) -> list[str]:
+    """The table rows of one run, its first one with the name and the minutes of the whole run."""
+    report = json.loads((folder / "report.json").read_text())
+    name, minutes = report["recipe"]["name"], sum(report["seconds"].values()) / 60
+    found = []
+    for one in report["evaluations"]:
+        first = not found
+        low, high = 100 * one["margin_low"], 100 * one["margin_high"]
+        found.append(
+            f"| {f'`{name}`' if first else ''} | {one['task'].replace('_', ' ')} | `{one['split']}` | {one['n']} "
+            f"| {100 * one['score']:.1f} % | {100 * one['blind']:.1f} % | {100 * one['chance']:.1f} % "
+            f"| {100 * one['margin']:+.1f} ({low:+.1f} to {high:+.1f}) | {f'{minutes:.0f}' if first else ''} |"
+        )
+    return found
+
+
+def main(folders: list[str]) -> None:
+    if not folders:
+        sys.exit(__doc__)
+    print(HEAD)
+    print("| recipe | task | split | n | score | blind | chance | points above blind (95 %) | minutes |")
+    print("| -- | -- | -- | --: | --: | --: | --: | --: | --: |")
+    for folder in folders:
+        print("\n".join(rows(Path(folder))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
