@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -155,6 +156,6 @@ def _left(betas: str, steps: int, first: float, last: float) -> Tensor:
             beta = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64).square()
         case _:
             share = [math.cos((step / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(steps + 1)]
-            beta = torch.tensor([min(1 - after / before, 0.999) for before, after in zip(share, share[1:])]).double()
+            beta = torch.tensor([min(1 - after / before, 0.999) for before, after in pairwise(share)]).double()
     with torch.inference_mode(False):
         return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)]).float()

@@ -36,8 +36,8 @@ def sincos3d(
 ) -> Tensor:  # fmt: skip
     """(frames * rows * cols, sum of sections) float32: of each cell the sin and cos of its time, row and column.
 
-    sections  channels that say the time, the row and the column: even numbers, 0 for one that is not said. With (0, n, n)
-              a picture's are `sincos2d`'s
+    sections  channels that say the time, the row and the column: even numbers, 0 for one that is not said. With
+              (0, n, n) a picture's are those of `sincos2d`
     The tensor is shared by all callers: do not write to it.
     """
     if any(width % 2 for width in sections):

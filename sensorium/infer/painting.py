@@ -68,11 +68,14 @@ def canvas(text: str, *size: int) -> Sample:
     return Sample((Segment("image" if len(size) == 2 else "video", Canvas(size)), Segment("text", text)))
 
 
+PLAIN = Painting()
+
+
 @torch.inference_mode()
 def paint(
     engine: Engine,
     samples: Many[Sample],
-    painting: Painting = Painting(),
+    painting: Painting = PLAIN,
     keep: Many[Image.Image | None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Frames]:

@@ -43,7 +43,7 @@ class Denoiser(Wiring):
         project    the state that stands for a text goes through a linear layer before it is added to the time's; labels
                    do not (DiT)
         pool       that state: the mean of all, or the last token's
-        drop       share of documents whose text is left out in training, for guidance (Ho and Salimans 2022, 2207.12598)
+        drop       share of documents whose text is left out in training, for guidance (arXiv 2207.12598)
         """
 
         backbone: Backbone.Config

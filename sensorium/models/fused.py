@@ -136,8 +136,10 @@ class Fused(Wiring):
                 owner = self.owner(span.kind)
                 wrote = self.tokens[owner].write(item.features[:, 0], self.codecs[owner].grid(item.shape))
                 if len(wrote) != span.length:
-                    raise ValueError(f"a {span.kind} was planned with {span.length} tokens and has {len(wrote)}: the "
-                                     "sequence was rendered for another model")  # fmt: skip
+                    raise ValueError(
+                        f"the {span.kind} at token {span.start} was planned with {span.length} tokens and has "
+                        f"{len(wrote)}: the sequence was rendered for another model"
+                    )
                 ids = ids.clone() if ids is sequence.ids else ids
                 ids[span.start : span.start + span.length] = wrote.to(ids.device)
             return replace(sequence, ids=ids)

@@ -75,7 +75,7 @@ def read(
     last     the state of a text's last token stands for it, not the mean of all
     dropped  (N) bool, documents whose text is left out; it is read all the same, so that nothing depends on the draw
     """
-    documents, device = sequence.documents, sequence.ids.device
+    documents = sequence.documents
     places = (sequence.modality == KINDS.index("text")).nonzero(as_tuple=True)[0]
     doc = sequence.doc[places].long()
     counts = torch.bincount(doc, minlength=documents)

@@ -38,8 +38,8 @@ class Optimizer:
     On several ranks each has the masters of its pieces of the parameters: AdamW updates every number by itself, so
     only the norm of the gradient is common. Parameters that are not sharded have a master on every rank.
 
-    Where the stage has an `ema`, the masters' moving average is kept beside them, in fp32 like them (a bf16 weight could
-    not take steps as small as 1 - decay), and `settle` makes it the weights.
+    Where the stage has an `ema`, the masters' moving average is kept beside them, in fp32 like them (a bf16 weight
+    could not take steps as small as 1 - decay), and `settle` makes it the weights.
     """
 
     def __init__(self, model: nn.Module, stage: Stage, steps: int, ranks: Ranks = ALONE) -> None:

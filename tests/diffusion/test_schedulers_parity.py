@@ -101,7 +101,7 @@ def test_ddim(betas, kind, eta, start):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("large,clip", [(False, None), (False, 1.0), (True, None)])
+@pytest.mark.parametrize(("large", "clip"), [(False, None), (False, 1.0), (True, None)])
 def test_ddpm(kind, large, clip, start):
     theirs = DDPMScheduler(
         **BETAS["linear"][1], prediction_type=KINDS[kind], clip_sample=clip is not None,
