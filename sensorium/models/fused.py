@@ -16,7 +16,7 @@ model of this kind thinks (Qwen2.5-Omni); latent spans, which the same stack den
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -160,6 +160,9 @@ class Fused(Wiring):
             if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
                 raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
                                  "memory='all'")  # fmt: skip
+            if self.source is not None and self.thinker is not None:
+                raise ValueError("the source of a document is read once: give either `source` or `thinker`")
+            self._check_latents()
             self._check_tokens()
             most = max([0, *self.routes.values(), *(head.route or 0 for head in self.latents.values())])
             if most >= self.backbone.block.routes:
@@ -169,13 +172,6 @@ class Fused(Wiring):
         def _check_tokens(self) -> None:
             """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
             coded = {kind for kind in self.codecs if kind not in self.encoders and kind not in self.latents}
-            for kind in set(self.latents) & set(self.encoders):
-                if self.encoders[kind].transform != self.codecs[kind].transform:
-                    raise ValueError(f"an item of kind {kind} is prepared once, for its encoder and for its codec: "
-                                     "give both one transform")  # fmt: skip
-            if not set(self.latents) <= set(self.codecs):
-                raise ValueError(f"latents are those of a codec: {sorted(set(self.latents) - set(self.codecs))} have "
-                                 "none")  # fmt: skip
             if set(self.tokens) != coded:
                 raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
                                  f"others do: given {sorted(self.tokens)}")  # fmt: skip
@@ -187,6 +183,16 @@ class Fused(Wiring):
                     raise ValueError(f"tokens.{kind} ends at id {max(tokens.ids)}: the vocabulary has "
                                      f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
                 taken |= set(tokens.ids)
+
+        def _check_latents(self) -> None:
+            """Latents need a codec that makes some, and one way to prepare what an encoder reads as well."""
+            for kind in self.latents:
+                if kind not in self.codecs or self.codecs[kind].codes:
+                    raise ValueError(f"latents of kind {kind} are those of a codec without a codebook: give it one "
+                                     f"among `codecs` (given {sorted(self.codecs)})")  # fmt: skip
+                if kind in self.encoders and self.encoders[kind].transform != self.codecs[kind].transform:
+                    raise ValueError(f"an item of kind {kind} is prepared once, for its encoder and for its codec: "
+                                     "give both one transform")  # fmt: skip
 
     config: Config
 
@@ -232,15 +238,18 @@ class Fused(Wiring):
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
-        streams = self.streams
-        following = None
-        if streams is not None:
-            following = lambda index, said: streams.logits(hidden.index_select(0, index), said)  # noqa: E731
         denoised = {kind: self._leave(kind, hidden, *found) for kind, found in placed.items()}
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
-                       denoised, following)  # fmt: skip
+                       denoised, self._beside(hidden))  # fmt: skip
+
+    def _beside(self, hidden: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]] | None:
+        """What says the further streams; None where there are none."""
+        streams = self.streams
+        if streams is None:
+            return None
+        return lambda index, said: streams.logits(hidden.index_select(0, index), said)
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is

@@ -100,7 +100,7 @@ def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
 def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype) -> list[str]:
     """Bring a model to the dtype a stage computes in, all but its frozen encoders and codecs.
 
-    Returns the kinds whose items go through a frozen one.
+    Returns the kinds whose items go through a frozen one, and through nothing else.
     """
     frozen = {room: set(frozen_kinds(getattr(model, room), stage.trains, room)) for room in ("encoders", "codecs")}
     parts = [part for name, part in model.named_children() if name not in frozen]
@@ -109,7 +109,9 @@ def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype) -> list[str]:
     ]
     for part in parts:
         part.to(dtype)
-    readers = dict.fromkeys(model.config.owner(kind) for kind in model.config.kinds)
+    # what an encoder and a codec both read keeps its pixels: features made earlier would stand for the encoder's alone
+    both = set(model.encoders) & set(model.codecs)
+    readers = dict.fromkeys(owner for kind in model.config.kinds if (owner := model.config.owner(kind)) not in both)
     return [kind for kind in readers if kind in frozen["codecs" if model.config.coded(kind) else "encoders"]]
 
 
