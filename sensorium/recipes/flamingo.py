@@ -108,8 +108,10 @@ def openflamingo(size: Size = "small") -> Recipe:
         Figure(name="tokens.image", published=64, tolerance=0.0, source="arXiv 2308.01390, section 3.1"),
         Figure(name="reading.every", published=4, tolerance=0.0, source="arXiv 2308.01390, table 1"),
     )  # fmt: skip
-    deviations = (*STAND_INS, "paper: feed-forwards use GELU; the resampler ends in a projection (1.05 M)",
-                  BLIND, START)  # fmt: skip
+    deviations = (
+        *STAND_INS, "paper: feed-forwards use GELU; the resampler ends in a projection (1.05 M)", BLIND, START,
+        "tiny, small: the stand-ins are Flamingo's, so this is the same model as flamingo at these sizes",
+    )  # fmt: skip
     return _recipe(size, "openflamingo", "OpenFlamingo-9B", "arXiv 2308.01390", vision, connector, backbone,
                    "LAION-2B pairs and MMC4 pages, 120M + 60M samples, lr 1e-4, loss weights 0.2 and 1",
                    1e-4, figures, deviations)  # fmt: skip
