@@ -132,6 +132,17 @@ class Model:
             samples = [Sample((Segment("image", picture_of(one)), Segment("text", text))) for one, text in pairs]
         return paint(self.engine, samples, Painting(**options), keep)
 
+    def draw(self, prompt: str | Messages, **sampling: Any) -> Image.Image:
+        """The picture that a prompt asks for, of a model that says pictures as it says words.
+
+        prompt    a conversation, or what a user asks: "Draw a cat."
+        sampling  as for `chat`; unless given, temperature=1, top_k=64 and guidance=3
+        """
+        self._must_speak()
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        options = sampling_of({"temperature": 1.0, "top_k": 64, "guidance": 3.0, "max_tokens": 1, **sampling})
+        return self.engine.draw([_open(messages)], options)[0][0]
+
     def likelihoods(self, messages: Messages, options: Sequence[str]) -> Likelihoods:
         """Log-probabilities of several answers to the same conversation, in one forward pass."""
         self._must_speak()

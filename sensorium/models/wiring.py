@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.codecs.base import Codec, Coded, batches
+from sensorium.codecs.critic import Critic, as_it_is
 from sensorium.codecs.tokens import CodeTokens
 from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
@@ -48,9 +49,14 @@ class CodecOutputs:
     """What the codecs made of the items of a sequence.
 
     batches  kind -> items of equal size together: (pixels (N, 3, F, H, W), what the codec made of them)
+    critics  who judges them, by name
     """
 
     batches: dict[str, list[tuple[Tensor, Coded]]] = field(default_factory=dict)
+    critics: dict[str, nn.Module] = field(default_factory=dict)
+
+
+__all__ = ["CodecOutputs", "Critic", "Encoder", "Outputs", "Wiring", "as_it_is"]
 
 
 class Wiring(Part):
@@ -60,7 +66,8 @@ class Wiring(Part):
         """encoders, connectors: by kind of item. codecs: by kind, of items that are codes or latents. rule: who
         attends to whom.
 
-        share  kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        share    kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        critics  who judges reconstructions while codecs are trained alone (objectives/critics.py), by name
         """
 
         encoders: dict[str, Encoder.Config] = {}
@@ -68,6 +75,7 @@ class Wiring(Part):
         codecs: dict[str, Codec.Config] = {}
         rule: AttentionRule = AttentionRule()
         share: dict[str, str] = {}
+        critics: dict[str, Encoder.Config | Critic.Config] = {}
 
         @property
         def kinds(self) -> tuple[str, ...]:
@@ -160,6 +168,7 @@ class Wiring(Part):
         self.streams: Streams | None = None
         self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
         self.codecs = nn.ModuleDict({kind: part.build() for kind, part in config.codecs.items()})
+        self.critics = nn.ModuleDict({name: part.build() for name, part in config.critics.items()})
         self.connectors = nn.ModuleDict(
             {
                 kind: part.build(config.encoders[kind].width, config.token_width(kind))
@@ -174,7 +183,7 @@ class Wiring(Part):
 
     def forward(self, sequence: Sequence) -> Any:
         """The codecs alone: every item that one of them reads, and its reconstruction (CodecOutputs)."""
-        outputs = CodecOutputs()
+        outputs = CodecOutputs(critics=dict(self.critics.items()))
         for kind in self.config.codecs:
             codec = self.codec(kind)
             groups = batches(sequence.items.get(kind, []), codec.reference(), most=None)

@@ -46,7 +46,7 @@ def chameleon(size: Size = "tiny") -> Recipe:
     instructions = "instructions of text, code, pictures and mixed documents; lr 1e-5"
     stages = stages_for(size, model, {
         "codec": {"lr": 1e-4, "published": "licensed pictures, faces twice as often (Make-A-Scene's losses)"},
-        "pretrain": {"lr": 1e-4, "published": "4.4 T tokens of text, pairs, documents; lr 1e-4; z-loss 1e-5", **decay},
+        "pretrain": {"lr": 1e-4, "published": "2.9 T text, 1.5 T pairs, 0.4 T interleaved; z-loss 1e-5", **decay},
         "finetune": {"lr": 1e-5, "published": instructions, **decay},
     }, z=1e-5)  # fmt: skip
     figures = (

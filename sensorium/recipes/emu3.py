@@ -24,7 +24,7 @@ TOKENS = CodeTokens(
 
 
 def vision_tokenizer() -> VQ.Config:
-    """Emu3's: 8 x 8 pixels and 4 frames a code, 32,768 codes of 4 numbers (arXiv 2409.18869, table 2)."""
+    """Emu3's: 8 x 8 pixels and 4 frames a code, 32,768 codes of 4 numbers (arXiv 2409.18869, vision tokenizer)."""
     conv = Convolutions(channels=256, multipliers=(1, 2, 2, 4), temporal=4)
     book = Quantizer.Config(codes=32_768, width=4, learning="gradient", revive=0.0)
     return VQ.Config(transform=ImageTransform(size=512, resize="squash"), conv=conv, quantizer=book, wide=1024)
@@ -41,26 +41,35 @@ def emu3(size: Size = "tiny") -> Recipe:
     codec = codec_for(size, vision_tokenizer())
     backbone = llama(vocab=184_622, width=4096, depth=32, heads=32, kv_heads=8, hidden=14_336, theta=1_000_000.0)
     model = Fused.Config(
-        codecs={"image": codec}, tokens={"image": tokens_for(size, TOKENS)}, backbone=language_for(size, backbone)
-    )
+        codecs={"image": codec}, tokens={"image": tokens_for(size, TOKENS)}, share={"video": "image"},
+        backbone=language_for(size, backbone),
+    )  # fmt: skip
     stages = stages_for(size, model, {
         "codec": {"lr": 5e-5, "published": "LAION-HighRes, InternVid; squared error, LPIPS, adversarial, commitment"},
         "pretrain": {"lr": 5e-5, "published": "text, pictures, clips; lr 5e-5, cosine to 0; codes weigh 0.5"},
         "finetune": {"lr": 1e-5, "published": "quality tuning and DPO for drawing; instruction data for reading"},
     })  # fmt: skip
     figures = (
-        Figure(name="features.image", published=4096, tolerance=0.0, source="arXiv 2409.18869, section 2.2"),
-        Figure(name="features.image@4x512x512", published=4096, tolerance=0.0, source="arXiv 2409.18869, section 2.2"),
-        Figure(name="codes.image", published=32_768, tolerance=0.0, source="arXiv 2409.18869, table 2"),
-        Figure(name="cell.image", published=8, tolerance=0.0, source="arXiv 2409.18869, table 2"),
-        Figure(name="frames.image", published=4, tolerance=0.0, source="arXiv 2409.18869, table 2"),
-        Figure(name="vocab", published=184_622, tolerance=0.0, source="arXiv 2409.18869, table 3"),
+        Figure(name="features.image", published=4096, tolerance=0.0, source="arXiv 2409.18869, vision tokenizer"),
+        Figure(
+            name="features.image@4x512x512", published=4096, tolerance=0.0, source="arXiv 2409.18869, vision tokenizer"
+        ),
+        Figure(
+            name="tokens.video@8x512x512",
+            published=2 * (4096 + 64 + 1) + 2,
+            tolerance=0.0,
+            source="derived: two times 64 rows of 64 codes with their ends, and the marks around",
+        ),
+        Figure(name="codes.image", published=32_768, tolerance=0.0, source="arXiv 2409.18869, vision tokenizer"),
+        Figure(name="cell.image", published=8, tolerance=0.0, source="arXiv 2409.18869, vision tokenizer"),
+        Figure(name="frames.image", published=4, tolerance=0.0, source="arXiv 2409.18869, vision tokenizer"),
+        Figure(name="vocab", published=151_643 + 211 + 32_768, tolerance=0.0, source="text, control tokens and codes"),
         Figure(name="parameters.backbone", published=8.49e9, tolerance=0.01, source="released Emu3-Gen: 8.49 B"),
-        Figure(name="width", published=4096, tolerance=0.0, source="arXiv 2409.18869, table 3"),
-        Figure(name="hidden", published=14_336, tolerance=0.0, source="arXiv 2409.18869, table 3"),
-        Figure(name="depth", published=32, tolerance=0.0, source="arXiv 2409.18869, table 3"),
-        Figure(name="kv_heads", published=8, tolerance=0.0, source="arXiv 2409.18869, table 3"),
-        Figure(name="lr.pretrain", published=5e-5, tolerance=0.0, source="arXiv 2409.18869, section 2.4"),
+        Figure(name="width", published=4096, tolerance=0.0, source="arXiv 2409.18869, architecture"),
+        Figure(name="hidden", published=14_336, tolerance=0.0, source="arXiv 2409.18869, architecture"),
+        Figure(name="depth", published=32, tolerance=0.0, source="arXiv 2409.18869, architecture"),
+        Figure(name="kv_heads", published=8, tolerance=0.0, source="arXiv 2409.18869, architecture"),
+        Figure(name="lr.pretrain", published=5e-5, tolerance=0.0, source="arXiv 2409.18869, pre-training"),
     )
     return Recipe(
         name="emu3", title="Emu3 8B", paper="arXiv 2409.18869", family=FAMILY, size=size, model=model,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sensorium.connectors.rows import Rows
-from sensorium.data.mixture import Mixture, Part
-from sensorium.data.questions import Captions, EmojiQuestions
+from sensorium.data.questions import EmojiQuestions
 from sensorium.data.reframe import Aspect, Reframed
 from sensorium.encoders.patch import Patch
 from sensorium.encoders.transform import ImageTransform
@@ -61,7 +60,7 @@ def fuyu(size: Size = "tiny") -> Recipe:
         width, depth, hidden = (192, 4, 768) if size == "tiny" else (256, 6, 1024)
         backbone = persimmon(width=width, depth=depth, heads=width // 32, hidden=hidden, vocab=259,
                              norm=Norm.Config(kind="layer"), tied=True)  # fmt: skip
-        transform, patch = ImageTransform(size=64, resize="keep", multiple=8), 8
+        transform, patch = ImageTransform(size=96, resize="keep", multiple=16), 16
     model = Fused.Config(
         encoders={"image": Patch.Config(transform=transform, patch=patch, dim=backbone.width)},
         connectors={"image": Rows.Config()}, backbone=backbone,
@@ -83,7 +82,7 @@ def fuyu(size: Size = "tiny") -> Recipe:
         template=TEMPLATE if size == "paper" else Template(), stages=_stages(size),
         figures=figures if size == "paper" else (), evaluations=() if size == "paper" else evaluations(300),
         deviations=(
-            "tiny, small: 8 px patches of pictures up to 64 px, a smaller decoder, all from scratch",
+            "tiny, small: 16 px patches of pictures up to 96 px, a smaller decoder, all from scratch",
             "the newline is learned beside the vocabulary, not a row of it",
             "the published training is not described beyond the architecture: one stage in which everything learns",
             BUILT_IN, TOKENIZER,
@@ -98,15 +97,11 @@ def _stages(size: Size) -> tuple[Stage, ...]:
     }
     if size == "paper":
         return (Stage(name="train", lr=1e-4, epochs=1, tokens=4096, checkpointing=True, **every),)
-    questions = EmojiQuestions(families=("caption", "choice_name"), questions_per_picture=2, rounds=4)
-    data = Mixture(
-        parts=(
-            Part(name="names", source=Reframed(source=Captions(plain=False), aspects=ASPECTS)),
-            Part(name="questions", source=Reframed(source=questions, aspects=ASPECTS)),
-        )
-    )
+    # every round frames a picture anew: without an encoder trained elsewhere, shapes must be seen in many places
+    names = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=40)
+    data = Reframed(source=names, aspects=ASPECTS)
     common = {"tokens": 4096, "weight_decay": 0.05, "betas": (0.9, 0.98), "data": data, **every}
-    return (Stage(name="train", lr=2e-3, steps={"tiny": 1000, "small": 1600}[size], **common),)
+    return (Stage(name="train", lr=2e-3, steps={"tiny": 3000, "small": 4000}[size], **common),)
 
 
 def evaluations(count: int) -> tuple[Choice, ...]:

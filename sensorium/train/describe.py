@@ -189,9 +189,9 @@ def measure(described: Description, key: str) -> float:
         return sum(count for name, count in described.sizes.items() if fnmatchcase(name, glob))
     name, _, size = key.partition("@")
     kind = name.partition(".")[2]
-    if size and kind in described.recipe.model.readers:
+    if size and kind in described.recipe.model.kinds:
         shape = tuple(map(int, size.split("x")))
-        reader = described.recipe.model.readers[kind]
+        reader = described.recipe.model.reader(kind)
         tiles = reader.transform.views((shape[-2], shape[-1])) - 1
         known |= {
             f"tokens.{kind}@{size}": described.recipe.model.num_tokens(kind, shape),

@@ -104,6 +104,33 @@ def test_a_picture_of_another_size_than_planned_is_an_error(model):
         model.config.written(sequence)
 
 
+class Clip:
+    """Frames of noise."""
+
+    def __init__(self, *seeds: int) -> None:
+        self.frames = [Noise(seed).image for seed in seeds]
+
+    def key(self) -> str:
+        return "".join(str(hash(frame.tobytes())) for frame in self.frames)
+
+    def shape(self):
+        return len(self.frames), 8, 8
+
+    def load(self):
+        return self.frames
+
+
+def test_a_clip_goes_through_the_codec_of_pictures_frame_after_frame(model):
+    shared = token_model().config.replace(share={"video": "image"}).build().eval()
+    shared.load_state_dict(model.state_dict())
+    [clip] = prepared(shared, Sample((Segment("text", "a"), Segment("video", Clip(1, 2)))))
+    [first] = prepared(model, document("a", Noise(1)))
+    [second] = prepared(model, document("a", Noise(2)))
+    rows = [one.ids.tolist()[3:-2] for one in (first, second)]  # without begin, word, open, close, end
+    assert clip.ids.tolist() == [257, ord("a"), OPEN, *rows[0], *rows[1], CLOSE, 258]
+    assert clip.spans[0].kind == "video"
+
+
 def test_text_that_looks_like_codes_stays_text(model):
     sequence = renderer_of(model).render(document("<|image|>\u0115"))
     assert int(sequence.ids.max()) < WORDS

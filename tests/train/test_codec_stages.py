@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from tiny_training import Pictures, tiny_recipe
 
+from sensorium import api
 from sensorium.codecs.conv import Convolutions
 from sensorium.codecs.tokens import CodeTokens
 from sensorium.codecs.vq import VQ, Quantizer
@@ -116,5 +117,9 @@ def test_after_training_it_draws_and_answers(tmp_path):
     engine = subject_of(run.recipe, model, tokenizer).engine
     [[picture]] = engine.draw([Sample((Segment("text", "red"),))], Sampling(temperature=1.0, guidance=2.0))
     assert picture.size == (16, 16)
+    model = api.load(tmp_path / "run", precision="fp32")
+    again, other = model.draw("red", seed=3), model.draw("red", seed=4)
+    assert again.tobytes() == model.draw("red", seed=3).tobytes()
+    assert again.size == other.size == (16, 16)
     row = Pictures().build()[0].segments[0]
     assert isinstance(engine.generate([Sample((row,))], Sampling(max_tokens=3))[0], str)
