@@ -21,7 +21,7 @@ from sensorium.errors import UserError, nearest
 
 C = TypeVar("C", bound="Config")
 
-ROOMS = ("nn", "encoders", "connectors", "models", "objectives", "data", "train", "evaluate", "hub", "render")
+ROOMS = ("nn", "encoders", "connectors", "codecs", "models", "objectives", "data", "train", "evaluate", "hub", "render")
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

@@ -261,8 +261,7 @@ class _Builder:
         for piece in pieces:
             if isinstance(piece, int) and self.segments[piece].kind != "text":
                 self._text(pending)
-                in_stream = self._span(self.segments[piece])
-                closes = in_stream and self._trained(self.segments[piece])
+                closes = self._span(self.segments[piece])
             elif isinstance(piece, int):
                 segment = self.segments[piece]
                 closes = self._trained(segment)
@@ -277,10 +276,11 @@ class _Builder:
                     closes = False
         self._text(pending)
 
-    def _trained(self, segment: Segment) -> bool:
+    def _trained(self, segment: Segment, mode: str = "token") -> bool:
+        """Whether a segment carries loss. mode: how an item enters the stream; only tokens can be said."""
         if segment.train is not None:
             return segment.train
-        if segment.kind != "text":
+        if segment.kind != "text" and (segment.role is None or mode != "token"):
             return self.plain_sample and segment is self.segments[-1]
         return segment.role == "assistant" or self.plain_sample
 
@@ -311,7 +311,7 @@ class _Builder:
         self.next_position = max(self.next_position, *(place + 1 for place in self.position[-1]))
 
     def _span(self, segment: Segment) -> bool:
-        """Place an item; returns whether it stands in the stream, not beside it."""
+        """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too."""
         media = segment.data
         if not isinstance(media, Media):
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
@@ -334,11 +334,12 @@ class _Builder:
             start = len(self.ids) - 1
         else:
             start = len(self.ids)
-            self._fill(segment.kind, plan)
+            said = plan.mode == "token" and self._trained(segment)
+            self._fill(segment.kind, plan, plan.weight if said else 0.0)
         self.spans.append(Span(segment.kind, start, plan.tokens, len(members) - 1, mode=plan.mode, route=plan.route))
-        return plan.mode != "memory"
+        return plan.mode != "memory" and self._trained(segment, plan.mode)
 
-    def _fill(self, kind: str, plan: Plan) -> None:
+    def _fill(self, kind: str, plan: Plan, weight: float) -> None:
         """The placeholders of an item."""
         filler = self.renderer.tokenizer.pad
         first = self.next_position
@@ -347,7 +348,7 @@ class _Builder:
             places = list(product(*map(range, plan.grid)))
         for place in places:
             at = (first + place[0], first + place[1], first + place[2])
-            self._token(filler if filler is not None else 0, 0.0, KINDS.index(kind), at)
+            self._token(filler if filler is not None else 0, weight, KINDS.index(kind), at)
 
     def finish(self, sample: Sample) -> Sequence:
         if not self.segments or not self.ids:

@@ -87,12 +87,14 @@ class Plan:
     """How an item enters the stream, known before it is decoded; the model's own answer, asked by the renderer.
 
     tokens    how many the connector makes of it
-    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read
+    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read; token: they
+              are ids, of codes and their marks, which are filled in when the codes are known; latent: a codec's latents
     route     which weights they take in a routed block; None is the first, text's
     together  all of them share one position (CogVLM section 2.1)
     grid      (frames, rows, columns) of them: each has its own place in time, row and column behind what comes before,
               and what follows goes on after the last of any (M-RoPE, Qwen2-VL section 2.1)
     read      the connector also reads the words of the item's turn (InstructBLIP section 2.3)
+    weight    loss weight of each of its tokens where it is to be learned (mode token)
     """
 
     tokens: int
@@ -101,6 +103,7 @@ class Plan:
     together: bool = False
     read: bool = False
     grid: tuple[int, int, int] | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

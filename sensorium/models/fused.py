@@ -3,19 +3,23 @@
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
     items -- encoder -- connector -- by span ----'              |
-                              `----- memory -- cross-attention -'
+       \\                      `----- memory -- cross-attention -'
+        `-- codec -- codes, which are ids
 
-LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans).
+LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
+Emu3 and Chameleon (token spans), whose logits say pictures as they say words.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from sensorium.codecs.tokens import CodeTokens
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.wiring import Outputs, Wiring
@@ -41,6 +45,7 @@ class Fused(Wiring):
         spread    kinds whose tokens have places in time, row and column (M-RoPE); their connectors keep a grid
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
+        tokens    kinds whose items are codes of their codec, among the words of the vocabulary
         """
 
         backbone: Backbone.Config
@@ -50,6 +55,15 @@ class Fused(Wiring):
         together: tuple[str, ...] = ()
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
+        tokens: dict[str, CodeTokens] = {}
+
+        @property
+        def formats(self) -> dict[str, CodeTokens]:
+            return self.tokens
+
+        @property
+        def reads_text(self) -> bool:
+            return True
 
         @property
         def stack(self) -> Backbone.Config:
@@ -60,6 +74,11 @@ class Fused(Wiring):
             return self.source is not None
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            if self.coded(kind):
+                owner = self.owner(kind)
+                tokens = self.tokens[owner]
+                return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
+                            kind in self.together, weight=tokens.weight)  # fmt: skip
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
@@ -72,6 +91,23 @@ class Fused(Wiring):
                 raise UserError(f"tokens of {kind} are spread over rows and columns, and its connector leaves no plain "
                                 "grid: take it out of `spread`, or choose another connector")  # fmt: skip
             return grid.frames, grid.rows, grid.cols
+
+        def written(self, sequence: Sequence) -> Sequence:
+            ids = sequence.ids
+            for span in sequence.spans:
+                item = sequence.items[span.kind][span.item]
+                if span.mode != "token" or item.features is None:
+                    continue
+                owner = self.owner(span.kind)
+                wrote = self.tokens[owner].write(item.features[:, 0], self.codecs[owner].grid(item.shape))
+                if len(wrote) != span.length:
+                    raise ValueError(
+                        f"the {span.kind} at token {span.start} was planned with {span.length} tokens and has "
+                        f"{len(wrote)}: the sequence was rendered for another model"
+                    )
+                ids = ids.clone() if ids is sequence.ids else ids
+                ids[span.start : span.start + span.length] = wrote.to(ids.device)
+            return replace(sequence, ids=ids)
 
         def token_width(self, kind: str) -> int:
             cross = self.backbone.block.cross
@@ -89,10 +125,26 @@ class Fused(Wiring):
             if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
                 raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
                                  "memory='all'")  # fmt: skip
+            self._check_tokens()
             most = max(self.routes.values(), default=0)
             if most >= self.backbone.block.routes:
                 raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
             return self
+
+        def _check_tokens(self) -> None:
+            """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
+            coded = {kind for kind in self.codecs if kind not in self.encoders}
+            if set(self.tokens) != coded:
+                raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
+                                 f"others do: given {sorted(self.tokens)}")  # fmt: skip
+            taken: set[int] = set()
+            for kind, tokens in self.tokens.items():
+                if tokens.codes != self.codecs[kind].codes:
+                    raise ValueError(f"tokens.{kind} has {tokens.codes} codes, its codec {self.codecs[kind].codes}")
+                if max(tokens.ids) >= self.backbone.vocab or taken & set(tokens.ids):
+                    raise ValueError(f"tokens.{kind} ends at id {max(tokens.ids)}: the vocabulary has "
+                                     f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
+                taken |= set(tokens.ids)
 
     config: Config
 
@@ -121,9 +173,12 @@ class Fused(Wiring):
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
         added to the stream between its blocks."""
+        self._check_codes(sequence)
         x = self.backbone.embed_tokens(sequence.ids)
         beside, deeper = {}, {}
         for kind in self.config.kinds:
+            if self.config.coded(kind):  # ids already
+                continue
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
                 beside[kind] = tokens
@@ -136,6 +191,15 @@ class Fused(Wiring):
             else:
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
+
+    def _check_codes(self, sequence: Sequence) -> None:
+        """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
+        for span in sequence.spans:
+            if span.mode == "token" and sequence.items[span.kind][span.item].features is None:
+                raise ValueError(
+                    f"the {span.kind} at token {span.start} has no codes: freeze its codec while the language model "
+                    "reads it, so that `Task.complete` or `Engine.prepare` can write them"
+                )
 
     def read(self, sequence: Sequence) -> Tensor:
         """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""

@@ -214,7 +214,12 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
         parameter.requires_grad_(stage.trains(name))
     kept = _Kept(model)
     encode, encoded = _encode(model, items, kept)
-    ran = _towers(model, encoded, kept) if isinstance(model, Dual) else _stream(model, encoded, items, kept)
+    if isinstance(model, Dual):
+        ran = _towers(model, encoded, kept)
+    elif model.config.reads_text:
+        ran = _stream(model, encoded, items, kept)
+    else:
+        ran = _codecs(model, items, kept)
     loss = ran.loss
     with _counting() as backward:
         if loss.requires_grad:
@@ -231,7 +236,8 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     )
     activations = kept.outside + sum(kept.blocks)
     if stage.checkpointing:  # the inputs of all blocks, and one block at a time in full
-        inputs = len(kept.blocks) * ran.length * model.stack.config.width * WEIGHT
+        width = model.stack.config.width if model.config.reads_text else 0
+        inputs = len(kept.blocks) * ran.length * width * WEIGHT
         activations = kept.outside + inputs + max(kept.blocks, default=0)
     return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / ran.length))))
 
@@ -251,7 +257,10 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
     with _counting() as forward, kept.hooks():
         tokens = {kind: model.connectors[kind](features) for kind, features in encoded.items()}
         plans = {kind: model.config.plan(kind, items[kind].shape) for kind in tokens}
-        ids = torch.zeros(TEXT_TOKENS, dtype=torch.long, device="meta")
+        coded = sum(
+            model.config.num_tokens(kind, item.shape) for kind, item in items.items() if model.config.coded(kind)
+        )
+        ids = torch.zeros(TEXT_TOKENS + coded, dtype=torch.long, device="meta")
         inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
         x = torch.cat([*inside, model.stack.embed_tokens(ids)])
@@ -262,12 +271,12 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
             memory, x = source(x, replace(_causal(len(x), 0, [0] * len(x)), causal=False)), said
         length = len(x)
         routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
-        layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])
+        layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * len(ids)][-length:])
     with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
         hidden = model.stack(x, layout, memory=memory)
     with _counting() as head, kept.hooks():
-        logits = model.stack.logits(hidden[-LOSS_TOKENS:]).float()
-        target = torch.zeros(LOSS_TOKENS, dtype=torch.long, device="meta")
+        logits = model.stack.logits(hidden[-(LOSS_TOKENS + coded) :]).float()
+        target = torch.zeros(LOSS_TOKENS + coded, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
@@ -285,12 +294,29 @@ def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
 
+def _codecs(model: Wiring, items: dict[str, Item], kept: _Kept) -> _Ran:
+    """Items through their codecs and back, and the error of what comes back."""
+    length = sum(model.config.num_tokens(kind, item.shape) for kind, item in items.items() if kind in model.codecs)
+    with _counting() as forward, kept.hooks():
+        losses = []
+        for kind in model.codecs:
+            data = items[kind].data
+            assert data is not None
+            pixels = data.transpose(0, 1)[None].to(model.codec(kind).reference())
+            losses.append((model.codec(kind)(pixels).pixels - pixels).float().square().mean())
+    return _Ran(torch.stack(losses).sum(), length, 0, forward.get_total_flops())
+
+
 def _encode(model: Wiring, items: dict[str, Item], kept: _Kept) -> tuple[int, dict[str, Any]]:
     """FLOPs of the encoders' forward pass, and their features."""
     features = {}
     with _counting() as counter, kept.hooks():
         for kind, encoder in model.encoders.items():
             features[kind] = encoder([items[kind]])
+        for kind, item in items.items():
+            if model.config.reads_text and kind in model.codecs and item.data is not None:
+                codec = model.codec(kind)
+                codec.encode(item.data.transpose(0, 1)[None].to(codec.reference()))
     return counter.get_total_flops(), features
 
 

@@ -104,6 +104,8 @@ class Recipe(Config):
     tokenizer  "bytes", or the pretrained part whose file carries it
     init       pretrained weights by part: {"backbone": ..., "encoders.image": ...}
     evaluations  what the trained model is asked, always beside its blind control
+    judge      a contrastive recipe whose model tells what made pictures show; it is trained once, before the first
+               evaluation that asks it, and kept for every run that names the same (train/judge.py)
     """
 
     name: str
@@ -117,6 +119,7 @@ class Recipe(Config):
     init: dict[str, Pretrained] = {}
     stages: tuple[Stage, ...]
     evaluations: tuple[EvaluationTask, ...] = ()
+    judge: Recipe | None = None
     figures: tuple[Figure, ...] = ()
     deviations: tuple[str, ...] = ()
     seed: int = 0

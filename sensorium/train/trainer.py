@@ -273,7 +273,7 @@ class _StageLoop:
         sequences = [batch.sequence for batch in batches if batch.mine]
         counts = self.ranks.sums(self.task.counts(sequences))
         report = self.ranks.merged(self.task.backward(sequences, counts))
-        taken = optimizer.step(step)
+        taken = {**optimizer.step(step), **self.task.after_step()}
         tokens, samples = sum(len(batch.sequence) for batch in batches), sum(batch.samples for batch in batches)
         result.samples, result.tokens = result.samples + samples, result.tokens + tokens
         result.bad = batches[-1].bad

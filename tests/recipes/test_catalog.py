@@ -39,6 +39,8 @@ PUBLISHED_STAGES = {
     "openflamingo": [{"connectors.image", "backbone.cross"}],
     "cogvlm": [{"connectors.image", "backbone.routes"}] * 2,
     **{key: [{"encoders.image", "connectors.image", "backbone", "head"}] for key in ("clip", "siglip", "unicl")},
+    "fuyu": [{"encoders.image", "connectors.image", "backbone"}],
+    **{key: [{"codecs.image"}, {"backbone"}, {"backbone"}] for key in ("chameleon", "emu3")},
     "blip-2": [{"connectors.image", "head", "grounding"}, {"connectors.image"}],
     "blip-2-flan-t5": [{"connectors.image", "head", "grounding"}, {"connectors.image"}],
     "instructblip": [{"connectors.image", "head", "grounding"}, {"connectors.image"}, {"connectors.image"}],
@@ -65,6 +67,7 @@ def described(name: str, size: str) -> Description:
 def test_every_system_of_the_issue_has_a_recipe_under_its_paper_name():
     wanted = {"llava", "llava-1.5", "llava-next", "yi-vl", "seechat", "chinese-llava", "minigpt-v2"}
     wanted |= {"clip", "siglip", "unicl", "blip-2", "instructblip", "minigpt-4", "flamingo", "openflamingo", "cogvlm"}
+    wanted |= {"fuyu", "chameleon", "emu3"}
     assert wanted <= set(NAMES)
     assert set(PUBLISHED_STAGES) == set(NAMES)
 
