@@ -55,6 +55,17 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/connectors/test_pool.py::test_minigpt_v2_makes_256_tokens_of_448_pixels",
         FREEZING,
     ),
+    ("dit", "C"): (
+        "tests/models/test_denoiser.py::test_packed_equals_separate_for_any_shape",
+        "tests/models/test_denoiser.py::test_a_new_model_predicts_zero_and_every_parameter_learns_soon",
+        "tests/infer/test_painting.py::test_guidance",
+        "tests/infer/test_painting.py::test_sdedit_keeps_the_picture_at_strength_zero_and_forgets_it_at_one",
+        "tests/infer/test_painting.py::test_inpainting_keeps_what_is_kept",
+    ),
+    ("dit", "P"): (
+        "tests/nn/test_dit_block_parity.py::test_dit_block",
+        "tests/diffusion/test_schedulers_parity.py::test_dpm_solver",
+    ),
     ("llava-1.5", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
     ("llava-1.5-13b", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
     ("llava-next", "P"): (f"{PARITY}::test_llava_next_is_transformers_llava_next",),

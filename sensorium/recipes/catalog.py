@@ -18,6 +18,7 @@ from sensorium.recipes.chameleon import chameleon
 from sensorium.recipes.chinese_llava import chinese_llava
 from sensorium.recipes.clip import clip
 from sensorium.recipes.cogvlm import cogvlm
+from sensorium.recipes.dit import dit
 from sensorium.recipes.emu3 import emu3
 from sensorium.recipes.flamingo import flamingo, openflamingo
 from sensorium.recipes.fuyu import fuyu
@@ -55,6 +56,7 @@ def catalog() -> tuple[RecipeFunction, ...]:
         clip,
         siglip,
         unicl,
+        dit,
         fuyu,
         chameleon,
         emu3,

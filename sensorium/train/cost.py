@@ -18,9 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.encoders.vit import ViT
 from sensorium.mask import Layout, MemoryLayout, Routes
+from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
+from sensorium.nn.modulation import Conditions
 from sensorium.sequence import Item
 from sensorium.train.recipe import Stage
 
@@ -113,10 +115,9 @@ def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str,
 def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
     found: dict[str, tuple[int, int]] = {}
-    if getattr(config, "backbone", None) is not None:
-        found["backbone"] = (config.stack.depth, 2)
-    if found and config.stack.block.cross is not None:  # blocks differ: with cross-attention and without
-        found["backbone"] = (config.stack.depth, config.stack.depth)
+    backbone = getattr(config, "backbone", None)
+    if backbone is not None:  # with cross-attention in some, blocks differ
+        found["backbone"] = (backbone.depth, 2 if backbone.block.cross is None else backbone.depth)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
             found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)
@@ -131,7 +132,8 @@ def _with_depths(config: Wiring.Config, depths: dict[str, int]) -> Wiring.Config
             encoders[kind] = encoder.replace(backbone=stack)
     if "backbone" not in depths:
         return config.replace(encoders=encoders)
-    return config.replace(encoders=encoders, backbone=config.stack.replace(depth=depths["backbone"]))
+    backbone = getattr(config, "backbone").replace(depth=depths["backbone"])  # noqa: B009
+    return config.replace(encoders=encoders, backbone=backbone)
 
 
 def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
@@ -216,6 +218,8 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     encode, encoded = _encode(model, items, kept)
     if isinstance(model, Dual):
         ran = _towers(model, encoded, kept)
+    elif isinstance(model, Denoiser):
+        ran = _denoised(model, items, kept)
     elif model.config.reads_text:
         ran = _stream(model, encoded, items, kept)
     else:
@@ -236,8 +240,8 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     )
     activations = kept.outside + sum(kept.blocks)
     if stage.checkpointing:  # the inputs of all blocks, and one block at a time in full
-        width = model.stack.config.width if model.config.reads_text else 0
-        inputs = len(kept.blocks) * ran.length * width * WEIGHT
+        stack = getattr(model, "backbone", None) or (model.stack if model.config.reads_text else None)
+        inputs = len(kept.blocks) * ran.length * (stack.config.width if stack is not None else 0) * WEIGHT
         activations = kept.outside + inputs + max(kept.blocks, default=0)
     return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / ran.length))))
 
@@ -291,6 +295,28 @@ def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
         hidden = model.stack(x, _causal(length, 0, [0] * length))
     with _counting() as head, kept.hooks():
         loss = (image.float() @ model.head.text(hidden[-1:]).float().T).sum() * model.head.log_scale
+    return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
+
+
+def _denoised(model: Denoiser, items: dict[str, Item], kept: _Kept) -> _Ran:
+    """The noised latent of one item, under a text as long as its stack has positions for (of labels, one)."""
+    config = model.config
+    kind, item = next(iter(items.items()))
+    length = config.num_tokens(kind, item.shape)
+    said = min(TEXT_TOKENS, config.text.positions or TEXT_TOKENS) if config.text.depth else 1
+    reads = config.backbone.block.cross is not None
+    with _counting() as forward, kept.hooks():
+        ids = torch.zeros(said, dtype=torch.long, device="meta")
+        states = model.text(model.text.embed_tokens(ids), _causal(said, 0, []))
+        asked = torch.ones(1, dtype=torch.bool, device="meta")
+        told = model.prompt(states.mean(0, keepdim=True), asked) + model.time(torch.zeros(1, device="meta"))
+        x = model.enter(torch.zeros(length, config.channels, dtype=told.dtype, device="meta"))
+    layout = replace(_causal(length, said if reads else 0, []), causal=False)
+    conditions = Conditions(told, torch.zeros(length, dtype=torch.long, device="meta"))
+    with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
+        hidden = model.backbone(x, layout, memory=states if reads else None, conditions=conditions)
+    with _counting() as head, kept.hooks():
+        loss = model.leave(hidden).float().square().mean()
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
 

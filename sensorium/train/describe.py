@@ -175,8 +175,8 @@ def canvases(reader: Reader) -> tuple[Shape, ...]:
 def measure(described: Description, key: str) -> float:
     """The number that a Figure names.
 
-    parameters.total, parameters.<part>; share.<part> of all parameters; trained.<stage>, lr.<stage>; stages;
-    tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
+    parameters.total, parameters.<part>, parameters.without_codecs; share.<part> of all parameters; trained.<stage>,
+    lr.<stage>; stages; tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
     view.<kind> (pixels on a side), features.<kind> of an encoder or codec for a picture of its native size;
     codes.<kind> of a codec, cell.<kind> (pixels on a side of one code or latent), frames.<kind>; width, depth, heads,
     kv_heads, hidden, vocab and context (learned positions) of the text stack; reading.every so many blocks have
@@ -211,6 +211,8 @@ def _measures(described: Description) -> dict[str, float]:
     stack = model.stack
     attention, ffn = stack.block.attention, stack.block.ffn
     found: dict[str, float] = {"parameters.total": total, "stages": len(described.stages)}
+    coded = sum(count for part, count in described.parts.items() if part.startswith("codecs."))
+    found["parameters.without_codecs"] = total - coded
     for part, count in described.parts.items():
         found[f"parameters.{part}"] = count
         found[f"share.{part}"] = count / total
@@ -264,8 +266,8 @@ def part_configs(model: Wiring.Config) -> dict[str, PartConfig]:
     parts: dict[str, PartConfig] = {f"codecs.{kind}": codec for kind, codec in model.codecs.items()}
     for kind in model.encoders:
         parts |= {f"encoders.{kind}": model.encoders[kind], f"connectors.{kind}": model.connectors[kind]}
-    backbone = getattr(model, "backbone", None)
-    return parts if backbone is None else {**parts, "backbone": backbone}
+    stacks = {name: getattr(model, name, None) for name in ("text", "backbone")}
+    return {**parts, **{name: stack for name, stack in stacks.items() if isinstance(stack, Backbone.Config)}}
 
 
 def summary(config: PartConfig) -> str:

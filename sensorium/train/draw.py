@@ -11,8 +11,10 @@ import textwrap
 from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
+from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.train.describe import Description, StageView, count, describe, native, size_of
+from sensorium.train.draw_denoiser import draw_denoiser
 from sensorium.train.draw_parts import draw_column, draw_part
 from sensorium.train.draw_towers import draw_towers
 from sensorium.train.recipe import Recipe
@@ -79,6 +81,9 @@ def _header(described: Description) -> Iterable[str]:
 def _figure(described: Description, top: float) -> Iterable[str]:
     if isinstance(described.recipe.model, Dual.Config):
         yield from draw_towers(described, top)
+        return
+    if isinstance(described.recipe.model, Denoiser.Config):
+        yield from draw_denoiser(described, top)
         return
     kinds = list(described.recipe.model.readers)
     backbone = Box(MARGIN, top + 70, FIGURE, 104)

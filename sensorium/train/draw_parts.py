@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable
 
 from sensorium.codecs.base import Codec
+from sensorium.models.denoiser import Denoiser
 from sensorium.train.describe import Description, count, native, part_configs, summary
 from sensorium.train.shapes import (
     FIGURE,
@@ -78,9 +79,12 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
     config = part_configs(described.recipe.model)[part]
     kind, _, facts = summary(config).partition(": ")
     room, _, item = part.partition(".")
-    stack = "Language backbone" if described.recipe.model.speaks else "Text tower"
+    model = described.recipe.model
+    stack = "Language backbone" if model.speaks else "Text tower"
+    if isinstance(model, Denoiser.Config):
+        stack = "Denoising stack"
     title = {"encoders": f"{item.capitalize()} encoder ({kind})", "connectors": f"Connector ({kind})",
-             "codecs": f"{item.capitalize()} codec ({kind})"}.get(room, stack)  # fmt: skip
+             "codecs": f"{item.capitalize()} codec ({kind})", "text": "Text stack"}.get(room, stack)  # fmt: skip
     lines = textwrap.wrap(facts, max(24, int((box.w - 40) / 6.1)))[:2]
     amount = f"{count(described.parts.get(part, 0))} parameters"
     y = box.y + (box.h - 18 * (1 + len(lines)) - 16) / 2 + 12

@@ -258,6 +258,8 @@ class _StageLoop:
                     self.log.write(self.stage.name, self.index, step + 1, metrics, seconds=seconds)
                 bar.update(step + 1, metrics["loss"], metrics["samples"], metrics["tokens"])
                 last = step + 1 == self.steps
+                if last:
+                    optimizer.settle()
                 # asked once: a signal during the save waits for a step. A signal to one rank stops all, at this step
                 due, stop = self.ranks.any(self.every.due(), self.asked())
                 if last or stop or due:
