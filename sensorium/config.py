@@ -22,8 +22,8 @@ from sensorium.errors import UserError, nearest
 C = TypeVar("C", bound="Config")
 
 ROOMS = (
-    "nn", "encoders", "connectors", "codecs", "diffusion", "models", "objectives", "data", "infer", "train", "evaluate",
-    "hub", "render",
+    "nn", "encoders", "connectors", "codecs", "diffusion", "models", "objectives", "data", "train", "evaluate", "hub",
+    "render",
 )  # fmt: skip
 
 

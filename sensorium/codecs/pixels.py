@@ -24,7 +24,7 @@ class Pixels(Codec):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.register_buffer("one", torch.ones(()), persistent=False)  # it has no parameter to say where it lives
+        self.register_buffer("one", torch.ones(()))  # it has no parameter to say where it lives
 
     def reference(self) -> Tensor:
         return self.one

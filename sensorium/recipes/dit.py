@@ -81,7 +81,7 @@ def model_for(size: Size) -> Denoiser.Config:
     return Denoiser.Config(
         codecs={"image": Pixels.Config(transform=transform)}, share={"video": "image"},
         backbone=blocks(width=width, depth=depth, heads=heads, cross=cross, cross_every=2),
-        text=text, rule=AttentionRule("full" if size == "tiny" else "causal"), schedule=Flow(),
+        text=text, rule=AttentionRule("full" if size == "tiny" else "causal"), schedule=Flow(density="logistic"),
         predictor=Predictor(kind="flow"), patch=(1, 4, 4), sections=(width // 4, 3 * width // 8, 3 * width // 8),
     )  # fmt: skip
 
