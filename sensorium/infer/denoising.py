@@ -10,14 +10,14 @@ from torch import Tensor
 from sensorium.diffusion.sampler import Sampler
 from sensorium.infer.cache import Cache
 from sensorium.mask import compile_layout
-from sensorium.models.fused import Fused, noisy
 from sensorium.models.latent_head import Noised
+from sensorium.models.latent_stream import LatentStream, noisy
 from sensorium.sequence import Sequence
 
 
 @torch.inference_mode()
 def denoise(
-    model: Fused, sequence: Sequence, kind: str, noise: Tensor, sampler: Sampler,
+    model: LatentStream, sequence: Sequence, kind: str, noise: Tensor, sampler: Sampler,
     cache: Cache | None = None, slots: Many[int] = (), seed: int = 0,
 ) -> Tensor:  # fmt: skip
     """(N, P) float32, the clean tokens of the noised spans of a kind, in the order of the spans.

@@ -15,26 +15,24 @@ model of this kind thinks (Qwen2.5-Omni); latent spans, which the same stack den
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from sensorium.codecs.tokens import CodeTokens
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
-from sensorium.models.latent_head import LatentHead, Noised
-from sensorium.models.latents import Denoised, Latents, locate, patched, tokens_of
+from sensorium.models.latent_head import Noised
+from sensorium.models.latent_stream import LatentStream
 from sensorium.models.placing import gather_memory, place, places, spans_of
 from sensorium.models.streams import Streams
 from sensorium.models.thinker import Thinker
-from sensorium.models.wiring import Outputs, Wiring
+from sensorium.models.wiring import Outputs
 from sensorium.nn.backbone import Backbone, Between, adding, reading
-from sensorium.sequence import CLEAN, Plan, Sequence, Span
+from sensorium.sequence import Plan, Sequence
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -42,10 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["Fused", "Outputs", "gather_memory", "place"]
 
 
-class Fused(Wiring):
+class Fused(LatentStream):
     """Modality encoders and connectors in front of a language backbone."""
 
-    class Config(Wiring.Config):
+    class Config(LatentStream.Config):
         """backbone  the language model
         source    the encoder of an encoder-decoder, whose decoder is the backbone: it reads the source of each document
                   (an item of kind text, with pictures in it), embedded as the decoder embeds; its states are memory
@@ -58,8 +56,6 @@ class Fused(Wiring):
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
         tokens    kinds whose items are codes of their codec, among the words of the vocabulary
-        latents   kinds whose items are latents of their codec in the stream, which the backbone denoises. An encoder
-                  may read the same items: its tokens then stand behind the latent
         """
 
         backbone: Backbone.Config
@@ -72,7 +68,6 @@ class Fused(Wiring):
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
         tokens: dict[str, CodeTokens] = {}
-        latents: dict[str, LatentHead.Config] = {}
 
         @property
         def formats(self) -> dict[str, CodeTokens]:
@@ -94,7 +89,7 @@ class Fused(Wiring):
             owner = self.owner(kind)
             if owner in self.latents:
                 read = () if self.coded(kind) else (self._read(kind, shape),)
-                return self._denoised(kind, shape, read)
+                return self.denoised(kind, shape, kind in self.together, read)
             if self.coded(kind):
                 tokens = self.tokens[owner]
                 return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
@@ -106,18 +101,6 @@ class Fused(Wiring):
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
             return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid)
-
-        def _denoised(self, kind: str, shape: tuple[int, ...], read: tuple[Plan, ...]) -> Plan:
-            """A latent, noised and as it is where the head wants both, then what an encoder reads of the item."""
-            owner = self.owner(kind)
-            head, together = self.latents[owner], kind in self.together
-            given = Plan(patched(self.codecs[owner].grid(shape), head.patch).tokens, "latent", head.route, together,
-                         time=CLEAN)  # fmt: skip
-            if not head.says:
-                return replace(given, also=read)
-            if not head.clean:
-                return replace(given, time=None, also=read)
-            return replace(given, time=None, visible=False, learned=True, also=(given, *read))
 
         def _grid(self, kind: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
             owner = self.owner(kind)
@@ -162,7 +145,7 @@ class Fused(Wiring):
                                  "memory='all'")  # fmt: skip
             if self.source is not None and self.thinker is not None:
                 raise ValueError("the source of a document is read once: give either `source` or `thinker`")
-            self._check_latents()
+            self.check_latents()
             self._check_tokens()
             most = max([0, *self.routes.values(), *(head.route or 0 for head in self.latents.values())])
             if most >= self.backbone.block.routes:
@@ -184,16 +167,6 @@ class Fused(Wiring):
                                      f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
                 taken |= set(tokens.ids)
 
-        def _check_latents(self) -> None:
-            """Latents need a codec that makes some, and one way to prepare what an encoder reads as well."""
-            for kind in self.latents:
-                if kind not in self.codecs or self.codecs[kind].codes:
-                    raise ValueError(f"latents of kind {kind} are those of a codec without a codebook: give it one "
-                                     f"among `codecs` (given {sorted(self.codecs)})")  # fmt: skip
-                if kind in self.encoders and self.encoders[kind].transform != self.codecs[kind].transform:
-                    raise ValueError(f"an item of kind {kind} is prepared once, for its encoder and for its codec: "
-                                     "give both one transform")  # fmt: skip
-
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -202,13 +175,7 @@ class Fused(Wiring):
         self.source: Backbone | None = config.source.build() if config.source is not None else None
         stack, streams = config.backbone, config.streams
         self.streams: Streams | None = streams.build(stack.vocab, stack.width) if streams is not None else None
-        self.latents = nn.ModuleDict({kind: self._head(kind) for kind in config.latents})
         self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
-
-    def _head(self, kind: str) -> LatentHead:
-        stack, head = self.config.backbone, self.config.latents[kind]
-        width = stack.block.width_of(head.route, stack.width)
-        return head.build(self.config.codecs[kind].width, width, stack.width)
 
     @property
     def stack(self) -> Backbone:
@@ -238,7 +205,7 @@ class Fused(Wiring):
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
-        denoised = {kind: self._leave(kind, hidden, *found) for kind, found in placed.items()}
+        denoised = {kind: self.leave(kind, hidden, *found) for kind, found in placed.items()}
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
@@ -273,78 +240,6 @@ class Fused(Wiring):
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
 
-    # ---- latents
-
-    def locate(self, kind: str, sequence: Sequence) -> Latents:
-        """Where the latent spans of a kind stand."""
-        spans = [span for span in sequence.spans if span.kind == kind and span.mode == "latent"]
-        owner = self.config.owner(kind)
-        grids = [self.config.codecs[owner].grid(item.shape) for item in sequence.items.get(kind, [])]
-        return locate(replace(sequence, spans=spans), {kind: grids}, self.config.latents[owner].patch)
-
-    def clean(self, kind: str, sequence: Sequence, spans: list[Span]) -> list[Tensor]:
-        """(N, P) float32 of each of these spans: the latent of its item as it is."""
-        both = not self.config.coded(kind)
-        wanted = sorted({span.item for span in spans})
-        items = [sequence.items[kind][item] for item in wanted]
-        items = [replace(item, features=item.latents) for item in items] if both else items
-        made = dict(zip(wanted, tokens_of(self.codec(kind), items, self._head_of(kind).config.patch)))
-        return [made[span.item] for span in spans]
-
-    def noise(self, kind: str, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None) -> Noised:
-        """The latents of a kind that are learned, noised at random times or those that spans say.
-
-        noise (N, P), time (S): drawn from torch's generator unless they are given
-        """
-        head, spans = self._head_of(kind), noisy(self.locate(kind, sequence).spans)
-        device, numbers, config = sequence.ids.device, head.numbers, head.config
-        parts = self.clean(kind, sequence, spans)
-        clean = torch.cat([torch.zeros(0, numbers, device=device), *parts])
-        drawn = config.schedule.draw(len(spans), device) if time is None else time
-        own = drawn.new_tensor([math.nan if span.time is None else span.time for span in spans])
-        drawn = torch.where(own.isnan(), drawn, own)
-        noise = torch.randn_like(clean) if noise is None else noise
-        lengths = torch.tensor([len(part) for part in parts], dtype=torch.long, device=device)
-        alpha, sigma = (term.repeat_interleave(lengths)[:, None] for term in config.schedule.terms(drawn))
-        return Noised(alpha * clean + sigma * noise, drawn, config.predictor.target(clean, noise, alpha, sigma))
-
-    def enter(
-        self, x: Tensor, sequence: Sequence, noised: Mapping[str, Noised]
-    ) -> tuple[Tensor, dict[str, tuple[Noised, Tensor, Tensor]]]:
-        """Latents are placed in the stream x (T, D), noised and clean ones.
-
-        Of each kind that is said also the noised ones, (N) where they stand, and (N) of which span each token is.
-        """
-        placed = {}
-        for kind in self.config.kinds:
-            if self.config.owner(kind) not in self.config.latents:
-                continue
-            latents, head = self.locate(kind, sequence), self._head_of(kind)
-            given = noised.get(kind) or self.noise(kind, sequence)
-            moving, still = noisy(latents.spans), [span for span in latents.spans if span.time == CLEAN]
-            pieces = dict(zip(map(id, moving), given.x.split([span.length for span in moving])))
-            pieces |= dict(zip(map(id, still), self.clean(kind, sequence, still)))
-            times = dict(zip(map(id, moving), given.time))
-            rest = given.time.new_tensor(head.config.schedule.clean)
-            values = torch.cat([given.x[:0], *(pieces[id(span)] for span in latents.spans)])
-            time = torch.stack([rest, *(times.get(id(span), rest) for span in latents.spans)])[1:]
-            tokens = head(values, time, latents).to(x.dtype)
-            x = x.index_copy(0, latents.index, tokens) if len(tokens) else x + tokens.sum()
-            if head.config.says:
-                lengths = torch.tensor([span.length for span in moving], dtype=torch.long)
-                number = torch.arange(len(moving)).repeat_interleave(lengths).to(x.device)
-                placed[kind] = (given, places(moving, x.device), number)
-        return x, placed
-
-    def _leave(self, kind: str, hidden: Tensor, noised: Noised, index: Tensor, number: Tensor) -> Denoised:
-        output = self._head_of(kind).predict(hidden.index_select(0, index))
-        return Denoised(output, noised.target, noised.time, number)
-
-    def _head_of(self, kind: str) -> LatentHead:
-        head = self.latents[self.config.owner(kind)]
-        assert isinstance(head, LatentHead)
-        return head
-
     def _check_codes(self, sequence: Sequence) -> None:
         """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
         for span in sequence.spans:
@@ -360,11 +255,6 @@ class Fused(Wiring):
         packed = _sources(sequence)
         x, _, _ = self.stream(packed)
         return self.source(x, compile_layout(packed, AttentionRule("full")))
-
-
-def noisy(spans: list[Span]) -> list[Span]:
-    """Of latent spans those that are noised."""
-    return [span for span in spans if span.time != CLEAN]
 
 
 def _sources(sequence: Sequence) -> Sequence:
