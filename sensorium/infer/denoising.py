@@ -26,7 +26,7 @@ def denoise(
     noise        (N, P) where to start
     seed         of the noise that a random sampler adds
     """
-    config = model.config.latents[model.config.owner(kind)]
+    config = model.head(kind).config
     trail, layout = sampler.trail(config.schedule), compile_layout(sequence, model.config.rule)
     draws = torch.Generator().manual_seed(seed)
     spans = len(noisy(model.locate(kind, sequence).spans))

@@ -48,14 +48,13 @@ class LatentStream(Wiring):
                     raise ValueError(f"an item of kind {kind} is prepared once, for its encoder and for its codec: "
                                      "give both one transform")  # fmt: skip
 
-    config: Config
-
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.latents = nn.ModuleDict({kind: self._head(kind) for kind in config.latents})
+        self._heads = config.latents
+        self.latents = nn.ModuleDict({kind: self._build(kind) for kind in config.latents})
 
-    def _head(self, kind: str) -> LatentHead:
-        stack, head = self.config.stack, self.config.latents[kind]
+    def _build(self, kind: str) -> LatentHead:
+        stack, head = self.config.stack, self._heads[kind]
         width = stack.block.width_of(head.route, stack.width)
         return head.build(self.config.codecs[kind].width, width, stack.width)
 
@@ -64,7 +63,7 @@ class LatentStream(Wiring):
         spans = [span for span in sequence.spans if span.kind == kind and span.mode == "latent"]
         owner = self.config.owner(kind)
         grids = [self.config.codecs[owner].grid(item.shape) for item in sequence.items.get(kind, [])]
-        return locate(replace(sequence, spans=spans), {kind: grids}, self.config.latents[owner].patch)
+        return locate(replace(sequence, spans=spans), {kind: grids}, self._heads[owner].patch)
 
     def clean(self, kind: str, sequence: Sequence, spans: list[Span]) -> list[Tensor]:
         """(N, P) float32 of each of these spans: the latent of its item as it is."""
@@ -72,7 +71,7 @@ class LatentStream(Wiring):
         wanted = sorted({span.item for span in spans})
         items = [sequence.items[kind][item] for item in wanted]
         items = [replace(item, features=item.latents) for item in items] if both else items
-        made = dict(zip(wanted, tokens_of(self.codec(kind), items, self._head_of(kind).config.patch)))
+        made = dict(zip(wanted, tokens_of(self.codec(kind), items, self.head(kind).config.patch)))
         return [made[span.item] for span in spans]
 
     def noise(self, kind: str, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None) -> Noised:
@@ -80,7 +79,7 @@ class LatentStream(Wiring):
 
         noise (N, P), time (S): drawn from torch's generator unless they are given
         """
-        head, spans = self._head_of(kind), noisy(self.locate(kind, sequence).spans)
+        head, spans = self.head(kind), noisy(self.locate(kind, sequence).spans)
         device, numbers, config = sequence.ids.device, head.numbers, head.config
         parts = self.clean(kind, sequence, spans)
         clean = torch.cat([torch.zeros(0, numbers, device=device), *parts])
@@ -101,9 +100,9 @@ class LatentStream(Wiring):
         """
         placed = {}
         for kind in self.config.kinds:
-            if self.config.owner(kind) not in self.config.latents:
+            if self.config.owner(kind) not in self._heads:
                 continue
-            latents, head = self.locate(kind, sequence), self._head_of(kind)
+            latents, head = self.locate(kind, sequence), self.head(kind)
             given = noised.get(kind) or self.noise(kind, sequence)
             moving, still = noisy(latents.spans), [span for span in latents.spans if span.time == CLEAN]
             pieces = dict(zip(map(id, moving), given.x.split([span.length for span in moving])))
@@ -122,10 +121,11 @@ class LatentStream(Wiring):
 
     def leave(self, kind: str, hidden: Tensor, noised: Noised, index: Tensor, number: Tensor) -> Denoised:
         """What the states hidden (T, D) say of noised latents that stand at index (N)."""
-        output = self._head_of(kind).predict(hidden.index_select(0, index))
+        output = self.head(kind).predict(hidden.index_select(0, index))
         return Denoised(output, noised.target, noised.time, number)
 
-    def _head_of(self, kind: str) -> LatentHead:
+    def head(self, kind: str) -> LatentHead:
+        """How latents of a kind enter and leave."""
         head = self.latents[self.config.owner(kind)]
         assert isinstance(head, LatentHead)
         return head
