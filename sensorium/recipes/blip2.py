@@ -65,10 +65,10 @@ LINEAR = ("connectors.image.out.*",)
 START = RidgeStart(data=Captions(), layer="out", ridge=0.03, gain=1.5)
 
 STEPS = {
-    "tiny": {"represent": 100, "generate": 100, "align": 60, "instruct": 150},
-    "small": {"represent": 300, "generate": 600, "align": 100, "instruct": 700},
+    "tiny": {"represent": 100, "generate": 100, "align": 60, "instruct": 150, "project": 60, "curate": 50},
+    "small": {"represent": 300, "generate": 600, "align": 100, "instruct": 700, "project": 250, "curate": 100},
 }
-TOKENS = {"represent": 2048, "generate": 512, "align": 512, "instruct": 768}
+TOKENS = {"represent": 2048, "generate": 512, "align": 512, "instruct": 768, "project": 512, "curate": 768}
 """Of a micro-batch at size small."""
 RATES: dict[str, float | dict[str, float]] = {
     "tiny": {"connectors.image.out.*": 2e-3, "*": 1e-3},
@@ -221,9 +221,9 @@ def minigpt_4(size: Size = "small") -> Recipe:
     curated = Mixture(parts=(Part(name="emoji", source=told), Part(name="scenes", source=described)))
     stages = (
         represent(size, model),
-        _stage(size, "align", LINEAR, lr=1e-4, data=Captions(),
+        _stage(size, "project", LINEAR, name="align", lr=1e-4, data=Captions(),
                published="5M pairs of LAION, CC and SBU, 20K steps, batch 256, lr 1e-4, 10 h on 4 A100; linear layer"),
-        _stage(size, "instruct", LINEAR, name="finetune", lr=3e-5, data=curated,
+        _stage(size, "curate", LINEAR, name="finetune", lr=3e-5, data=curated,
                published="3,500 curated descriptions, 400 steps, batch 12, lr 3e-5, 7 minutes on one A100; the same"),
     )  # fmt: skip
     figures = (
@@ -283,7 +283,7 @@ def _stage(
         return Stage(**{**fields, "lr": lr, "epochs": 1, "tokens": 2048, "checkpointing": True})
     tokens = 1024 if size == "tiny" else TOKENS[kind]
     rates = SPEAKING if size == "small" and kind != "represent" else RATES[size]
-    if size == "small" and kind in ("generate", "align"):
+    if size == "small" and kind in ("generate", "align", "project"):
         fields["start"] = START
     return Stage(**{**fields, "lr": rates, "data": data, "steps": STEPS[size][kind], "tokens": tokens})
 
