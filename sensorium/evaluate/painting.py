@@ -14,7 +14,7 @@ from sensorium.data.moving import STEPS
 from sensorium.diffusion.guider import Guider
 from sensorium.evaluate.drawing import Judged
 from sensorium.evaluate.reconstruction import picture_grid
-from sensorium.evaluate.result import Table, TaskResult
+from sensorium.evaluate.result import Picture, Table, TaskResult
 from sensorium.evaluate.task import EvaluationTask, Progress, Subject, drawn
 from sensorium.infer.painting import Painting, canvas, paint
 from sensorium.sequence import Sample, Segment
@@ -69,7 +69,8 @@ class Gallery(EvaluationTask):
         items = self.chosen()
         names = [member.captions["en"] for member, _ in items]
         others = names[1:] + names[:1]
-        real = [picture.load().resize(self.size[::-1]) for _, picture in items]
+        height, width = self.size
+        real = [picture.load().resize((width, height)) for _, picture in items]
         total, done = len(self.scales) + len(self.strengths) + 1 + (self.clip is not None), 0
 
         def made(samples: list[Sample], keep: Any = None, **changes: Any) -> list[list[Image.Image]]:
@@ -84,12 +85,12 @@ class Gallery(EvaluationTask):
         by_scale = [[one[0] for one in made(asked, guider=Guider(scale=scale))] for scale in self.scales]
         edits = [_over(picture, name) for (_, picture), name in zip(items, others)]
         by_strength = [[one[0] for one in made(edits, strength=strength)] for strength in self.strengths]
-        half = Image.new("L", self.size[::-1], 0)
-        half.paste(255, (0, 0, self.size[1] // 2, self.size[0]))
+        half = Image.new("L", (width, height), 0)
+        half.paste(255, (0, 0, width // 2, height))
         kept = [one[0] for one in made([_over(picture, name) for (_, picture), name in zip(items, names)],
                                        [half.resize(one.load().size) for _, one in items])]  # fmt: skip
         said, towards = ", ".join(names), ", ".join(others)
-        grids = [
+        grids: list[tuple[str, Picture]] = [
             (f"{self.split}: {said}; guidance {_list(self.scales)} from above", picture_grid(by_scale)),
             (f"{self.split}: real pictures, changed towards {towards}; strength {_list(self.strengths)} from above "
              "(SDEdit)", picture_grid([real, *by_strength])),

@@ -82,14 +82,14 @@ def paint(
     """The picture or clip of each sample, in order, whatever is painted together.
 
     samples   each with one picture or clip: a Canvas, or with strength below 1 or `keep` what is to be changed
-    keep      for each sample a picture of what stays (white) and what is painted anew (black), or None
+    keep      for each sample a picture of what stays (white) and what is painted anew (black), or None: all of it
     progress  called with the number of samples that are done
     Raises UserError for a model that paints nothing, or a sample without exactly one picture or clip.
     """
     model = engine.model
     if not isinstance(model, Denoiser):
         raise UserError(f"a {model.config.tag()} paints nothing: a denoiser does (recipe `dit`)")
-    kept = [None] * len(samples) if keep is None else list(keep)
+    kept: list[Image.Image | None] = [None] * len(samples) if keep is None else list(keep)
     if len(kept) != len(samples):
         raise ValueError(f"{len(samples)} samples, and what is kept of {len(kept)}: give one or None for each")
     found: list[Frames] = []
@@ -98,14 +98,14 @@ def paint(
     def flush() -> None:
         first = len(found)
         part = slice(first, first + len(pending))
-        found.extend(_paint(engine, model, pending, painting, kept[part], painting.seed + first))
+        found.extend(_paint(engine, model, pending, painting, kept[part], painting.seed + first, changes))
         pending.clear()
         if progress is not None:
             progress(len(found))
 
-    for sample, mask in zip(samples, kept):
-        loads = painting.strength < 1 or mask is not None
-        sequence = engine.renderer.render(sample, items=loads)
+    changes = painting.strength < 1 or any(mask is not None for mask in kept)
+    for sample in samples:
+        sequence = engine.renderer.render(sample, items=changes)
         if len(sequence.spans) != 1 or sequence.spans[0].mode != "latent":
             raise UserError(f"a sample to paint has one picture or clip, {sample.id or 'this one'} has "
                             f"{len(sequence.spans)}: see infer.painting.canvas")  # fmt: skip
@@ -119,10 +119,9 @@ def paint(
 
 def _paint(
     engine: Engine, model: Denoiser, sequences: list[Sequence], painting: Painting, keep: list[Image.Image | None],
-    seed: int,
+    seed: int, changes: bool,
 ) -> list[Frames]:  # fmt: skip
-    """Paint what fits into one pass; seed is that of the first."""
-    changes = painting.strength < 1 or any(mask is not None for mask in keep)
+    """Paint what fits into one pass. seed: that of the first; changes: the sequences hold pictures to begin with."""
     device = model.reference().device
     packed = Sequence.pack(engine.prepare(sequences) if changes else sequences).to(device)
     latents = model.locate(packed)
@@ -143,7 +142,7 @@ def _paint(
         return trail.alpha[index] * clean + trail.sigma[index] * noise
 
     asked = _Asked(model, packed, latents, painting.guider)
-    x = known(start) if changes and start else noise * trail.sigma[0] if not changes else known(0)
+    x = known(start) if start else noise
     for index in range(start, len(trail)):
         estimates = asked(x, trail.times[index], trail.alpha[index], trail.sigma[index])
         more = fresh() if painting.sampler.random and index + 1 < len(trail) else None

@@ -7,6 +7,7 @@ arXiv 2307.06304, for packing pictures of any size).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -116,12 +117,10 @@ def tokens_of(codec: Codec, items: list[Item], patch: Patch) -> list[Tensor]:
 
 def runs(grids: list[Grid]) -> list[tuple[Grid, int]]:
     """Neighbours of one grid together: (grid, how many)."""
-    found: list[tuple[Grid, int]] = []
-    for grid in grids:
-        same = found and (found[-1][0].frames, found[-1][0].rows, found[-1][0].cols) == (
-            grid.frames, grid.rows, grid.cols
-        )  # fmt: skip
-        found[-1:] = [(found[-1][0], found[-1][1] + 1)] if same else [*found[-1:], (grid, 1)]
+    found = []
+    for _, members in groupby(grids, key=lambda grid: (grid.frames, grid.rows, grid.cols)):
+        alike = list(members)
+        found.append((alike[0], len(alike)))
     return found
 
 

@@ -284,7 +284,9 @@ def summary(config: PartConfig) -> str:
         made = f"{config.codes:,} codes" if config.codes else f"latents of {config.width}"
         cell = f"{config.spatial} x {config.spatial} px{time}"
         facts.append(f"{config.transform.size} px, {grid.rows} x {grid.cols} cells of {cell}, {made}")
-    if isinstance(stack, Backbone.Config):
+    if isinstance(stack, Backbone.Config) and not stack.depth:
+        facts.append(f"a table of {stack.vocab:,} embeddings of {stack.width}")
+    elif isinstance(stack, Backbone.Config):
         attention, ffn = stack.block.attention, stack.block.ffn
         groups = f" ({attention.kv_heads} kv)" if attention.kv_heads else ""
         facts.append(f"{stack.depth} blocks of {stack.width}, {attention.heads} heads{groups}, ffn {ffn.hidden}")

@@ -72,7 +72,7 @@ def _told(described: Description, model: Denoiser.Config, middle: float, bottom:
     yield arrow(middle, reader.y - 3, middle, joined.bottom + 3)
     yield from draw_part(described, "text", reader)
     y = reader.bottom + 40
-    yield from _cells(middle, y, TEXT, TEXT_EDGE, 7)
+    yield from _cells(middle, y, TEXT, TEXT_EDGE, 7 if model.text.depth else 1)
     yield arrow(middle, y - 4, middle, reader.bottom + 3)
     words = Box(middle - 100, y + CELL + 16, 200, 44)
     yield rect(words, "#ffffff", LINE, radius=10, width=1.2)

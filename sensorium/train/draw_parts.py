@@ -84,7 +84,8 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
     if isinstance(model, Denoiser.Config):
         stack = "Denoising stack"
     title = {"encoders": f"{item.capitalize()} encoder ({kind})", "connectors": f"Connector ({kind})",
-             "codecs": f"{item.capitalize()} codec ({kind})", "text": "Text stack"}.get(room, stack)  # fmt: skip
+             "codecs": f"{item.capitalize()} codec ({kind})",
+             "text": "Text stack" if getattr(config, "depth", 1) else "Labels"}.get(room, stack)  # fmt: skip
     lines = textwrap.wrap(facts, max(24, int((box.w - 40) / 6.1)))[:2]
     amount = f"{count(described.parts.get(part, 0))} parameters"
     y = box.y + (box.h - 18 * (1 + len(lines)) - 16) / 2 + 12
