@@ -27,12 +27,16 @@ class AttentionRule:
     kind           causal: what came before; full: everything; prefix: the first `prefix` tokens see each other fully,
                    the rest is causal
     bidirectional  kinds of spans whose own tokens see each other both ways (a picture inside causal text)
+    A span that is not `visible` (a noised latent) is seen by its own tokens alone, under every rule.
+    until          rule prefix: kinds whose first span ends the prefix, where its length is not given; without such a
+                   span the prefix is the document
     memory         which memory spans cross-attention reads: all of the document; those that stand before the token; of
                    those the latest alone (Flamingo section 2.3)
     """
 
     kind: Rule = "causal"
     bidirectional: tuple[str, ...] = ()
+    until: tuple[str, ...] = ()
     memory: Reads = "before"
 
 
@@ -78,6 +82,8 @@ class Layout:
     position  (T, 3) positions for rotary and learned embeddings
     routes    None: every token takes the first weights of a routed block
     memory    None: there is nothing for cross-attention to read
+    hidden    (T) bool, the tokens of spans that are not visible: no later token ever sees them, so no cache keeps them;
+              None when there are none
     bias      (B, heads, L, S) added to the scores by a stack with relative positions; it holds `mask` and `causal` too
     """
 
@@ -89,6 +95,7 @@ class Layout:
     lengths: list[int] = field(default_factory=list)
     routes: Routes | None = None
     memory: MemoryLayout | None = None
+    hidden: Tensor | None = None
     bias: Tensor | None = None
 
     def pad(self, x: Tensor) -> Tensor:
@@ -106,7 +113,7 @@ class Layout:
     def to(self, device: torch.device | str) -> Layout:
         """The same on another device: compiled where the lengths are known, it costs no waiting there."""
         moved = replace(self, rows=self.rows.to(device), position=self.position.to(device))
-        for name in ("inverse", "mask", "bias"):
+        for name in ("inverse", "mask", "hidden", "bias"):
             tensor = getattr(self, name)
             setattr(moved, name, None if tensor is None else tensor.to(device))
         for name, names in (("routes", ("order", "inverse")), ("memory", ("rows", "mask", "sees", "starts", "spans"))):
@@ -143,21 +150,24 @@ def rows_of(doc: Tensor, documents: int) -> tuple[Tensor, Tensor | None, list[in
 def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), prefix: Tensor | None = None) -> Layout:
     """Compile `rule` for the packed documents of `sequence`.
 
-    prefix  (documents) long, how many leading tokens of each document see each other fully (rule "prefix" only)
+    prefix  (documents) long, how many leading tokens of each document see each other fully (rule "prefix" only); None:
+            what stands before the first span of the kinds `rule.until`
     """
     rows, inverse, lengths = rows_of(sequence.doc, sequence.documents)
     layout = Layout(rows, inverse, None, True, sequence.position, lengths=lengths)
     layout.routes = _routes(sequence)
     layout.memory = _memory(sequence, rule, layout)
     branched = bool((sequence.branch != 0).any())
-    if rule.kind == "causal" and not branched and not rule.bidirectional:
+    apart = _span_numbers(sequence, [span.mode != "memory" and not span.visible for span in sequence.spans])
+    layout.hidden = apart >= 0 if bool((apart >= 0).any()) else None
+    if rule.kind == "causal" and not branched and not rule.bidirectional and layout.hidden is None:
         return layout
     layout.causal = False
     length = rows.shape[1]
     place = torch.arange(length, device=rows.device)
     counts = torch.tensor(lengths, device=rows.device)
     valid = place[None, :] < counts[:, None]  # (B, L)
-    if rule.kind == "full" and not branched:
+    if rule.kind == "full" and not branched and layout.hidden is None:
         if inverse is not None:
             layout.mask = valid[:, None, None, :].expand(-1, 1, length, -1)
         return layout
@@ -165,13 +175,15 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     if rule.kind != "full":
         allowed = (place[:, None] >= place[None, :])[None]
     if rule.kind == "prefix":
-        if prefix is None:
-            raise ValueError("rule 'prefix' needs the prefix length of every document: pass prefix (documents)")
+        prefix = _prefix(sequence, rule, counts) if prefix is None else prefix
         inside = place[None, :] < prefix[:, None]
         allowed = allowed | (inside[:, :, None] & inside[:, None, :])
     if rule.bidirectional:
-        together = _span_numbers(sequence, rule.bidirectional)[rows]
+        together = _span_numbers(sequence, [span.kind in rule.bidirectional for span in sequence.spans])[rows]
         allowed = allowed | ((together[:, :, None] == together[:, None, :]) & (together >= 0)[:, :, None])
+    if layout.hidden is not None:
+        apart = apart[rows]
+        allowed = allowed & ((apart[:, None, :] < 0) | (apart[:, None, :] == apart[:, :, None]))
     if branched:
         branch = sequence.branch[rows]
         allowed = allowed & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
@@ -181,13 +193,26 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     return layout
 
 
-def _span_numbers(sequence: Sequence, kinds: tuple[str, ...]) -> Tensor:
-    """(T) the number of the span a token lies in, -1 outside spans of `kinds`."""
-    numbers = torch.full((len(sequence),), -1, dtype=torch.long, device=sequence.ids.device)
-    for number, span in enumerate(sequence.spans):
-        if span.kind in kinds:
+def _prefix(sequence: Sequence, rule: AttentionRule, counts: Tensor) -> Tensor:
+    """(documents) tokens before the first span of the kinds that end the prefix."""
+    if not rule.until:
+        raise ValueError("rule 'prefix' needs the prefix length of every document: pass prefix (documents), or name in "
+                         "rule.until the kinds whose first span ends it")  # fmt: skip
+    starts, prefix = torch.cumsum(counts, 0) - counts, counts.clone()
+    for span in sequence.spans:
+        if span.kind in rule.until:
+            doc = int(sequence.doc[span.start])
+            prefix[doc] = torch.minimum(prefix[doc], span.start - starts[doc])
+    return prefix
+
+
+def _span_numbers(sequence: Sequence, chosen: list[bool]) -> Tensor:
+    """(T) the number of the span a token lies in, -1 outside the chosen spans."""
+    numbers = torch.full((len(sequence),), -1, dtype=torch.long)
+    for number, (span, one) in enumerate(zip(sequence.spans, chosen)):
+        if one:
             numbers[span.start : span.start + span.length] = number
-    return numbers
+    return numbers.to(sequence.ids.device)
 
 
 def _routes(sequence: Sequence) -> Routes | None:

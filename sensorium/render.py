@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensorium.config import Config
 from sensorium.errors import UserError
-from sensorium.sequence import KINDS, Item, Media, Plan, Sample, Segment, Sequence, Span
+from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span
 from sensorium.tokenizer import Tokenizer
 
 CHATML = (
@@ -261,8 +261,7 @@ class _Builder:
         for piece in pieces:
             if isinstance(piece, int) and self.segments[piece].kind != "text":
                 self._text(pending)
-                in_stream = self._span(self.segments[piece])
-                closes = in_stream and self._trained(self.segments[piece])
+                closes = self._span(self.segments[piece])
             elif isinstance(piece, int):
                 segment = self.segments[piece]
                 closes = self._trained(segment)
@@ -277,10 +276,11 @@ class _Builder:
                     closes = False
         self._text(pending)
 
-    def _trained(self, segment: Segment) -> bool:
+    def _trained(self, segment: Segment, mode: str = "token") -> bool:
+        """Whether a segment carries loss. mode: how an item enters the stream; only tokens can be said."""
         if segment.train is not None:
             return segment.train
-        if segment.kind != "text":
+        if segment.kind != "text" and (segment.role is None or mode != "token"):
             return self.plain_sample and segment is self.segments[-1]
         return segment.role == "assistant" or self.plain_sample
 
@@ -311,8 +311,10 @@ class _Builder:
         self.next_position = max(self.next_position, *(place + 1 for place in self.position[-1]))
 
     def _span(self, segment: Segment) -> bool:
-        """Place an item; returns whether it stands in the stream, not beside it."""
+        """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too."""
         media = segment.data
+        if segment.kind in PLAIN and not isinstance(media, Media):
+            media = Numbers.of(media)
         if not isinstance(media, Media):
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
         shape = media.shape()
@@ -327,18 +329,29 @@ class _Builder:
             item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
         members = self.items.setdefault(segment.kind, [])
         members.append(item)
+        for one in (plan, *plan.also):
+            if not one.learned or self._trained(segment):
+                self._stand(segment, one, len(members) - 1)
+        return plan.mode != "memory" and self._trained(segment, plan.mode)
+
+    def _stand(self, segment: Segment, plan: Plan, item: int) -> None:
+        """One span of an item."""
         if plan.mode == "memory":
             if not self.ids:
                 raise UserError(f"a {segment.kind} that cross-attention reads stands at a token, none is before it: "
                                 "give the template `begin`, or a mark before media")  # fmt: skip
             start = len(self.ids) - 1
         else:
-            start = len(self.ids)
-            self._fill(segment.kind, plan)
-        self.spans.append(Span(segment.kind, start, plan.tokens, len(members) - 1, mode=plan.mode, route=plan.route))
-        return plan.mode != "memory"
+            start, position = len(self.ids), self.next_position
+            said = plan.mode == "token" and self._trained(segment)
+            self._fill(segment.kind, plan, plan.weight if said else 0.0)
+            self.next_position = self.next_position if plan.visible else position
+        self.spans.append(
+            Span(segment.kind, start, plan.tokens, item, plan.mode, route=plan.route, time=plan.time,
+                 visible=plan.visible)
+        )  # fmt: skip
 
-    def _fill(self, kind: str, plan: Plan) -> None:
+    def _fill(self, kind: str, plan: Plan, weight: float) -> None:
         """The placeholders of an item."""
         filler = self.renderer.tokenizer.pad
         first = self.next_position
@@ -347,7 +360,7 @@ class _Builder:
             places = list(product(*map(range, plan.grid)))
         for place in places:
             at = (first + place[0], first + place[1], first + place[2])
-            self._token(filler if filler is not None else 0, 0.0, KINDS.index(kind), at)
+            self._token(filler if filler is not None else 0, weight, KINDS.index(kind), at)
 
     def finish(self, sample: Sample) -> Sequence:
         if not self.segments or not self.ids:

@@ -10,6 +10,7 @@ ten questions about one picture cost one picture, and the four options of a mult
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,10 @@ from sensorium.errors import UserError
 
 KINDS = ("text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state")
 Kind = Literal["text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state"]
+PLAIN = ("box", "action", "state")
+"""Kinds whose data are plain numbers."""
+CLEAN = -1.0
+"""The time of a latent that is given as it is, whatever the schedule."""
 Mode = Literal["embed", "token", "latent", "memory"]
 
 
@@ -40,6 +45,35 @@ class Media(Protocol):
     def load(self) -> Any:
         """Decoded content: a PIL image in mode RGB for a picture. Raises MediaError, which names the file."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Plain numbers in rows of equal length, as Media: the actions of a chunk, one a row; a state is one row."""
+
+    rows: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, data: Any) -> Numbers:
+        """data: numbers, or lists of them. Raises UserError for anything else."""
+        try:
+            table = torch.as_tensor(data, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"plain numbers are a list of numbers or of equal lists of them: {error}") from error
+        if table.ndim not in (1, 2) or not table.numel():
+            raise UserError(f"plain numbers are one list, or several of one length: given shape {tuple(table.shape)}")
+        return cls(tuple(map(tuple, (table[None] if table.ndim == 1 else table).tolist())))
+
+    def key(self) -> str:
+        return hashlib.sha256(repr(self.rows).encode()).hexdigest()
+
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)"""
+        return len(self.rows), len(self.rows[0])
+
+    def load(self) -> Tensor:
+        """(rows, columns) float32."""
+        return torch.tensor(self.rows)
 
 
 class MediaError(UserError, ValueError):
@@ -87,12 +121,19 @@ class Plan:
     """How an item enters the stream, known before it is decoded; the model's own answer, asked by the renderer.
 
     tokens    how many the connector makes of it
-    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read
+    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read; token: they
+              are ids, of codes and their marks, which are filled in when the codes are known; latent: a codec's latents
     route     which weights they take in a routed block; None is the first, text's
     together  all of them share one position (CogVLM section 2.1)
     grid      (frames, rows, columns) of them: each has its own place in time, row and column behind what comes before,
               and what follows goes on after the last of any (M-RoPE, Qwen2-VL section 2.1)
     read      the connector also reads the words of the item's turn (InstructBLIP section 2.3)
+    weight    loss weight of each of its tokens where it is to be learned (mode token)
+    visible   whether tokens outside of its span may see it. One that is not takes no room: what follows stands where it
+              would stand without it
+    time      of a latent that is not noised at random: CLEAN, or its schedule's
+    learned   the span is there only where the item is to be learned: a noised latent (BAGEL, arXiv 2505.14683, 3.2)
+    also      further spans of the same item, in order behind this one
     """
 
     tokens: int
@@ -101,6 +142,11 @@ class Plan:
     together: bool = False
     read: bool = False
     grid: tuple[int, int, int] | None = None
+    weight: float = 1.0
+    visible: bool = True
+    time: float | None = None
+    learned: bool = False
+    also: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +155,9 @@ class Span:
 
     embed, token, latent  it fills `ids[start : start + length]`, which are placeholders
     memory  its `length` tokens stand beside the stream, at the token `start`: that one and what follows may read them
+
+    time     of a latent on its schedule, CLEAN for one that is given as it is; None: noised, drawn in training
+    visible  False: tokens outside of it never see it, so a cache does not keep it (a noised latent)
     """
 
     kind: Kind
@@ -131,6 +180,7 @@ class Item:
     shape     extent of the original, (height, width) for a picture
     key       content hash; with the encoder's fingerprint it addresses the feature cache
     features  (N, D) what a frozen encoder made of it earlier; then `data` may be None
+    latents   (N, W) what a codec made of it, where an encoder reads it too and `features` are the encoder's
     text      (M) ids of the words of its turn, where the plan says that the connector reads them
     source    of kind text alone: one document with items of its own, of which the decoder reads the encoder's states
     """
@@ -141,13 +191,12 @@ class Item:
     features: Tensor | None = None
     text: Tensor | None = None
     source: Sequence | None = None
+    latents: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Item:
-        data, features, text = (
-            None if tensor is None else tensor.to(device) for tensor in (self.data, self.features, self.text)
-        )
-        source = None if self.source is None else self.source.to(device)
-        return replace(self, data=data, features=features, text=text, source=source)
+        names = ("data", "features", "text", "source", "latents")
+        moved = {name: None if getattr(self, name) is None else getattr(self, name).to(device) for name in names}
+        return replace(self, **moved)
 
 
 @dataclass(slots=True)

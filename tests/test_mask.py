@@ -1,5 +1,7 @@
 """Attention rules against a dense mask written down token by token, and packing against running alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,11 +42,13 @@ def dense(sequence: Sequence, rule: AttentionRule, prefix=None) -> torch.Tensor:
     starts = {}
     for index, doc in enumerate(sequence.doc.tolist()):
         starts.setdefault(doc, index)
-    span_of = {}
+    span_of, hidden_in = {}, {}
     for number, span in enumerate(sequence.spans):
         for index in range(span.start, span.start + span.length):
             if span.kind in rule.bidirectional:
                 span_of[index] = number
+            if not span.visible:
+                hidden_in[index] = number
     allowed = torch.zeros(size, size, dtype=torch.bool)
     for query in range(size):
         for key in range(size):
@@ -57,6 +61,7 @@ def dense(sequence: Sequence, rule: AttentionRule, prefix=None) -> torch.Tensor:
             if rule.kind == "prefix":
                 ok = ok or max(query, key) - starts[doc] < int(prefix[doc])
             ok = ok or (query in span_of and span_of.get(query) == span_of.get(key))
+            ok = ok and (key not in hidden_in or hidden_in.get(query) == hidden_in[key])
             allowed[query, key] = ok
     return allowed
 
@@ -96,7 +101,9 @@ def packed(draw):
             spans.append((place, length))
             place += length
         parts.append(document(branches, spans, seed))
-    return Sequence.pack(parts)
+    whole = Sequence.pack(parts)
+    whole.spans = [replace(span, visible=draw(st.booleans())) for span in whole.spans]
+    return whole
 
 
 @settings(deadline=None, max_examples=150)
@@ -108,6 +115,29 @@ def test_rules_are_what_their_words_say(sequence, kind, both, data):
         sizes = st.lists(st.integers(0, 9), min_size=sequence.documents, max_size=sequence.documents)
         prefix = torch.tensor(data.draw(sizes))
     assert torch.equal(compiled(sequence, rule, prefix), dense(sequence, rule, prefix))
+
+
+def test_an_invisible_span_is_seen_by_itself_alone():
+    """Of one picture a noised span (2, 3) and what it is learned from (4, 5): the words behind see the latter."""
+    sequence = document([0] * 8, [(2, 2), (4, 2)])
+    sequence.spans[0] = replace(sequence.spans[0], visible=False)
+    seen = ["x.......", "xx......", "xxxx....", "xxxx....", "xx..xx..", "xx..xx..", "xx..xxx.", "xx..xxxx"]
+    expected = torch.tensor([[mark == "x" for mark in row] for row in seen])
+    assert torch.equal(compiled(sequence, AttentionRule(bidirectional=("image",))), expected)
+    assert compile_layout(sequence).hidden.nonzero().flatten().tolist() == [2, 3]
+    assert compile_layout(document([0] * 8, [(2, 2), (4, 2)])).hidden is None
+
+
+def test_the_prefix_ends_where_a_span_of_some_kind_begins():
+    rule = AttentionRule("prefix", bidirectional=("action",), until=("action",))
+    one, two = document([0] * 5, [(3, 2)]), document([0] * 4, [(1, 2)])
+    one.spans = [replace(one.spans[0], kind="action")]
+    one.items = {"action": one.items["image"]}
+    seen = ["xxx..", "xxx..", "xxx..", "xxxxx", "xxxxx"]
+    expected = torch.ones(9, 9).bool() & False
+    expected[:5, :5] = torch.tensor([[mark == "x" for mark in row] for row in seen])
+    expected[5:, 5:] = True  # nothing ends the second document's prefix
+    assert torch.equal(compiled(Sequence.pack([one, two]), rule), expected)
 
 
 @settings(deadline=None, max_examples=50)

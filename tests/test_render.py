@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sensorium.errors import UserError
 from sensorium.render import Renderer, Template, TooLong
-from sensorium.sequence import Item, Plan, Sample, Segment
+from sensorium.sequence import CLEAN, Item, Plan, Sample, Segment
 from sensorium.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.bytes()
@@ -245,3 +245,32 @@ def test_mistakes_are_named():
     unsafe = renderer(chat="{{ messages.__class__.__mro__ }}")
     with pytest.raises(UserError, match="cannot write"):
         unsafe.render(Sample((user("x"),)))
+
+
+def test_an_item_may_stand_in_several_spans_and_what_is_not_visible_takes_no_room():
+    noised = Plan(2, "latent", 1, visible=False, learned=True, also=(Plan(2, "latent", 1, time=CLEAN), Plan(3)))
+    load = lambda kind, media: Item(torch.zeros(1), media.shape(), media.key())  # noqa: E731
+    several = Renderer(TOKENIZER, Template(), lambda kind, shape: noised, load)
+    learned = several.render(Sample((Segment("text", "ab"), picture("p", role=None))))
+    given = several.render(Sample((picture("p", role=None), Segment("text", "ab"))))
+    assert [(span.start, span.length, span.mode, span.visible, span.time, span.item) for span in learned.spans] == [
+        (3, 2, "latent", False, None, 0), (5, 2, "latent", True, CLEAN, 0), (7, 3, "embed", True, None, 0)
+    ]  # fmt: skip
+    assert learned.position[:, 0].tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 6, 7, 8]
+    assert [(span.start, span.time) for span in given.spans] == [(1, CLEAN), (3, None)]
+    assert given.position[:, 0].tolist() == list(range(9))
+    assert len(learned.items["image"]) == len(given.items["image"]) == 1
+
+
+def test_plain_numbers_are_items():
+    loaded = []
+    load = lambda kind, media: loaded.append(media) or Item(media.load(), media.shape(), media.key())  # noqa: E731
+    plain = Renderer(TOKENIZER, Template(), lambda kind, shape: Plan(shape[0]), load)
+    sequence = plain.render(Sample((Segment("state", [0.5, 1]), Segment("action", [[1, 2, 3], [4, 5, 6]]))))
+    assert [(span.kind, span.start, span.length) for span in sequence.spans] == [("state", 1, 1), ("action", 2, 2)]
+    assert sequence.items["action"][0].data.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert [media.shape() for media in loaded] == [(1, 2), (2, 3)]
+    with pytest.raises(UserError, match="plain numbers are"):
+        plain.render(Sample((Segment("action", "left"),)))
+    with pytest.raises(UserError, match="needs Media"):
+        plain.render(Sample((Segment("image", [1, 2]),)))

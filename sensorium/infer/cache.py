@@ -2,7 +2,8 @@
 
 A cache has slots, one for each conversation. A step appends one packed document to each of some slots: whole prompts
 (prefill), a new turn on top of an earlier one, or one token each (decode). Lengths advance only when the step is
-complete, so a step that fails or is interrupted leaves every slot as it was.
+complete, so a step that fails or is interrupted leaves every slot as it was. Spans that are not visible are read in
+their step and not kept: a noised span can be denoised in as many steps as it takes while its prefix stays.
 """
 
 from __future__ import annotations
@@ -197,11 +198,26 @@ class Cache:
             yield
         finally:
             self._step = None
-        for slot, end in zip(slots, ends):
-            self.lengths[slot] = end
+        if layout.hidden is not None:
+            for slot, hidden in zip(slots, layout.hidden.split(counts)):
+                self._keep(slot, ~hidden)
+        else:
+            for slot, end in zip(slots, ends):
+                self.lengths[slot] = end
         if step.read is not None:
-            for slot, added in zip(slots, step.read.added):
-                self.memory[slot] += added
+            parts = [None] * len(slots) if layout.hidden is None else layout.hidden.split(counts)
+            for slot, added, hidden, end in zip(slots, step.read.added, parts, ends):
+                self.memory[slot] += added if hidden is None else _moved(added, hidden, end)
+
+    def _keep(self, slot: int, visible: Tensor) -> None:
+        """Of the tokens just written behind a slot's own keep the visible ones: (new tokens) bool."""
+        start = self.lengths[slot]
+        chosen = start + visible.nonzero(as_tuple=True)[0]
+        end = start + len(chosen)
+        stores = [store for layer in self._layers for store in (layer.keys, layer.values)]
+        for store in (*stores, self.positions):
+            store[slot, start:end] = store[slot, chosen]
+        self.lengths[slot] = end
 
     def _plan(self, slots: Sequence[int], layout: Layout, keys: int) -> Step:
         device = self._layers[0].keys.device
@@ -311,6 +327,14 @@ def _grown(store: Tensor, capacity: int, used: int) -> Tensor:
     grown = store.new_zeros(store.shape[0], capacity, *store.shape[2:])
     grown[:, :used] = store[:, :used]
     return grown
+
+
+def _moved(added: list[tuple[int, int]], hidden: Tensor, end: int) -> list[tuple[int, int]]:
+    """(token it stands at, span) of new memory, where hidden (new tokens) of a step up to `end` were not kept: what
+    stood at one of these stands at the next."""
+    start = end - len(hidden)
+    before = (torch.cumsum(~hidden, 0) - (~hidden).long()).tolist()
+    return [(start + before[at - start], span) for at, span in added]
 
 
 def _append_mask(starts: Tensor, keys: int, layout: Layout) -> Tensor:

@@ -72,6 +72,14 @@ class DualOutputs:
         """(N) tokens -> (N, vocab): what follows them."""
         return self._language().logits(index)
 
+    @property
+    def inner(self) -> tuple[Outputs, Sequence] | None:
+        return self._language().inner
+
+    @property
+    def streams(self) -> Callable[[Tensor, Tensor], list[Tensor]] | None:
+        return self._language().streams
+
     def matching(self, images: Tensor, texts: Tensor) -> Tensor:
         """(M) rows of `image` and of `text` -> (M, 2) logits that they are apart, together."""
         if self.match is None:
@@ -103,6 +111,10 @@ class Dual(Wiring):
         bias: float | None = None
         grounded: bool = False
         start: int | None = None
+
+        @property
+        def reads_text(self) -> bool:
+            return True
 
         @property
         def stack(self) -> Backbone.Config:

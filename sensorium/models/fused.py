@@ -2,25 +2,37 @@
 
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
-    items -- encoder -- connector -- by span ----'              |
-                              `----- memory -- cross-attention -'
+    items -- encoder -- connector -- by span ----'|             |  `-- latent head ---- what was added
+      | \\                     `----- memory -- cross-attention -'
+      |  `- codec -- codes, which are ids         |
+      '---- codec -- latents, noised -- by span --|
+    source -- thinker -- its states -- by span ---'
 
-LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans).
+LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
+Emu3 and Chameleon (token spans), whose logits say pictures as they say words; a talker, which speaks from what another
+model of this kind thinks (Qwen2.5-Omni); latent spans, which the same stack denoises (BAGEL, pi0).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from sensorium.codecs.tokens import CodeTokens
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
-from sensorium.models.wiring import Outputs, Wiring
-from sensorium.nn.backbone import Backbone, Between, adding
-from sensorium.sequence import Plan, Sequence, Span
+from sensorium.models.latent_head import Noised
+from sensorium.models.latent_stream import LatentStream
+from sensorium.models.placing import gather_memory, place, places, spans_of
+from sensorium.models.streams import Streams
+from sensorium.models.thinker import Thinker
+from sensorium.models.wiring import Outputs
+from sensorium.nn.backbone import Backbone, Between, adding, reading
+from sensorium.sequence import Plan, Sequence
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -28,28 +40,42 @@ if TYPE_CHECKING:
 __all__ = ["Fused", "Outputs", "gather_memory", "place"]
 
 
-class Fused(Wiring):
+class Fused(LatentStream):
     """Modality encoders and connectors in front of a language backbone."""
 
-    class Config(Wiring.Config):
+    class Config(LatentStream.Config):
         """backbone  the language model
         source    the encoder of an encoder-decoder, whose decoder is the backbone: it reads the source of each document
                   (an item of kind text, with pictures in it), embedded as the decoder embeds; its states are memory
+        thinker   another model, which reads the source of each document: its states are the tokens of an embed span
+        streams   codes that run in parallel to the words: ids are (T, K)
         memory    kinds whose items stand beside the stream, for cross-attention to read; others stand in it
         routes    kinds whose tokens take other weights than text in a routed block: {"image": 1}
         together  kinds of which all tokens of an item share one position
         spread    kinds whose tokens have places in time, row and column (M-RoPE); their connectors keep a grid
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
+        tokens    kinds whose items are codes of their codec, among the words of the vocabulary
         """
 
         backbone: Backbone.Config
         source: Backbone.Config | None = None
+        thinker: Thinker.Config | None = None
+        streams: Streams.Config | None = None
         memory: tuple[str, ...] = ()
         routes: dict[str, int] = {}
         together: tuple[str, ...] = ()
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
+        tokens: dict[str, CodeTokens] = {}
+
+        @property
+        def formats(self) -> dict[str, CodeTokens]:
+            return self.tokens
+
+        @property
+        def reads_text(self) -> bool:
+            return True
 
         @property
         def stack(self) -> Backbone.Config:
@@ -60,6 +86,17 @@ class Fused(Wiring):
             return self.source is not None
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            owner = self.owner(kind)
+            if owner in self.latents:
+                read = () if self.coded(kind) else (self._read(kind, shape),)
+                return self.denoised(kind, shape, kind in self.together, read)
+            if self.coded(kind):
+                tokens = self.tokens[owner]
+                return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
+                            kind in self.together, weight=tokens.weight)  # fmt: skip
+            return self._read(kind, shape)
+
+        def _read(self, kind: str, shape: tuple[int, ...]) -> Plan:
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
@@ -73,6 +110,23 @@ class Fused(Wiring):
                                 "grid: take it out of `spread`, or choose another connector")  # fmt: skip
             return grid.frames, grid.rows, grid.cols
 
+        def written(self, sequence: Sequence) -> Sequence:
+            ids = sequence.ids
+            for span in sequence.spans:
+                item = sequence.items[span.kind][span.item]
+                if span.mode != "token" or item.features is None:
+                    continue
+                owner = self.owner(span.kind)
+                wrote = self.tokens[owner].write(item.features[:, 0], self.codecs[owner].grid(item.shape))
+                if len(wrote) != span.length:
+                    raise ValueError(
+                        f"the {span.kind} at token {span.start} was planned with {span.length} tokens and has "
+                        f"{len(wrote)}: the sequence was rendered for another model"
+                    )
+                ids = ids.clone() if ids is sequence.ids else ids
+                ids[span.start : span.start + span.length] = wrote.to(ids.device)
+            return replace(sequence, ids=ids)
+
         def token_width(self, kind: str) -> int:
             cross = self.backbone.block.cross
             width = (cross.memory if kind in self.memory and cross is not None else None) or self.backbone.width
@@ -80,7 +134,7 @@ class Fused(Wiring):
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
-            for name in ("memory", "routes", "together", "spread", "deep"):
+            for name in ("memory", "routes", "together", "spread", "deep", "latents"):
                 unknown = sorted(set(getattr(self, name)) - set(self.kinds))
                 if unknown:
                     raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.kinds)}")
@@ -89,10 +143,29 @@ class Fused(Wiring):
             if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
                 raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
                                  "memory='all'")  # fmt: skip
-            most = max(self.routes.values(), default=0)
+            if self.source is not None and self.thinker is not None:
+                raise ValueError("the source of a document is read once: give either `source` or `thinker`")
+            self.check_latents()
+            self._check_tokens()
+            most = max([0, *self.routes.values(), *(head.route or 0 for head in self.latents.values())])
             if most >= self.backbone.block.routes:
                 raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
             return self
+
+        def _check_tokens(self) -> None:
+            """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
+            coded = {kind for kind in self.codecs if kind not in self.encoders and kind not in self.latents}
+            if set(self.tokens) != coded:
+                raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
+                                 f"others do: given {sorted(self.tokens)}")  # fmt: skip
+            taken: set[int] = set()
+            for kind, tokens in self.tokens.items():
+                if tokens.codes != self.codecs[kind].codes:
+                    raise ValueError(f"tokens.{kind} has {tokens.codes} codes, its codec {self.codecs[kind].codes}")
+                if max(tokens.ids) >= self.backbone.vocab or taken & set(tokens.ids):
+                    raise ValueError(f"tokens.{kind} ends at id {max(tokens.ids)}: the vocabulary has "
+                                     f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
+                taken |= set(tokens.ids)
 
     config: Config
 
@@ -100,30 +173,60 @@ class Fused(Wiring):
         super().__init__(config)
         self.backbone: Backbone = config.backbone.build()
         self.source: Backbone | None = config.source.build() if config.source is not None else None
+        stack, streams = config.backbone, config.streams
+        self.streams: Streams | None = streams.build(stack.vocab, stack.width) if streams is not None else None
+        self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
 
     @property
     def stack(self) -> Backbone:
         return self.backbone
 
-    def forward(self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None) -> Outputs:
-        """A packed sequence -> hidden states and logits on request."""
+    def forward(
+        self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None,
+        states: Mapping[int, list[Tensor]] | None = None, noised: Mapping[str, Noised] | None = None,
+    ) -> Outputs:  # fmt: skip
+        """A packed sequence -> hidden states, logits on request, and what was said of noised latents.
+
+        states  by how many blocks are done, a list to which the states (T, D) there are appended
+        noised  by kind, the latents to denoise; those of other kinds are noised by `noise`
+        """
         if self.source is None:
             x, beside, deeper = self.stream(sequence)
         else:
-            x, beside, deeper = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}, {}
+            x, beside, deeper = self.embed(sequence.ids), {"text": self.read(sequence)}, {}
+        inner = None
+        if self.thinker is not None:
+            sources = _sources(sequence)
+            thoughts, outputs = self.thinker(sources)
+            x, inner = place(x, thoughts, "text", sequence), (outputs, sources)
+        x, placed = self.enter(x, sequence, noised or {})
+        for done, read in (states or {}).items():
+            deeper[done] = reading(read, deeper.get(done))
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
         hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
+        denoised = {kind: self.leave(kind, hidden, *found) for kind, found in placed.items()}
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
-        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
+        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
+                       denoised, self._beside(hidden))  # fmt: skip
+
+    def _beside(self, hidden: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]] | None:
+        """What says the further streams; None where there are none."""
+        streams = self.streams
+        if streams is None:
+            return None
+        return lambda index, said: streams.logits(hidden.index_select(0, index), said)
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
         added to the stream between its blocks."""
-        x = self.backbone.embed_tokens(sequence.ids)
+        self._check_codes(sequence)
+        x = self.embed(sequence.ids)
         beside, deeper = {}, {}
         for kind in self.config.kinds:
+            if self.config.coded(kind):  # ids already, or latents
+                continue
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
                 beside[kind] = tokens
@@ -137,55 +240,26 @@ class Fused(Wiring):
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
 
+    def _check_codes(self, sequence: Sequence) -> None:
+        """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
+        for span in sequence.spans:
+            if span.mode == "token" and sequence.items[span.kind][span.item].features is None:
+                raise ValueError(
+                    f"the {span.kind} at token {span.start} has no codes: freeze its codec while the language model "
+                    "reads it, so that `Task.complete` or `Engine.prepare` can write them"
+                )
+
     def read(self, sequence: Sequence) -> Tensor:
         """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""
         assert self.source is not None
-        sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
-        if not sources:
-            raise ValueError("an encoder-decoder reads a source, the sequence has none: render it with the template's "
-                             "`start`")  # fmt: skip
-        packed = Sequence.pack(sources)
+        packed = _sources(sequence)
         x, _, _ = self.stream(packed)
         return self.source(x, compile_layout(packed, AttentionRule("full")))
 
 
-def spans_of(kind: str, sequence: Sequence, tokens: Tensor) -> list[Span]:
-    """The spans of a kind in the order of their items.
-
-    Raises ValueError with both numbers when spans and tokens (N, D) differ: counts are planned once, and checked here.
-    """
-    spans = sorted((span for span in sequence.spans if span.kind == kind), key=lambda span: span.item)
-    planned = sum(span.length for span in spans)
-    if planned != tokens.shape[0]:
-        raise ValueError(
-            f"{len(spans)} {kind} spans were planned with {planned} tokens, the connector made {tokens.shape[0]}: "
-            "the sequence was rendered for another model, or an item was changed after rendering"
-        )
-    return spans
-
-
-def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
-    """Write item tokens (N, D) over the embeddings x (T, D) at the spans of `kind`, in the order of the items."""
-    spans = spans_of(kind, sequence, tokens)
-    tokens = tokens.to(x.dtype)
-    if not len(tokens):  # no item here: the connector still takes part in every collective
-        return x + tokens.sum()
-    return x.index_copy(0, places(spans, x.device), tokens)
-
-
-def places(spans: list[Span], device: torch.device) -> Tensor:
-    """(N) the tokens of spans, one after another."""
-    ranges = [torch.arange(span.start, span.start + span.length, device=device) for span in spans]
-    return torch.cat(ranges) if ranges else torch.zeros(0, dtype=torch.long, device=device)
-
-
-def gather_memory(tokens: dict[str, Tensor], sequence: Sequence) -> Tensor | None:
-    """Item tokens (N, D) of each kind -> memory (M, D) in the order of the memory spans; None without such kinds."""
-    if not tokens:
-        return None
-    pieces: dict[int, Tensor] = {}
-    for kind, values in tokens.items():
-        spans = spans_of(kind, sequence, values)
-        pieces |= {id(span): part for span, part in zip(spans, values.split([span.length for span in spans]))}
-    ordered = [pieces[id(span)] for span in sequence.spans if id(span) in pieces]
-    return torch.cat(ordered) if ordered else torch.cat(list(tokens.values()))
+def _sources(sequence: Sequence) -> Sequence:
+    """The sources of all documents, packed in their order."""
+    sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
+    if not sources:
+        raise ValueError("the model reads a source, the sequence has none: render it with the template's `start`")
+    return Sequence.pack(sources)

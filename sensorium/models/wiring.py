@@ -1,18 +1,27 @@
-"""What every wiring has: encoders, connectors, a backbone, and how an item enters the stream."""
+"""What every wiring has: encoders, connectors, codecs, a backbone, and how an item enters the stream.
+
+By itself, without a backbone, it is what trains a codec: items -- codec -- their reconstruction.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sensorium.codecs.base import Codec, Coded, batches
+from sensorium.codecs.critic import Critic, as_it_is
+from sensorium.codecs.tokens import CodeTokens
 from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
+from sensorium.models.latents import Denoised
+from sensorium.models.streams import Streams
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.part import Features, Part
 from sensorium.sequence import Plan, Sequence
@@ -20,37 +29,84 @@ from sensorium.sequence import Plan, Sequence
 
 @dataclass(slots=True)
 class Outputs:
-    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab)."""
+    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab).
+
+    streams   (index (N), ids (N, K) that follow) -> of each further stream that is said the logits (N, codes), given
+              those before it in its step; None where the model says one stream
+    denoised  by kind what was said of the noised latents in the stream
+    inner     of a model that reads what another one thinks: that one's outputs, and the sequence that it read
+    """
 
     hidden: Tensor
     logits: Callable[[Tensor], Tensor]
+    inner: tuple[Outputs, Sequence] | None = None
+    denoised: dict[str, Denoised] = field(default_factory=dict)
+    streams: Callable[[Tensor, Tensor], list[Tensor]] | None = None
+
+
+@dataclass(slots=True)
+class CodecOutputs:
+    """What the codecs made of the items of a sequence.
+
+    batches  kind -> items of equal size together: (pixels (N, 3, F, H, W), what the codec made of them)
+    critics  who judges them, by name
+    """
+
+    batches: dict[str, list[tuple[Tensor, Coded]]] = field(default_factory=dict)
+    critics: dict[str, nn.Module] = field(default_factory=dict)
+
+
+__all__ = ["CodecOutputs", "Critic", "Encoder", "Outputs", "Wiring", "as_it_is"]
 
 
 class Wiring(Part):
     """Base of `Fused`, `Dual` and `Denoiser`: the parts by name, and the tokens that an item takes."""
 
     class Config(Value):
-        """encoders, connectors: by kind of item. rule: who attends to whom.
+        """encoders, connectors: by kind of item. codecs: by kind, of items that are codes or latents. rule: who
+        attends to whom.
 
-        share  kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        share    kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        critics  who judges reconstructions while codecs are trained alone (objectives/critics.py), by name
         """
 
-        encoders: dict[str, Encoder.Config]
-        connectors: dict[str, Connector.Config]
+        encoders: dict[str, Encoder.Config] = {}
+        connectors: dict[str, Connector.Config] = {}
+        codecs: dict[str, Codec.Config] = {}
         rule: AttentionRule = AttentionRule()
         share: dict[str, str] = {}
+        critics: dict[str, Encoder.Config | Critic.Config] = {}
 
         @property
         def kinds(self) -> tuple[str, ...]:
             """The kinds of items that the model reads."""
-            return (*self.encoders, *self.share)
+            return (*self.encoders, *(kind for kind in self.codecs if kind not in self.encoders), *self.share)
 
         def owner(self, kind: str) -> str:
-            """The kind whose encoder and connector an item goes through. Raises UserError for one that is not read."""
+            """The kind whose parts an item goes through. Raises UserError for one that is not read."""
             owner = self.share.get(kind, kind)
-            if owner not in self.encoders:
+            if owner not in self.encoders and owner not in self.codecs:
                 raise UserError(f"the model reads {sorted(self.kinds)}, not {kind}: leave it out or add an encoder")
             return owner
+
+        def coded(self, kind: str) -> bool:
+            """Whether items of a kind go through a codec, not through an encoder."""
+            return self.owner(kind) not in self.encoders
+
+        def reader(self, kind: str) -> Encoder.Config | Codec.Config:
+            """The encoder that reads items of a kind, or the codec."""
+            owner = self.owner(kind)
+            return self.encoders[owner] if owner in self.encoders else self.codecs[owner]
+
+        @property
+        def readers(self) -> dict[str, Encoder.Config | Codec.Config]:
+            """By kind what turns items into features, shared ones once."""
+            return {kind: self.reader(kind) for kind in self.kinds if kind not in self.share}
+
+        @property
+        def reads_text(self) -> bool:
+            """Whether there is a stack that reads text."""
+            return False
 
         @property
         def stack(self) -> Backbone.Config:
@@ -70,7 +126,7 @@ class Wiring(Part):
         @property
         def speaks(self) -> bool:
             """Whether it answers in words, token by token."""
-            return True
+            return self.reads_text
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             """How an item of this kind and shape enters the stream: the one owner of its token count.
@@ -78,15 +134,28 @@ class Wiring(Part):
             Raises UserError for a kind the model does not read.
             """
             owner = self.owner(kind)
+            if self.coded(kind):
+                return Plan(self.codecs[owner].grid(shape).tokens, "latent")
             connector = self.connectors[owner]
             return Plan(connector.num_tokens(self.encoders[owner].grid(shape)), read=connector.reads_text)
+
+        @property
+        def formats(self) -> dict[str, CodeTokens]:
+            """By kind, how items that the model can say stand among its words."""
+            return {}
+
+        def written(self, sequence: Sequence) -> Sequence:
+            """The sequence with the ids of what frozen codecs made of its items, where these are tokens."""
+            return sequence
 
         def token_width(self, kind: str) -> int:
             """Width of the tokens that the connector of a kind makes."""
             return self.stack.width
 
         def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
-            return self.plan(kind, shape).tokens
+            """Tokens that an item takes, in all of its spans."""
+            plan = self.plan(kind, shape)
+            return plan.tokens + sum(one.tokens for one in plan.also)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -96,7 +165,10 @@ class Wiring(Part):
                 f"connectors {sorted(config.connectors)}"
             )
         self.config = config
+        self.streams: Streams | None = None
         self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
+        self.codecs = nn.ModuleDict({kind: part.build() for kind, part in config.codecs.items()})
+        self.critics = nn.ModuleDict({name: part.build() for name, part in config.critics.items()})
         self.connectors = nn.ModuleDict(
             {
                 kind: part.build(config.encoders[kind].width, config.token_width(kind))
@@ -109,10 +181,40 @@ class Wiring(Part):
         """The stack that reads text, whichever part it is of."""
         raise NotImplementedError(f"{type(self).__name__} does not say what reads its text")
 
+    def forward(self, sequence: Sequence) -> Any:
+        """The codecs alone: every item that one of them reads, and its reconstruction (CodecOutputs)."""
+        outputs = CodecOutputs(critics=dict(self.critics.items()))
+        for kind in self.config.codecs:
+            codec = self.codec(kind)
+            groups = batches(sequence.items.get(kind, []), codec.reference(), most=None)
+            outputs.batches[kind] = [(pixels, codec(pixels)) for _, pixels in groups]
+        return outputs
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (T), of parallel streams (T, K) -> (T, D)."""
+        if self.streams is None:
+            return self.stack.embed_tokens(ids)
+        return self.stack.embed_tokens(ids[:, 0]) + self.streams.embed(ids[:, 1:])
+
+    def reference(self) -> Tensor:
+        """A parameter with the device and dtype that the model computes in."""
+        return next((self.stack if self.config.reads_text else self).parameters())
+
+    def recompute(self, on: bool) -> None:
+        """Whether the stack that reads text recomputes its activations in the backward pass."""
+        if self.config.reads_text:
+            self.stack.checkpointing = on
+
     def encode(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Features:
-        """Features of the items of one kind, as its connector reads them, items in order."""
+        """Features of the items of one kind, as its connector reads them, items in order.
+
+        Where a codec reads items of this kind as well, only those with a span for their features.
+        """
         items = sequence.items.get(kind, [])
         owner = self.config.owner(kind)
+        if owner in self.config.codecs:
+            read = {span.item for span in sequence.spans if span.kind == kind and span.mode != "latent"}
+            items = [item for index, item in enumerate(items) if index in read]
         features = self.encoder(kind)(items)
         texts = [item.text for item in items] if self.config.connectors[owner].reads_text else None
         return Features(features.values.to(dtype), features.grids, texts)
@@ -126,3 +228,16 @@ class Wiring(Part):
         encoder = self.encoders[self.config.owner(kind)]
         assert isinstance(encoder, Encoder)
         return encoder
+
+    def codec(self, kind: str) -> Codec:
+        """What turns items of a kind into codes or latents, and back. Raises UserError where there is none."""
+        owner = self.config.owner(kind)
+        if owner not in self.codecs:
+            raise UserError(f"the model makes no {kind}: it has codecs of {sorted(self.codecs)}")
+        codec = self.codecs[owner]
+        assert isinstance(codec, Codec)
+        return codec
+
+    def reader(self, kind: str) -> Encoder | Codec:
+        """What turns items of a kind into features: their encoder, or their codec."""
+        return self.codec(kind) if self.config.coded(kind) else self.encoder(kind)

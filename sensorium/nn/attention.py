@@ -23,10 +23,16 @@ SHORT = 1024  # longest document for which the score matrix is written out
 
 
 class Projections(nn.Module):
-    """What of an attention layer acts on every token by itself: queries, keys, values, output."""
+    """What of an attention layer acts on every token by itself: queries, keys, values, output.
 
-    def __init__(self, config: Attention.Config, width: int, memory_width: int | None = None) -> None:
+    Of a route that is narrower than the stream they read its first columns, and write zeros to the others.
+    """
+
+    def __init__(
+        self, config: Attention.Config, width: int, memory_width: int | None = None, stream: int | None = None
+    ) -> None:
         super().__init__()
+        self.width, self.stream = width, stream or width
         heads, kv_heads = config.heads, config.kv_heads or config.heads
         head_width, source = config.width_of_head(width), memory_width or width
         out_bias = config.bias if config.out_bias is None else config.out_bias
@@ -37,6 +43,14 @@ class Projections(nn.Module):
         self.copies = config.start == "copy"
         if self.copies:
             start_copying(self.v, self.o)
+
+    def entering(self, linear: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Queries, keys or values of a stream (N, D)."""
+        return linear if self.width == self.stream else lambda x: linear(x[:, : self.width])
+
+    def leaving(self, mixed: Tensor) -> Tensor:
+        """mixed (N, heads * head width) -> (N, D)."""
+        return F.pad(self.o(mixed), (0, self.stream - self.width)) if self.width < self.stream else self.o(mixed)
 
 
 @torch.no_grad()
@@ -59,7 +73,8 @@ class Attention(Projections, Part):
 
     kv_heads    None: as many as heads; fewer: grouped-query attention
     head_width  None: width / heads
-    qk_norm     normalise queries and keys per head (Chameleon section 2.3, Qwen3)
+    qk_norm     normalise queries and keys per head: RMSNorm where it is True (Qwen3), or the norm that is given
+                (LayerNorm: Chameleon section 2.3, Persimmon)
     scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
     start       copy: values and output begin as the identity, so that what is read arrives as it is
     """
@@ -70,7 +85,7 @@ class Attention(Projections, Part):
         head_width: int | None = None
         bias: bool = False
         out_bias: bool | None = None
-        qk_norm: bool = False
+        qk_norm: bool | Norm.Config = False
         scaled: bool = True
         start: Literal["random", "copy"] = "random"
 
@@ -84,7 +99,7 @@ class Attention(Projections, Part):
         self.kv_heads = config.kv_heads or config.heads
         self.head_width = config.width_of_head(width)
         self.scale = None if config.scaled else self.head_width**0.5  # undoes what `attend` divides by
-        norm = Norm.Config()
+        norm = config.qk_norm if isinstance(config.qk_norm, Norm.Config) else Norm.Config()
         self.q_norm = norm.build(self.head_width) if config.qk_norm else None
         self.k_norm = norm.build(self.head_width) if config.qk_norm else None
 
@@ -109,9 +124,9 @@ class Attention(Projections, Part):
         others  the projections of further routes: a token is projected by those of its route, and all attend jointly
         """
         every: list[Any] = [self, *others]
-        q = routed([one.q for one in every], x, layout).view(-1, self.heads, self.head_width)
-        k = routed([one.k for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
-        v = routed([one.v for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
+        q = routed([one.entering(one.q) for one in every], x, layout).view(-1, self.heads, self.head_width)
+        k = routed([one.entering(one.k) for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
+        v = routed([one.entering(one.v) for one in every], x, layout).view(-1, self.kv_heads, self.head_width)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.scale is not None:
@@ -122,7 +137,7 @@ class Attention(Projections, Part):
             mixed = cache.attend(q, k, v, layout)
         else:
             mixed = attend_own(q, k, v, layout)
-        return routed([one.o for one in every], mixed.flatten(1), layout)
+        return routed([one.leaving for one in every], mixed.flatten(1), layout)
 
     def read(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
         """Cross-attention: x (T, D) reads memory (M, memory width) where layout.memory allows it -> (T, D).

@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import Config as Value
 from sensorium.mask import Layout
-from sensorium.nn.attention import Attention, start_copying
-from sensorium.nn.block import Block
+from sensorium.nn.attention import Attention, routed, start_copying
+from sensorium.nn.block import Block, columns
+from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
 from sensorium.nn.relative import RelativeBias
@@ -23,16 +24,18 @@ from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
+    from sensorium.nn.cross import Cross
 
 
 Between = Callable[[Tensor], Tensor]
 """(T, D) -> (T, D) between two blocks."""
 
 
-def reading(states: list[Tensor]) -> Between:
-    """What passes is appended to `states`, unchanged."""
+def reading(states: list[Tensor], first: Between | None = None) -> Between:
+    """What passes is appended to `states`, after what `first` does, and goes on unchanged."""
 
     def read(x: Tensor) -> Tensor:
+        x = x if first is None else first(x)
         states.append(x)
         return x
 
@@ -51,7 +54,7 @@ class Backbone(Part):
     rope        rotary positions; None when positions are learned or come from outside
     positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
     embed_norm  normalise the embeddings before the first block (BERT)
-    final_norm  normalise after the last block
+    final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
     relative    bias of attention scores by distance, shared by all blocks (T5)
     cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
@@ -85,6 +88,13 @@ class Backbone(Part):
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
         self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
+        own = config.block.routes if config.final_norm and "final" in config.block.routed else 1
+        widths = {str(route): config.block.width_of(route, width) for route in range(1, own)}
+        self.routes = nn.ModuleDict({route: config.block.norm.build(wide) for route, wide in widths.items()})
+        """The final norms of further routes."""
+        self.widths = list(widths.values())
+        modulation = config.block.modulation if config.final_norm else None
+        self.modulation = modulation.build(width, 2) if modulation is not None else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
         self.rope = config.rope.build(config.block.attention.width_of_head(width)) if config.rope else None
         self.relative = config.relative.build(config.block.attention.heads) if config.relative else None
@@ -92,9 +102,14 @@ class Backbone(Part):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal(0, 0.02); projections into the residual stream are scaled by 1 / sqrt(2 depth) (GPT-2 section 2.3)."""
+        """Normal(0, 0.02); projections into the residual stream are scaled by 1 / sqrt(2 depth) (GPT-2 section 2.3).
+
+        What modulates starts at zero.
+        """
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, Modulation):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear | nn.Embedding) and not name.endswith("modulation.linear"):
                 last = name.endswith(("attention.o", "ffn.down"))
                 std = 0.02 / math.sqrt(2 * self.config.depth) if last else 0.02
                 nn.init.normal_(module.weight, std=std)
@@ -106,7 +121,15 @@ class Backbone(Part):
 
     @torch.no_grad()
     def start_routes(self) -> None:
-        """Further routes start as copies of the first (CogVLM section 2.1)."""
+        """Further routes start as copies of the first (CogVLM section 2.1).
+
+        Raises ValueError for routes of another width.
+        """
+        if self.config.block.experts:
+            raise ValueError("experts of another width cannot start as copies of the first route")
+        assert self.norm is not None or not len(self.routes)
+        for route in self.routes.values():
+            route.load_state_dict(self.norm.state_dict())  # type: ignore[union-attr]
         for block in self.blocks:
             assert isinstance(block, Block)
             for name, parameter in block.routes.named_parameters():
@@ -126,11 +149,14 @@ class Backbone(Part):
         depth: int | None = None,
         memory: Tensor | None = None,
         between: Mapping[int, Between] | None = None,
+        conditions: Conditions | None = None,
     ) -> Tensor:
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
-        memory   (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
-        between  by how many blocks are done, what then becomes of x: states are read (`reading`) or added to (`adding`)
+        memory      (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
+        between     by how many blocks are done (0: before the first), what then becomes of x: states are read
+                    (`reading`) or added to (`adding`)
+        conditions  of the tokens, for blocks that are modulated
         """
         cross = self.config.block.cross
         if cross is not None and memory is None:
@@ -147,15 +173,23 @@ class Backbone(Part):
         if self.relative is not None:
             layout = self._with_bias(layout, cache, x.dtype)
         blocks = self.blocks if depth is None else self.blocks[:depth]
+        if between is not None and 0 in between:
+            x = between[0](x)
         for index, block in enumerate(blocks):
             kept = cache.layer(index) if cache is not None else None
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, rope, kept, memory, use_reentrant=False)  # type: ignore[assignment]
+                again = (layout, rope, kept, memory, conditions)
+                x = checkpoint(block, x, *again, use_reentrant=False)  # type: ignore[assignment]
             else:
-                x = block(x, layout, rope, kept, memory)
+                x = block(x, layout, rope, kept, memory, conditions)
             if between is not None and index + 1 in between:
                 x = between[index + 1](x)
-        return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
+        if self.norm is None or len(blocks) < len(self.blocks):
+            return x
+        if self.modulation is None or conditions is None:
+            own = [columns(norm, width) for norm, width in zip(self.routes.values(), self.widths)]
+            return routed([self.norm, *own], x, layout)
+        return modulate(self.norm(x), *self.modulation(conditions))
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:
         """The layout with the relative position bias of the new tokens to all that they may see."""
@@ -258,3 +292,20 @@ def t5(
         vocab=vocab if decoder else 0, width=width, depth=depth, block=block, tied=False,
         relative=RelativeBias.Config(both=not decoder),
     )  # fmt: skip
+
+
+def dit(
+    *, width: int, depth: int, heads: int, hidden: int | None = None, cross: Cross.Config | None = None,
+    cross_every: int = 1, rope: Rope.Config | None = None,
+) -> Backbone.Config:  # fmt: skip
+    """DiT's setting: adaLN-zero, LayerNorm without weights, GELU, biases (Peebles and Xie 2022, arXiv 2212.09748)."""
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.ffn import FeedForward
+
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, bias=True),
+        ffn=FeedForward.Config(hidden=hidden or 4 * width, activation="gelu_tanh", gated=False, bias=True),
+        norm=Norm.Config(kind="layer", eps=1e-6, affine=False),
+        cross=cross, modulation=Modulation.Config(),
+    )  # fmt: skip
+    return Backbone.Config(width=width, depth=depth, block=block, cross_every=cross_every, rope=rope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -19,24 +20,48 @@ CHUNK x vocab whatever the number of targets (what gradient checkpointing does t
 class NextToken(Objective):
     """Cross-entropy of every token with weight > 0, given what comes before it in its document and branch.
 
-    The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`.
+    The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`. Words of
+    a source that carry weight are predicted by the model that reads it, where that has a head (`Outputs.inner`).
+
+    Of parallel streams, ids (T, K), each is predicted given the steps before and, in its step, the streams before it.
+
+    z  weight of log(Z)^2, Z being the sum of exp(logits): it keeps logits from drifting (Chameleon, arXiv 2405.09818,
+       section 2.3: 1e-5)
     """
 
     name: str = "next_token"
+    z: float = Field(default=0.0, ge=0)
 
     def count(self, sequence: Sequence) -> float:
-        return float(wanted(sequence)[2].sum())
+        inner = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
+        return float(wanted(sequence)[2].sum()) + sum(map(self.count, inner))
 
     def __call__(self, outputs: Outputs, sequence: Sequence) -> Loss:
+        own = self._own(outputs, sequence)
+        if outputs.inner is None:
+            return own
+        inner = self(*outputs.inner)
+        return Loss(own.sum + inner.sum, own.count + inner.count)
+
+    def _own(self, outputs: Outputs, sequence: Sequence) -> Loss:
         index, targets, weights = wanted(sequence)
         if index.numel() == 0:  # nothing to learn here, but every parameter stays in the graph
-            zero = outputs.hidden.sum() * 0.0 + outputs.logits(index).sum()
+            zero = outputs.hidden.sum() * 0.0 + sum(part.sum() for part in _logits(outputs, index, targets))
             return Loss(zero.float(), weights.sum())
 
         def piece(start: int) -> Tensor:
             part = slice(start, start + CHUNK)
-            logits = outputs.logits(index[part]).float()
-            return (F.cross_entropy(logits, targets[part], reduction="none") * weights[part]).sum()
+            total = outputs.hidden.new_zeros((), dtype=torch.float32)
+            streams = _logits(outputs, index[part], targets[part])
+            columns = targets[part].view(len(targets[part]), -1), weights[part].view(len(targets[part]), -1)
+            for stream, logits in enumerate(streams):
+                wanted, weight = (column[:, stream] for column in columns)
+                # where a stream has nothing to say its id may be none of its codes
+                loss = F.cross_entropy(logits.float(), torch.where(weight > 0, wanted, 0), reduction="none")
+                if self.z:
+                    loss = loss + self.z * logits.float().logsumexp(-1).square()
+                total = total + (loss * weight).sum()
+            return total
 
         if index.numel() <= CHUNK:
             return Loss(piece(0), weights.sum())
@@ -46,10 +71,17 @@ class NextToken(Objective):
         return Loss(total, weights.sum())
 
 
+def _logits(outputs: Outputs, index: Tensor, targets: Tensor) -> list[Tensor]:
+    """Of each stream that is said (N, its vocabulary)."""
+    first = outputs.logits(index)
+    return [first] if outputs.streams is None else [first, *outputs.streams(index, targets)]
+
+
 def wanted(sequence: Sequence) -> tuple[Tensor, Tensor, Tensor]:
-    """(N) places whose hidden state predicts a weighted token, (N) that token, (N) its weight."""
+    """(N) places whose hidden state predicts a weighted token, (N) that token, (N) its weight; of streams (N, K)."""
     before = sequence.predecessor()
-    places = ((sequence.weight > 0) & (before >= 0)).nonzero(as_tuple=True)[0]
+    weighted = sequence.weight > 0 if sequence.weight.ndim == 1 else (sequence.weight > 0).any(1)
+    places = (weighted & (before >= 0)).nonzero(as_tuple=True)[0]
     return before[places], sequence.ids[places], sequence.weight[places]
 
 

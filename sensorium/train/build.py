@@ -79,7 +79,7 @@ def become(model: Wiring, recipe: Recipe, config: Wiring.Config) -> Wiring:
         return model
     made = build_model(recipe, config)
     shared = set()
-    for room in ("encoders", "connectors"):
+    for room in ("encoders", "connectors", "codecs"):
         before, after = getattr(model, room), getattr(made, room)
         for kind in set(before) & set(after):
             if room == "connectors" and before[kind].out_width != after[kind].out_width:
@@ -126,17 +126,17 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
             tokenizer = file.tokenizer()
     else:
         tokenizer = Tokenizer.bytes()
-    if len(tokenizer) > recipe.model.stack.vocab:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.stack.vocab}"
-        )
+    model = recipe.model
+    words = min([model.stack.vocab, *(min(tokens.ids) for tokens in model.formats.values())])
+    if len(tokenizer) > words:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary room for {words} words")
     return tokenizer
 
 
 def item_loader(model: Wiring) -> Callable[[str, Media], Item]:
-    """(kind, media) -> Item, decoded and preprocessed as the model's encoder of that kind asks."""
+    """(kind, media) -> Item, decoded and preprocessed as the model's encoder or codec of that kind asks."""
 
     def load(kind: str, media: Media) -> Item:
-        return Item(model.encoder(kind).preprocess(media.load()), media.shape(), media.key())
+        return Item(model.reader(kind).preprocess(media.load()), media.shape(), media.key())
 
     return load

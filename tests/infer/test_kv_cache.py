@@ -1,5 +1,7 @@
 """What is read through a cache must be what one full forward pass computes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -148,3 +150,19 @@ def test_half_precision_model_keeps_its_cache_in_float32_on_a_cpu(build):
     model, _ = build()
     assert Cache.of(model.backbone.to(torch.bfloat16), 1, 8).layer(0).keys.dtype == torch.float32
     assert Cache.of(model.backbone.double(), 1, 8).layer(0).keys.dtype == torch.float64
+
+
+def test_what_is_not_visible_is_read_and_not_kept(tiny):
+    """Tokens behind an invisible span find what they would find had it never been there."""
+    one, two = documents(tiny, "what is this?", "and that one here?", pictures=(1,))
+    shown = [one.spans[0], two.spans[0]]
+    one.spans, two.spans = [replace(shown[0], visible=False)], [replace(shown[1], visible=False)]
+    expected = [full(tiny.model, document) for document in (one, two)]
+    cache = Cache.of(tiny.model.backbone, slots=2, capacity=96)
+    places = [span.start + span.length + 2 for span in shown]
+    pieces = [cut(document, place) for document, place in zip((one, two), places)]
+    read(tiny.model, cache, [piece[0] for piece in pieces], [1, 0])
+    assert [cache.lengths[1], cache.lengths[0]] == [place - span.length for place, span in zip(places, shown)]
+    logits = read(tiny.model, cache, [piece[1] for piece in pieces], [1, 0])
+    for row in range(2):
+        torch.testing.assert_close(logits[row], expected[row][places[row] :], atol=1e-4, rtol=0)
