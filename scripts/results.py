@@ -15,17 +15,23 @@ Settings were chosen on slices of the training split alone. Made by `scripts/res
 """
 
 
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
 def rows(folder: Path) -> list[str]:
     """The table rows of one run, its first one with the name and the minutes of the whole run."""
     report = json.loads((folder / "report.json").read_text())
     name, minutes = report["recipe"]["name"], sum(report["seconds"].values()) / 60
     found = []
     for one in report["evaluations"]:
+        if one["blind"] is None:  # no comparison: a measure of the model alone
+            continue
         first = not found
         low, high = 100 * one["margin_low"], 100 * one["margin_high"]
         found.append(
             f"| {f'`{name}`' if first else ''} | {one['task'].replace('_', ' ')} | `{one['split']}` | {one['n']} "
-            f"| {100 * one['score']:.1f} % | {100 * one['blind']:.1f} % | {100 * one['chance']:.1f} % "
+            f"| {100 * one['score']:.1f} % | {100 * one['blind']:.1f} % | {_percent(one['chance'])} "
             f"| {100 * one['margin']:+.1f} ({low:+.1f} to {high:+.1f}) | {f'{minutes:.0f}' if first else ''} |"
         )
     return found

@@ -24,9 +24,12 @@ from sensorium.data.media import PictureFile
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine, Likelihoods
+from sensorium.infer.handover import Reply, reply
+from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
 from sensorium.infer.vectors import picture_vectors, text_vectors
+from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
 from sensorium.render import Renderer
@@ -108,6 +111,49 @@ class Model:
         ]
         return self.engine.generate(samples, sampling_of(sampling))
 
+    def paint(
+        self, prompts: Sequence[str], size: tuple[int, ...] | None = None, *, pictures: Sequence[Any] | None = None,
+        keep: Sequence[Image.Image | None] | None = None, **options: Any,
+    ) -> list[Frames]:  # fmt: skip
+        """A picture of each prompt, as a list of one frame, or a clip as its frames.
+
+        size      (height, width) in pixels, or (frames, height, width); None: the square that was trained on
+        pictures  what is changed (with `strength` below 1) or painted around (with `keep`), one for each prompt
+        keep      for each prompt a picture of what stays (white) and what is painted anew (black), or None
+        options   fields of sensorium.infer.painting.Painting: sampler, guider, strength, seed
+        Raises UserError for a model that paints nothing.
+        """
+        if not isinstance(self.network, Denoiser):
+            raise UserError(f"{self.recipe.title} paints nothing: a denoiser does (recipe `dit`)")
+        if pictures is None:
+            side = next(iter(self.network.config.codecs.values())).transform.size
+            samples = [canvas(text, *(size or (side, side))) for text in prompts]
+        else:
+            pairs = zip(pictures, prompts, strict=True)
+            samples = [Sample((Segment("image", picture_of(one)), Segment("text", text))) for one, text in pairs]
+        return paint(self.engine, samples, Painting(**options), keep)
+
+    def reply(self, messages: Messages, *, most: int = 1, painting: Painting = PLAIN, **sampling: Any) -> Reply:
+        """The assistant's next answer as words and pictures in their order; each picture is a list of frames.
+
+        most      pictures in it, at most; whether there are any is the model's own choice
+        painting  how a generator makes them
+        sampling  as in `chat`
+        """
+        self._must_speak()
+        return reply(self.engine, [_open(messages)], sampling_of(sampling), painting, most)[0]
+
+    def draw(self, prompt: str | Messages, **sampling: Any) -> Image.Image:
+        """The picture that a prompt asks for, of a model that says pictures as it says words.
+
+        prompt    a conversation, or what a user asks: "Draw a cat."
+        sampling  as for `chat`; unless given, temperature=1, top_k=64 and guidance=3
+        """
+        self._must_speak()
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        options = sampling_of({"temperature": 1.0, "top_k": 64, "guidance": 3.0, "max_tokens": 1, **sampling})
+        return self.engine.draw([_open(messages)], options)[0][0]
+
     def likelihoods(self, messages: Messages, options: Sequence[str]) -> Likelihoods:
         """Log-probabilities of several answers to the same conversation, in one forward pass."""
         self._must_speak()
@@ -130,6 +176,8 @@ class Model:
         inputs  one text, picture (Path, PIL image, encoded bytes, Media) or conversation -> (D); a list of them
                 -> (N, D). A str is text: give a picture's path as a Path.
         """
+        if isinstance(self.network, Denoiser):
+            raise UserError(f"{self.recipe.title} paints, it embeds nothing: use paint")
         if isinstance(self.network, Dual):
             vectors = self._shared([inputs] if _is_one(inputs) else list(inputs))
             return vectors[0] if _is_one(inputs) else vectors
@@ -156,8 +204,8 @@ class Model:
     def _must_speak(self) -> None:
         if not self.recipe.model.speaks:
             raise UserError(
-                f"{self.recipe.title} does not answer in words: use embed, or sensorium eval for classification and "
-                "retrieval"
+                f"{self.recipe.title} does not answer in words: use embed or paint, or sensorium eval for what its "
+                "recipe asks"
             )
 
     def session(self, system: str | None = None, **sampling: Any) -> Session:

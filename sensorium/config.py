@@ -21,7 +21,10 @@ from sensorium.errors import UserError, nearest
 
 C = TypeVar("C", bound="Config")
 
-ROOMS = ("nn", "encoders", "connectors", "models", "objectives", "data", "train", "evaluate", "hub", "render")
+ROOMS = (
+    "nn", "encoders", "connectors", "codecs", "diffusion", "models", "objectives", "data", "train", "evaluate", "hub",
+    "render",
+)  # fmt: skip
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensorium.config import Config
 from sensorium.errors import UserError
-from sensorium.sequence import KINDS, Item, Media, Plan, Sample, Segment, Sequence, Span
+from sensorium.sequence import KINDS, Item, Media, Plan, Sample, Segment, Sequence, Span, made
 from sensorium.tokenizer import Tokenizer
 
 CHATML = (
@@ -38,7 +38,7 @@ class Template(Config):
     chat     Jinja source in the Hugging Face convention: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`
     system   a system message put first when the sample has none; "" for none
     asks     text before and after the words of a user, for example ("Question: ", " Answer:")
-    media    text before and after each item of a kind, for example {"image": ("<Img>", "</Img>")}
+    media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
     stop     the special token that ends an assistant's turn
     start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
              answer (of plain samples: before the last text) is then the source, ended by `plain`
@@ -178,7 +178,7 @@ class Renderer:
             role = segment.role or "user"
             mark = f"\ue000{index}\ue001"
             asked = self.template.asks if segment.kind == "text" and role == "user" else ("", "")
-            before, after = self.template.media.get(segment.kind, asked)
+            before, after = ("", "") if role == "assistant" else self.template.media.get(segment.kind, asked)
             content = f"{before}{mark}{after}"
             if messages and messages[-1]["role"] == role:
                 messages[-1]["content"] += content
@@ -203,7 +203,7 @@ def _plain(
 ) -> list[Any]:
     pieces: list[Any] = [template.begin] if template.begin else []
     for place, segment in enumerate(segments):
-        before, after = template.media.get(segment.kind, ("", ""))
+        before, after = ("", "") if segment.train else template.media.get(segment.kind, ("", ""))
         pieces += [piece for piece in (before, indices[place] if indices else place, after) if piece != ""]
     return pieces if generate else [*pieces, template.plain]
 
@@ -261,8 +261,7 @@ class _Builder:
         for piece in pieces:
             if isinstance(piece, int) and self.segments[piece].kind != "text":
                 self._text(pending)
-                in_stream = self._span(self.segments[piece])
-                closes = in_stream and self._trained(self.segments[piece])
+                closes = self._span(self.segments[piece])
             elif isinstance(piece, int):
                 segment = self.segments[piece]
                 closes = self._trained(segment)
@@ -277,10 +276,11 @@ class _Builder:
                     closes = False
         self._text(pending)
 
-    def _trained(self, segment: Segment) -> bool:
+    def _trained(self, segment: Segment, mode: str = "token") -> bool:
+        """Whether a segment carries loss. mode: how an item enters the stream; only tokens can be said."""
         if segment.train is not None:
             return segment.train
-        if segment.kind != "text":
+        if segment.kind != "text" and (segment.role is None or mode != "token"):
             return self.plain_sample and segment is self.segments[-1]
         return segment.role == "assistant" or self.plain_sample
 
@@ -311,12 +311,14 @@ class _Builder:
         self.next_position = max(self.next_position, *(place + 1 for place in self.position[-1]))
 
     def _span(self, segment: Segment) -> bool:
-        """Place an item; returns whether it stands in the stream, not beside it."""
+        """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too."""
         media = segment.data
         if not isinstance(media, Media):
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
         shape = media.shape()
         plan = self.renderer.plan(segment.kind, shape)
+        if plan.signals and (segment.role == "assistant" or self._trained(segment, "token")):
+            return self._signals(segment, plan, media)
         item = Item(None, shape, media.key())
         if self.load:
             if self.renderer.load is None:
@@ -334,11 +336,30 @@ class _Builder:
             start = len(self.ids) - 1
         else:
             start = len(self.ids)
-            self._fill(segment.kind, plan)
+            said = plan.mode == "token" and self._trained(segment)
+            self._fill(segment.kind, plan, plan.weight if said else 0.0)
         self.spans.append(Span(segment.kind, start, plan.tokens, len(members) - 1, mode=plan.mode, route=plan.route))
-        return plan.mode != "memory"
+        return plan.mode != "memory" and self._trained(segment, plan.mode)
 
-    def _fill(self, kind: str, plan: Plan) -> None:
+    def _signals(self, segment: Segment, plan: Plan, media: Media) -> bool:
+        """Place an item that the model says: its signals, and beside them what they are to tell a generator."""
+        kind, said = made(segment.kind), self._trained(segment)
+        item = Item(None, media.shape(), media.key())
+        if self.load:
+            if self.renderer.load is None:
+                raise ValueError("this renderer plans only: give it `load` to read media")
+            item = self.renderer.load(kind, media)
+        turn = _turn(self.segments, segment) or [one for one in self.segments if one.kind == "text"]
+        words = " ".join(str(one.data) for one in turn)
+        item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
+        members = self.items.setdefault(kind, [])
+        members.append(item)
+        self.spans.append(Span(kind, len(self.ids), len(plan.signals), len(members) - 1, mode="signal"))
+        for id in plan.signals:
+            self._token(id, float(said), KINDS.index(segment.kind))
+        return said
+
+    def _fill(self, kind: str, plan: Plan, weight: float) -> None:
         """The placeholders of an item."""
         filler = self.renderer.tokenizer.pad
         first = self.next_position
@@ -347,7 +368,7 @@ class _Builder:
             places = list(product(*map(range, plan.grid)))
         for place in places:
             at = (first + place[0], first + place[1], first + place[2])
-            self._token(filler if filler is not None else 0, 0.0, KINDS.index(kind), at)
+            self._token(filler if filler is not None else 0, weight, KINDS.index(kind), at)
 
     def finish(self, sample: Sample) -> Sequence:
         if not self.segments or not self.ids:

@@ -22,7 +22,12 @@ from sensorium.errors import UserError
 
 KINDS = ("text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state")
 Kind = Literal["text", "image", "video", "audio", "points", "depth", "thermal", "imu", "box", "mask", "action", "state"]
-Mode = Literal["embed", "token", "latent", "memory"]
+Mode = Literal["embed", "token", "latent", "memory", "signal"]
+
+
+def made(kind: str) -> str:
+    """The name under which items stand that a model is to make of a kind, apart from those that it reads."""
+    return f"made.{kind}"
 
 
 @runtime_checkable
@@ -87,12 +92,16 @@ class Plan:
     """How an item enters the stream, known before it is decoded; the model's own answer, asked by the renderer.
 
     tokens    how many the connector makes of it
-    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read
+    mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read; token: they
+              are ids, of codes and their marks, which are filled in when the codes are known; latent: a codec's latents
     route     which weights they take in a routed block; None is the first, text's
     together  all of them share one position (CogVLM section 2.1)
     grid      (frames, rows, columns) of them: each has its own place in time, row and column behind what comes before,
               and what follows goes on after the last of any (M-RoPE, Qwen2-VL section 2.1)
     read      the connector also reads the words of the item's turn (InstructBLIP section 2.3)
+    weight    loss weight of each of its tokens where it is to be learned (mode token)
+    signals   ids that stand for an item of the model's own, in place of all this: by their states a generator is told
+              what to make, and the item is what it is to be (mode signal, as an item of kind `made(kind)`)
     """
 
     tokens: int
@@ -101,17 +110,20 @@ class Plan:
     together: bool = False
     read: bool = False
     grid: tuple[int, int, int] | None = None
+    weight: float = 1.0
+    signals: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where an item stands.
 
+    signal  ids of their own stand at `ids[start : start + length]`
     embed, token, latent  it fills `ids[start : start + length]`, which are placeholders
     memory  its `length` tokens stand beside the stream, at the token `start`: that one and what follows may read them
     """
 
-    kind: Kind
+    kind: Kind | str
     start: int
     length: int
     item: int
@@ -131,7 +143,8 @@ class Item:
     shape     extent of the original, (height, width) for a picture
     key       content hash; with the encoder's fingerprint it addresses the feature cache
     features  (N, D) what a frozen encoder made of it earlier; then `data` may be None
-    text      (M) ids of the words of its turn, where the plan says that the connector reads them
+    text      (M) ids of the words of its turn, where the plan says that the connector reads them; of what a generator
+              is to make, what its denoiser reads: those words, or of samples without turns all
     source    of kind text alone: one document with items of its own, of which the decoder reads the encoder's states
     """
 

@@ -28,6 +28,7 @@ RECIPES = "tests/recipes/test_catalog.py"
 PARITY = "tests/recipes/test_parity.py"
 GROUNDING = "tests/models/test_grounding.py"
 FUSION = "tests/models/test_feature_fusion.py"
+DRAWING = "tests/infer/test_drawing.py"
 FREEZING = "tests/train/test_trainer.py::test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest"
 TRAINED = ("clip", "siglip", "unicl", "blip-2", "instructblip", "minigpt-4", "flamingo", "openflamingo", "cogvlm")
 SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
@@ -53,6 +54,23 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         f"{RECIPES}::test_minigpt_v2_joins_four_features_and_writes_its_tags_and_boxes",
         "tests/connectors/test_pool.py::test_minigpt_v2_makes_256_tokens_of_448_pixels",
         FREEZING,
+    ),
+    ("dit", "C"): (
+        "tests/models/test_denoiser.py::test_packed_equals_separate_for_any_shape",
+        "tests/models/test_denoiser.py::test_a_new_model_predicts_zero_and_every_parameter_learns_soon",
+        "tests/infer/test_painting.py::test_guidance",
+        "tests/infer/test_painting.py::test_sdedit_keeps_the_picture_at_strength_zero_and_forgets_it_at_one",
+        "tests/infer/test_painting.py::test_inpainting_keeps_what_is_kept",
+    ),
+    ("next-gpt", "C"): (
+        "tests/models/test_generator.py::test_gradients_reach_the_signals_and_stay_out_of_a_frozen_denoiser",
+        "tests/infer/test_handover.py::test_states_of_cached_decoding_are_those_of_a_full_forward",
+        "tests/infer/test_handover.py::test_an_answer_is_words_and_pictures_in_order",
+        "tests/train/test_generation_stages.py::test_four_stages_end_to_end_stopped_and_resumed_it_is_the_same_run",
+    ),
+    ("dit", "P"): (
+        "tests/nn/test_dit_block_parity.py::test_dit_block",
+        "tests/diffusion/test_schedulers_parity.py::test_dpm_solver",
     ),
     ("llava-1.5", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
     ("llava-1.5-13b", "P"): (f"{PARITY}::test_llava_1_5_is_transformers_llava",),
@@ -108,6 +126,21 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         f"{RECIPES}::test_stages_train_what_the_paper_says_and_nothing_else[minigpt-4-tiny]",
         FREEZING,
     ),
+    ("fuyu", "C"): (
+        "tests/encoders/test_patch.py::test_every_picture_keeps_its_aspect_ratio_and_is_encoded_as_alone",
+        "tests/encoders/test_patch.py::test_rows_end_with_the_newline",
+    ),
+    ("chameleon", "C"): (
+        "tests/models/test_token_spans.py::test_packed_documents_equal_separate_ones",
+        "tests/models/test_token_spans.py::test_the_z_loss_is_the_squared_log_of_the_sum_of_exponentials",
+        f"{DRAWING}::test_a_picture_among_words_is_whole_even_at_the_end_of_the_answer",
+    ),
+    ("emu3", "C"): (
+        f"{DRAWING}::test_every_drawn_picture_has_its_rows_and_is_closed",
+        f"{DRAWING}::test_guidance_of_scale_1_is_no_guidance_and_of_scale_0_no_prompt",
+        "tests/train/test_codec_stages.py::test_the_codec_learns_alone_and_then_rests_to_the_last_bit",
+    ),
+    ("fuyu", "P"): ("tests/recipes/test_fuyu_parity.py::test_fuyu_is_transformers_fuyu_for_pictures_of_any_size",),
     ("blip-2", "P"): (
         "tests/connectors/test_qformer.py::test_the_q_former_of_blip_2",
         "tests/nn/test_block_parity.py::test_opt",

@@ -103,6 +103,11 @@ def test_pictures_in_memory_stand_upright_and_keep_their_alpha():
         assert api.picture_of(Image.new(mode, (5, 3))).load().size == (5, 3)
 
 
+def test_a_model_of_words_alone_says_that_it_draws_nothing(model):
+    with pytest.raises(UserError, match="the model says no image: it says words alone"):
+        model.draw("Draw a cat.")
+
+
 def test_logits_open_the_turn_only_for_the_assistant(model):
     ask = [{"role": "user", "content": "hi"}]
     text = model.tokenizer.decode(model.logits(ask)[0].tolist(), skip_special=False)

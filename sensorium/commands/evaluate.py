@@ -12,6 +12,7 @@ from sensorium.hub.cache import cache_root
 from sensorium.recipes.common import evaluations_of
 from sensorium.train.checkpoint import load_checkpoint
 from sensorium.train.finish import evaluate, subject_of
+from sensorium.train.judge import judge_of
 from sensorium.train.log import Progress
 
 COUNT = 300
@@ -24,8 +25,8 @@ def run_evaluate(run: Path, count: int | None, json: bool) -> None:
     recipe, model, tokenizer = load_checkpoint(run)
     tasks = tuple(task.replace(n=count or task.n) for task in recipe.evaluations or evaluations_of(recipe.model, COUNT))
     recipe = recipe.replace(evaluations=tasks)
-    subject = subject_of(recipe, model, tokenizer, cache_root() / "features")
     console = console_for(True)
+    subject = subject_of(recipe, model, tokenizer, cache_root() / "features", judge_of(recipe, console))
     with Progress("evaluate", len(tasks), console=console) as bar:
         results = evaluate(recipe, subject, lambda label, done, total: None)
         bar.note(f"{len(results)} tasks evaluated")

@@ -28,6 +28,9 @@ KEYWORDS: dict[str, tuple[str, ...]] = {
     "hi": ("इस चित्र के लिए तीन मुख्य शब्द बताइए।", "इस चित्र से जुड़े तीन शब्द कौन से हैं?"),
 }
 
+DRAW = ("Draw {name}.", "Make a picture of {name}.", "Show me {name}.")
+"""What is asked of a model that draws."""
+
 CATEGORY = ("Which category does this belong to?", "What kind of thing is this: which category?")
 
 CHOICE_NAME: dict[str, tuple[str, ...]] = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from PIL import Image
+from pydantic import model_validator
 from torch import Tensor
 
 from sensorium.config import Config as Value
@@ -42,6 +44,18 @@ class Encoder(Part):
         def extra(self) -> int:
             """Features before the cells of each view (a class token)."""
             return 0
+
+        @property
+        def any_size(self) -> bool:
+            """Whether it reads pictures of any size and aspect ratio, each with a grid of its own."""
+            return False
+
+        @model_validator(mode="after")
+        def _sizes_fit(self) -> Self:
+            if self.transform.resize == "keep" and not self.any_size:
+                raise ValueError(f"{self.tag()} reads square views, and transform.resize 'keep' makes others: choose "
+                                 "shortest, squash or pad")  # fmt: skip
+            return self
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
             """The layout of the features of a picture of `shape` (height, width) or a clip of (frames, height, width),
@@ -113,6 +127,10 @@ class Encoder(Part):
         """A parameter, whose device and dtype the features take."""
         return next(self.parameters())
 
+    def feature_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """How features are kept where the model computes in `dtype`."""
+        return dtype
+
     def _learns(self) -> bool:
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
@@ -142,8 +160,8 @@ class Encoder(Part):
         return Features(values, grids)
 
     def _views(self, item: Item, grid: Grid) -> Tensor:
-        side = self.config.transform.size
-        expected = (grid.views, 3, side, side)
+        height, width = item.shape[-2:]
+        expected = (grid.views, 3, *self.config.transform.extent((height, width)))
         if item.data is None or tuple(item.data.shape) != expected:
             given = "neither views nor features" if item.data is None else f"views {tuple(item.data.shape)}"
             raise ValueError(f"a picture of {item.shape} (height, width) has {given}, expected views {expected}: "

@@ -1,4 +1,4 @@
-"""Fixed two-dimensional sin-cos positions."""
+"""Fixed sin-cos positions, in two dimensions and in three."""
 
 from __future__ import annotations
 
@@ -28,6 +28,29 @@ def _sincos2d(rows: int, cols: int, width: int, period: float) -> Tensor:
         angle = place[:, None].double() * frequency
         halves += [angle.sin(), angle.cos()]
     return torch.cat(halves, dim=1).float()
+
+
+@lru_cache(maxsize=64)
+def sincos3d(
+    frames: int, rows: int, cols: int, sections: tuple[int, int, int], period: float = 10_000.0
+) -> Tensor:  # fmt: skip
+    """(frames * rows * cols, sum of sections) float32: of each cell the sin and cos of its time, row and column.
+
+    sections  channels that say the time, the row and the column: even numbers, 0 for one that is not said. With
+              (0, n, n) a picture's are those of `sincos2d`
+    The tensor is shared by all callers: do not write to it.
+    """
+    if any(width % 2 for width in sections):
+        raise ValueError(f"a sin and a cos for each frequency: sections {sections} must be even")
+    with torch.inference_mode(False):  # the cached tensor may later take part in training
+        extents = (frames, rows, cols)
+        places = torch.meshgrid(*(torch.arange(extent, dtype=torch.float64) for extent in extents), indexing="ij")
+        parts = []
+        for place, width in zip(places, sections):
+            half = width // 2
+            angle = place.reshape(-1, 1) * period ** -(torch.arange(half, dtype=torch.float64) / max(half, 1))
+            parts += [angle.sin(), angle.cos()]
+        return torch.cat(parts, dim=1).float()
 
 
 def located(features: Tensor, rows: int, cols: int) -> Tensor:

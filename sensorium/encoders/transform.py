@@ -26,7 +26,10 @@ class ImageTransform(Config):
     size    side of a view in pixels
     resize  how the whole picture becomes square. `shortest`: its shorter side to `size`, then the centre is cropped.
             `squash`: both sides to `size`, the aspect ratio is lost. `pad`: padded to a square with `pad_color`, then
-            resized; nothing is lost (LLaVA-1.5, arXiv 2310.03744, section 3.3)
+            resized; nothing is lost (LLaVA-1.5, arXiv 2310.03744, section 3.3). `keep`: no square at all; the picture
+            keeps its size and aspect ratio (scaled down where a side exceeds `size`), and is padded at its right and
+            bottom to multiples of `multiple` pixels (Fuyu)
+    multiple  keep: what both sides are multiples of
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
     mean, std  of channels scaled to [0, 1]
     tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
@@ -34,7 +37,8 @@ class ImageTransform(Config):
     """
 
     size: int = 224
-    resize: Literal["shortest", "squash", "pad"] = "shortest"
+    resize: Literal["shortest", "squash", "pad", "keep"] = "shortest"
+    multiple: int = 1
     filter: Literal["bicubic", "bilinear"] = "bicubic"
     pad_color: Colour | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -69,6 +73,26 @@ class ImageTransform(Config):
                 raise ValueError(f"tile canvas {(height, width)} (height, width) is no multiple of size {self.size}")
         return self
 
+    @model_validator(mode="after")
+    def _multiple_fits(self) -> Self:
+        if self.multiple < 1 or (self.resize == "keep" and self.size % self.multiple):
+            raise ValueError(f"the longest side, size={self.size}, is no multiple of multiple={self.multiple}")
+        if self.resize == "keep" and self.tiles:
+            raise ValueError("a picture that keeps its size is not cut into tiles: leave out tiles")
+        return self
+
+    def extent(self, shape: Size) -> Size:
+        """(height, width) in pixels of a view of a picture of `shape` (height, width)."""
+        if self.resize != "keep":
+            return self.size, self.size
+        height, width = self._kept(shape)
+        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
+
+    def _kept(self, shape: Size) -> Size:
+        """(height, width) of a picture that keeps its aspect ratio, scaled down to `size` where it is larger."""
+        scale = min(1.0, self.size / max(shape))
+        return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
     def canvas(self, shape: Size) -> Size | None:
         """(height, width) of the candidate a picture of `shape` (height, width) is fitted into; None without tiles."""
         return best_canvas(shape, self.tiles) if self.tiles else None
@@ -84,7 +108,10 @@ class ImageTransform(Config):
         return 1 if tiles is None else 1 + tiles[0] * tiles[1]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """image: RGB -> (views, 3, size, size) float32. Raises UserError for a picture in another mode."""
+        """image: RGB -> (views, 3, height, width) float32, each view of `extent`'s height and width.
+
+        Raises UserError for a picture in another mode.
+        """
         if image.mode != "RGB":
             raise UserError(f"a picture in mode {image.mode!r} was given, RGB is expected: use image.convert('RGB')")
         pixels = [np.asarray(self._square(image))]
@@ -97,7 +124,9 @@ class ImageTransform(Config):
         return self._normalise(np.stack(pixels))
 
     def _square(self, image: Image.Image) -> Image.Image:
-        """The whole picture as size x size pixels."""
+        """The whole picture as one view."""
+        if self.resize == "keep":
+            return self._keep(image)
         side = (self.size, self.size)
         if self.resize == "squash":
             return image.resize(side, FILTERS[self.filter])
@@ -112,6 +141,13 @@ class ImageTransform(Config):
         left, top = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
         return image.resize(scaled, FILTERS[self.filter]).crop((left, top, left + self.size, top + self.size))
 
+    def _keep(self, image: Image.Image) -> Image.Image:
+        """The picture in the upper left corner of a view that is just large enough."""
+        height, width = self._kept((image.height, image.width))
+        rows, cols = self.extent((image.height, image.width))
+        scaled = image if (width, height) == image.size else image.resize((width, height), FILTERS[self.filter])
+        return scaled if (cols, rows) == scaled.size else self._paste(scaled, (cols, rows), (0, 0))
+
     def _fit(self, image: Image.Image, canvas: Size) -> Image.Image:
         """The picture as large as it goes on a canvas (height, width), its aspect kept, centred on `pad_color`."""
         width, height = image.size
@@ -122,11 +158,11 @@ class ImageTransform(Config):
             scaled = (min(math.ceil(width * down), canvas[1]), canvas[0])
         return self._paste(image.resize(scaled, FILTERS[self.filter]), (canvas[1], canvas[0]))
 
-    def _paste(self, image: Image.Image, size: Size) -> Image.Image:
-        """The picture in the middle of a plain one of `size` (width, height)."""
+    def _paste(self, image: Image.Image, size: Size, corner: Size | None = None) -> Image.Image:
+        """The picture on a plain one of `size` (width, height), in its middle or with its own `corner` (left, top)."""
         red, green, blue = self.pad_color or [int(255 * channel) for channel in self.mean]
         padded = Image.new("RGB", size, (red, green, blue))
-        padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+        padded.paste(image, corner or ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
         return padded
 
     def _normalise(self, pixels: np.ndarray) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from sensorium.data.questions import choice_items, scene_items, with_shots
+from sensorium.data.reframe import Aspect, framed
 from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import SHOWN, EvaluationTask, Progress, Subject, drawn, shuffled
@@ -27,6 +28,7 @@ class Choice(EvaluationTask):
     scoring sum: log-probability of the option; mean: per token; prior: sum minus what the same option has behind the
             same question without any picture (domain-conditional PMI, Holtzman et al. 2021), so that an option does
             not win for being a likely phrase
+    aspects aspect ratios (height : width) of canvases that pictures are put on; none: as they are
     """
 
     family: Literal["emoji", "count", "position"]
@@ -34,8 +36,13 @@ class Choice(EvaluationTask):
     seed: int = 0
     holdout_dev: bool = False
     shots: int = Field(default=0, ge=0)
+    aspects: tuple[Aspect, ...] = ()
 
     def items(self) -> list[Sample]:
+        items = self._square_items()
+        return [framed(item, self.aspects, self.seed) for item in items] if self.aspects else items
+
+    def _square_items(self) -> list[Sample]:
         if self.family == "emoji":
             items = choice_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
             return with_shots(items, self.shots, self.seed, self.holdout_dev)

@@ -26,10 +26,14 @@ class Subject:
     """A trained model as it is asked.
 
     renderer  its `load` may give features from a cache in place of pixels
+    judge     a contrastive model that knows pictures by their names, for a model that makes pictures
     """
 
-    def __init__(self, model: Wiring, renderer: Renderer, *, tokens: int = 4096, items: int = 64) -> None:
+    def __init__(
+        self, model: Wiring, renderer: Renderer, *, tokens: int = 4096, items: int = 64, judge: Engine | None = None
+    ) -> None:
         self.model, self.renderer, self.tokens, self.items = model, renderer, tokens, items
+        self.judge = judge
 
     @cached_property
     def engine(self) -> Engine:

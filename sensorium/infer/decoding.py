@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sensorium.infer.cache import Cache
+from sensorium.infer.drawing import Drawing
 from sensorium.infer.sampling import Sampling, Text, choose
 from sensorium.mask import Layout, compile_layout
 from sensorium.models.wiring import Wiring
@@ -29,6 +30,9 @@ class Request:
     seen      ids of the prompt's words, for the repetition penalty
     position  of the next token
     ids       chosen so far, without the stop token
+    drawing   which of them are pictures; None where the model says words alone
+    against   the same request without its condition, in a slot of its own, for classifier-free guidance (Ho and
+              Salimans 2022, arXiv 2207.12598): it reads what is chosen here and never chooses itself
     """
 
     sequence: Sequence
@@ -41,6 +45,8 @@ class Request:
     ids: list[int] = field(default_factory=list)
     done: bool = False
     seen: list[int] = field(default_factory=list)
+    drawing: Drawing | None = None
+    against: Request | None = None
     _generator: torch.Generator | None = None
     _ready: str = ""
 
@@ -53,25 +59,50 @@ class Request:
 
     def advance(self, logits: Tensor) -> None:
         """Choose the next token from logits (vocab)."""
-        seen = torch.tensor(sorted({*self.seen, *self.ids}) if self.sampling.repetition_penalty != 1.0 else [])
+        words = self.sampling.repetition_penalty != 1.0 and not (self.drawing is not None and self.drawing.inside)
+        seen = torch.tensor(sorted({*self.seen, *self.ids}) if words else [])
         chosen = choose(logits.float().cpu(), self.sampling, seen.long(), self._generator)
         self.take(chosen)
 
     def take(self, chosen: int) -> None:
-        """Add one token to the answer, or end it."""
-        if chosen in self.stops:
+        """Add one token to the answer, or end it; a picture is never cut."""
+        drawing = self.drawing
+        if drawing is not None and drawing.take(chosen):
+            self.ids.append(chosen)
+            self.done = self._drawn_out(drawing)
+        elif chosen in self.stops:
             self.done = True
         else:
             self.ids.append(chosen)
             self._ready += self.text.push(chosen)
             self.done = self.text.stopped or len(self.ids) >= self.sampling.max_tokens
+        if self.against is not None:
+            self.against.ids.append(chosen)
         if self.done:
             self._ready += self.text.finish()
+
+    def saw(self, states: dict[str, Tensor]) -> None:
+        """By kind what generators read of the token that was chosen last; the answer may have waited for it to end."""
+        if self.drawing is not None and self.drawing.waits:
+            self.drawing.saw(states)
+            self.done = self._drawn_out(self.drawing)
+            if self.done:
+                self._ready += self.text.finish()
+
+    def _drawn_out(self, drawing: Drawing) -> bool:
+        """Whether the answer ends behind an item."""
+        enough = drawing.complete or len(self.ids) >= self.sampling.max_tokens
+        return enough and not drawing.inside and not drawing.waits
 
     def new_text(self) -> str:
         """What was added to the text since the last call."""
         ready, self._ready = self._ready, ""
         return ready
+
+    @property
+    def slots(self) -> int:
+        """Slots of a cache that the request takes."""
+        return 1 if self.against is None else 2
 
     @property
     def greedy(self) -> bool:
@@ -94,6 +125,7 @@ class Decoder:
     @torch.inference_mode()
     def admit(self, requests: Many[Request]) -> None:
         """Read the prompts of new requests in one packed pass and choose the first token of each."""
+        requests = [one for request in requests for one in (request, request.against) if one is not None]
         if len(requests) > self.free:
             raise ValueError(f"{len(requests)} requests for {self.free} free slots")
         slots = list(range(len(self.active), len(self.active) + len(requests)))
@@ -119,31 +151,56 @@ class Decoder:
         layout = _one_each(position.to(device))
         self.cache.reserve(max(self.cache.lengths[: len(self.active)]) + 1)
         with self.cache.step(range(len(self.active)), layout):
-            hidden = backbone(backbone.embed_tokens(ids.to(device)), layout, self.cache)
-        for request in self.active:
+            seen, between = self.model.watch({})
+            hidden = backbone(backbone.embed_tokens(ids.to(device)), layout, self.cache, between=between)
+        states = self.model.signals(hidden, seen)
+        for row, request in enumerate(self.active):
             request.position += 1
+            request.saw({kind: values[row] for kind, values in states.items()})
         self._advance(list(self.active), backbone.logits(hidden))
 
     def _advance(self, requests: list[Request], logits: Tensor) -> None:
-        """logits (requests, vocab)."""
+        """logits (requests, vocab), of guided requests and of what they are guided against."""
+        rows = {id(request): row for request, row in zip(requests, logits)}
+        led = {id(request.against) for request in requests if request.against is not None}
+        leading = [request for request in requests if id(request) not in led]
+        choosing = [request for request in leading if not request.done]
+        if not choosing:
+            logits = logits[:0]
+        elif len(choosing) < len(requests) or any(request.drawing is not None for request in choosing):
+            logits = torch.stack([_judged(request, rows) for request in choosing])
         likeliest = logits.argmax(-1).tolist()
-        for request, best, row in zip(requests, likeliest, logits):
+        for request, best, row in zip(choosing, likeliest, logits):
             if request.greedy:
                 request.take(best)
             else:
                 request.advance(row)
-        for request in requests:
+        for request in leading:
             if request.done:
                 self.remove(request)
 
     def remove(self, request: Request) -> None:
-        """Free the request's slot; the last active request moves into it, so that active slots stay side by side."""
+        """Free the request's slots; the last active request moves into each, so that active slots stay side by side."""
+        if request.against is not None:
+            self._free(request.against)
+        self._free(request)
+
+    def _free(self, request: Request) -> None:
         slot = self.active.index(request)
         last = len(self.active) - 1
         if slot != last:
             self.cache.fork(last, slot)
             self.active[slot] = self.active[last]
         self.active.pop()
+
+
+def _judged(request: Request, rows: dict[int, Tensor]) -> Tensor:
+    """The logits (vocab) that a request chooses from: guided, and with what may not follow ruled out."""
+    row = rows[id(request)]
+    if request.against is not None:
+        plain = rows[id(request.against)].float()
+        row = plain + request.sampling.guidance * (row.float() - plain)
+    return row.float() if request.drawing is None else request.drawing.allow(row.float())
 
 
 def _one_each(position: Tensor) -> Layout:

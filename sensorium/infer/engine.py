@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.drawing import Drawing, Drawn
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.models.wiring import Wiring
 from sensorium.nn.part import Features
@@ -66,7 +68,7 @@ class Engine:
     ) -> None:
         self.model, self.renderer = model, renderer
         self.slots, self.tokens, self.items = slots, tokens, items
-        self.context = context or model.config.stack.positions or None
+        self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
         tokenizer, template = renderer.tokenizer, renderer.template
         ends = {tokenizer.special.get(template.stop), tokenizer.special.get(template.plain), tokenizer.eos}
         self.stops = frozenset(id for id in ends if id is not None)
@@ -80,41 +82,85 @@ class Engine:
         sampling: Sampling = GREEDY,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """One answer for each sample, in their order, whatever the number of slots.
+        """One answer in words for each sample, in their order, whatever the number of slots.
 
         progress  called with the number of answers that are complete
         """
+        return [request.text.text for request in self.answered(samples, sampling, progress)]
+
+    def draw(
+        self,
+        samples: Iterable[Sample],
+        sampling: Sampling = GREEDY,
+        kind: str = "image",
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Image.Image]]:
+        """What each sample asks for, drawn: the frames of one item, a picture being one frame.
+
+        Raises UserError for a model whose words do not include the codes of this kind.
+        """
+        formats = self.model.config.formats
+        if kind not in formats:
+            raise UserError(f"the model says no {kind}: it says {sorted(formats) or 'words alone'}")
+        if not formats[kind].codes:
+            raise UserError(f"the model has no codes of {kind}, a generator makes it: see infer.handover.reply")
+        done = self.answered(samples, sampling, progress, drawn=(1, kind))
+        return [self.pictures(drawn) for request in done for drawn in request.drawing.drawn]  # type: ignore[union-attr]
+
+    def pictures(self, drawn: Drawn) -> list[Image.Image]:
+        """The frames of an item of an answer."""
+        codec = self.model.codec(drawn.kind)
+        frames = codec.config.temporal if drawn.kind == "video" else 1
+        return codec.pictures(drawn.codes[:, None], drawn.grid, frames * drawn.grid.frames)
+
+    def answered(
+        self,
+        samples: Iterable[Sample],
+        sampling: Sampling,
+        progress: Callable[[int], None] | None,
+        drawn: tuple[int, str | None] = (0, None),
+    ) -> list[Request]:
+        """The answered requests. drawn: items of an answer at most, and a kind that is drawn at once."""
         waiting = enumerate(samples)
         requests: list[Request] = []
         complete = 0
         with self._evaluating():
             decoder = Decoder(self.model, self.cache(self.slots))
             while True:
-                new = self._next(waiting, decoder.free, sampling)
+                new = self._next(waiting, decoder.free, sampling, drawn)
                 if new:
                     requests += new
                     decoder.admit(new)
                 elif decoder.active:
                     decoder.step()
                 else:
-                    return [request.text.text for request in requests]
-                if progress is not None and len(requests) - len(decoder.active) > complete:
-                    complete = len(requests) - len(decoder.active)
+                    return requests
+                if progress is not None and sum(request.done for request in requests) > complete:
+                    complete = sum(request.done for request in requests)
                     progress(complete)
 
-    def _next(self, waiting: Iterator[tuple[int, Sample]], free: int, sampling: Sampling) -> list[Request]:
+    def _next(
+        self, waiting: Iterator[tuple[int, Sample]], free: int, sampling: Sampling, drawn: tuple[int, str | None]
+    ) -> list[Request]:
         """As many waiting samples as slots and budgets allow; the last may exceed the budgets by itself."""
         new: list[Request] = []
         tokens = items = 0
-        while len(new) < free and tokens < self.tokens and items < self.items:
+        each = 1 if sampling.guidance == 1 or drawn[1] is None else 2
+        if each > self.slots:
+            raise UserError(f"a guided request takes 2 slots of the cache, the engine has {self.slots}: give it more")
+        while (len(new) + 1) * each <= free and tokens < self.tokens and items < self.items:
             index, sample = next(waiting, (0, None))
             if sample is None:
                 break
-            new.append(self.request(self.prompt(sample, sampling), sampling, sampling.seed + index))
-            tokens += len(new[-1].sequence)
-            items += len(new[-1].sequence.spans)
-        sequences = self.prepare([request.sequence for request in new])
-        for request, sequence in zip(new, sequences):
+            request = self.request(self.prompt(sample, sampling), sampling, sampling.seed + index, drawn=drawn)
+            if each == 2:
+                plain = self.prompt(_without_words(sample), sampling)
+                request.against = self.request(plain, sampling, sampling.seed + index)
+            new.append(request)
+            tokens += len(request.sequence)
+            items += len(request.sequence.spans)
+        every = [one for request in new for one in (request, request.against) if one is not None]
+        for request, sequence in zip(every, self.prepare([request.sequence for request in every])):
             request.sequence = sequence
         return new
 
@@ -153,9 +199,15 @@ class Engine:
             )
         return self.renderer.render(sample, generate=True, items=items, max_tokens=room)
 
-    def request(self, sequence: Sequence, sampling: Sampling, seed: int, cached: int = 0) -> Request:
+    def request(
+        self, sequence: Sequence, sampling: Sampling, seed: int, cached: int = 0,
+        drawn: tuple[int, str | None] = (0, None),
+    ) -> Request:  # fmt: skip
         text = Text(self.renderer.tokenizer, sampling.stop)
-        return Request(sequence, sampling, text, self.stops, seed, cached)
+        config = self.model.config
+        formats = {kind: (tokens, config.said(kind)) for kind, tokens in config.formats.items()}
+        drawing = Drawing(formats, *drawn) if formats else None
+        return Request(sequence, sampling, text, self.stops, seed, cached, drawing=drawing)
 
     def cache(self, slots: int) -> Cache:
         return Cache.of(self.model.stack, slots, 512)
@@ -241,7 +293,7 @@ class Engine:
     @torch.inference_mode()
     def prepare(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences on the model's device, their media encoded together; equal content is encoded once."""
-        device = next(self.model.stack.parameters()).device
+        device = self.model.reference().device
         sequences = [sequence.to(device) for sequence in sequences]
         made: dict[str, dict[object, Tensor]] = {}
         for kind in self.model.config.kinds:
@@ -254,13 +306,12 @@ class Engine:
             if waiting:
                 features = self._encode(kind, list(waiting.values()))
                 made[kind] = dict(zip(waiting, features.values.split(features.lengths)))
-        return [_filled(sequence, made) for sequence in sequences] if made else sequences
+        return [self.model.config.written(_filled(sequence, made)) for sequence in sequences]
 
     def _encode(self, kind: str, items: list[Item]) -> Features:
         if kind not in self._encoders:
-            encoder = self.model.encoder(kind)
             # the language model's precision: what a frozen encoder computes in during training too
-            self._encoders[kind] = encoder.prepare_inference(next(self.model.stack.parameters()).dtype)
+            self._encoders[kind] = self.model.reader(kind).prepare_inference(self.model.reference().dtype)
         return self._encoders[kind](items)
 
     @contextmanager
@@ -273,6 +324,12 @@ class Engine:
         finally:
             for module in learning:
                 module.training = True
+
+
+def _without_words(sample: Sample) -> Sample:
+    """A prompt with nothing said: what a guided request is compared with."""
+    empty = (replace(part, data="") if part.kind == "text" else part for part in sample.segments)
+    return replace(sample, segments=tuple(empty))
 
 
 def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:

@@ -23,6 +23,8 @@ class Sampling(Config):
     seed                request i of a call draws from a generator of its own, seeded by seed + i
     max_tokens          longest answer, in tokens
     stop                texts that end the answer; they are not part of it
+    guidance            of what is drawn: how far the logits go from those without the words of the prompt towards those
+                        with them, and beyond (classifier-free guidance); 1 reads the prompt as it is
     """
 
     temperature: float = Field(default=0.0, ge=0)
@@ -32,6 +34,7 @@ class Sampling(Config):
     seed: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=256, gt=0)
     stop: tuple[str, ...] = ()
+    guidance: float = Field(default=1.0, ge=0)
 
     @field_validator("stop", mode="before")
     @classmethod

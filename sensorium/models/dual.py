@@ -105,6 +105,10 @@ class Dual(Wiring):
         start: int | None = None
 
         @property
+        def reads_text(self) -> bool:
+            return True
+
+        @property
         def stack(self) -> Backbone.Config:
             if self.backbone is not None:
                 return self.backbone

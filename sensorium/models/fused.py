@@ -3,24 +3,34 @@
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
     items -- encoder -- connector -- by span ----'              |
-                              `----- memory -- cross-attention -'
+       \\                      `----- memory -- cross-attention -'
+        `-- codec -- codes, which are ids                       `-- at signals -- generator -- picture
 
-LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans).
+LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
+Emu3 and Chameleon (token spans), whose logits say pictures as they say words; NExT-GPT (signals), whose states tell a
+generator what to make.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
+from sensorium.codecs.base import Codec
+from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
+from sensorium.models.generator import Generated, Generator
 from sensorium.models.wiring import Outputs, Wiring
-from sensorium.nn.backbone import Backbone, Between, adding
-from sensorium.sequence import Plan, Sequence, Span
+from sensorium.nn.backbone import Backbone, Between, adding, noting
+from sensorium.nn.part import Grid
+from sensorium.sequence import Plan, Sequence, Span, made
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -41,6 +51,8 @@ class Fused(Wiring):
         spread    kinds whose tokens have places in time, row and column (M-RoPE); their connectors keep a grid
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
+        tokens    kinds whose items are codes of their codec, among the words of the vocabulary
+        generators  kinds whose items in an answer are signals, by whose states another wiring makes them
         """
 
         backbone: Backbone.Config
@@ -50,6 +62,33 @@ class Fused(Wiring):
         together: tuple[str, ...] = ()
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
+        tokens: dict[str, CodeTokens] = {}
+        generators: dict[str, Generator.Config] = {}
+
+        @property
+        def formats(self) -> dict[str, CodeTokens | Signals]:
+            return {**self.tokens, **{kind: one.signals for kind, one in self.generators.items()}}
+
+        def said(self, kind: str) -> Grid:
+            return self.generators[kind].grid if kind in self.generators else super().said(kind)
+
+        @property
+        def targets(self) -> dict[str, Codec.Config]:
+            return {made(kind): next(iter(one.denoiser.codecs.values())) for kind, one in self.generators.items()}
+
+        def owner(self, kind: str) -> str:
+            return kind if kind in self.targets else super().owner(kind)
+
+        @property
+        def measures(self) -> dict[str, float]:
+            """Of each generator its signals, and the tokens of condition that come of them."""
+            made = self.generators.items()
+            signals = {f"signals.{kind}": one.signals.count for kind, one in made}
+            return {**signals, **{f"condition.{kind}": one.tokens for kind, one in made}}
+
+        @property
+        def reads_text(self) -> bool:
+            return True
 
         @property
         def stack(self) -> Backbone.Config:
@@ -60,10 +99,17 @@ class Fused(Wiring):
             return self.source is not None
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            if self.coded(kind):
+                owner = self.owner(kind)
+                tokens = self.tokens[owner]
+                return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
+                            kind in self.together, weight=tokens.weight)  # fmt: skip
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
-            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid)
+            signals = self.generators[kind].signals.ids if kind in self.generators else ()
+            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid,
+                        signals=signals)  # fmt: skip
 
         def _grid(self, kind: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
             owner = self.owner(kind)
@@ -72,6 +118,23 @@ class Fused(Wiring):
                 raise UserError(f"tokens of {kind} are spread over rows and columns, and its connector leaves no plain "
                                 "grid: take it out of `spread`, or choose another connector")  # fmt: skip
             return grid.frames, grid.rows, grid.cols
+
+        def written(self, sequence: Sequence) -> Sequence:
+            ids = sequence.ids
+            for span in sequence.spans:
+                item = sequence.items[span.kind][span.item]
+                if span.mode != "token" or item.features is None:
+                    continue
+                owner = self.owner(span.kind)
+                wrote = self.tokens[owner].write(item.features[:, 0], self.codecs[owner].grid(item.shape))
+                if len(wrote) != span.length:
+                    raise ValueError(
+                        f"the {span.kind} at token {span.start} was planned with {span.length} tokens and has "
+                        f"{len(wrote)}: the sequence was rendered for another model"
+                    )
+                ids = ids.clone() if ids is sequence.ids else ids
+                ids[span.start : span.start + span.length] = wrote.to(ids.device)
+            return replace(sequence, ids=ids)
 
         def token_width(self, kind: str) -> int:
             cross = self.backbone.block.cross
@@ -89,10 +152,32 @@ class Fused(Wiring):
             if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
                 raise ValueError("the backbone reads all of its source: give its blocks cross-attention, and the rule "
                                  "memory='all'")  # fmt: skip
+            self._check_tokens()
             most = max(self.routes.values(), default=0)
             if most >= self.backbone.block.routes:
                 raise ValueError(f"route {most} is taken, the blocks have {self.backbone.block.routes} routes")
             return self
+
+        def _check_tokens(self) -> None:
+            """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
+            coded = {kind for kind in self.codecs if kind not in self.encoders}
+            if not set(self.generators) <= set(self.encoders):
+                raise ValueError(f"generators make {sorted(self.generators)}, encoders read {sorted(self.encoders)}: a "
+                                 "kind that is made is one that is read, in what users say")  # fmt: skip
+            if any(layer > self.backbone.depth for one in self.generators.values() for layer in one.layers):
+                raise ValueError(f"a generator reads behind more blocks than the backbone's {self.backbone.depth}")
+            if set(self.tokens) != coded:
+                raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
+                                 f"others do: given {sorted(self.tokens)}")  # fmt: skip
+            taken: set[int] = set()
+            for kind, tokens in self.tokens.items():
+                if tokens.codes != self.codecs[kind].codes:
+                    raise ValueError(f"tokens.{kind} has {tokens.codes} codes, its codec {self.codecs[kind].codes}")
+            for kind, tokens in self.formats.items():
+                if max(tokens.ids) >= self.backbone.vocab or taken & set(tokens.ids):
+                    raise ValueError(f"{kind} as tokens or signals ends at id {max(tokens.ids)}: the vocabulary has "
+                                     f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
+                taken |= set(tokens.ids)
 
     config: Config
 
@@ -100,6 +185,8 @@ class Fused(Wiring):
         super().__init__(config)
         self.backbone: Backbone = config.backbone.build()
         self.source: Backbone | None = config.source.build() if config.source is not None else None
+        width = config.backbone.width
+        self.generators = nn.ModuleDict({kind: part.build(width) for kind, part in config.generators.items()})
 
     @property
     def stack(self) -> Backbone:
@@ -113,17 +200,25 @@ class Fused(Wiring):
             x, beside, deeper = self.backbone.embed_tokens(sequence.ids), {"text": self.read(sequence)}, {}
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
-        hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
+        seen, between = self.watch(deeper)
+        hidden = self.backbone(x, layout, cache, memory=memory, between=between)
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
-        return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)))
+        return Outputs(
+            hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), self._generated(
+                sequence, hidden, seen
+            ),
+        )  # fmt: skip
 
     def stream(self, sequence: Sequence) -> tuple[Tensor, dict[str, Tensor], dict[int, Between]]:
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
         added to the stream between its blocks."""
+        self._check_codes(sequence)
         x = self.backbone.embed_tokens(sequence.ids)
         beside, deeper = {}, {}
         for kind in self.config.kinds:
+            if self.config.coded(kind):  # ids already
+                continue
             tokens = self.connect(kind, sequence, x.dtype)
             if kind in self.config.memory:
                 beside[kind] = tokens
@@ -136,6 +231,60 @@ class Fused(Wiring):
             else:
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
+
+    # ---- generators
+
+    def watch(self, between: Mapping[int, Between]) -> tuple[dict[int, Tensor], dict[int, Between]]:
+        seen: dict[int, Tensor] = {}
+        watched = dict(between)
+        for layer in sorted({layer for one in self.config.generators.values() for layer in one.layers}):
+            watched[layer] = noting(seen, layer, watched.get(layer))
+        return seen, watched
+
+    def signals(self, hidden: Tensor, seen: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        return {
+            kind: torch.stack([*(seen[layer] for layer in one.layers), hidden], dim=1)
+            for kind, one in self.config.generators.items()
+        }
+
+    def generator(self, kind: str) -> Generator:
+        """What makes items of a kind. Raises UserError where there is none."""
+        if kind not in self.generators:
+            raise UserError(f"the model makes no {kind}: it has generators of {sorted(self.generators)}")
+        generator = self.generators[kind]
+        assert isinstance(generator, Generator)
+        return generator
+
+    def codec(self, kind: str) -> Codec:
+        for own in self.generators:
+            if kind == made(own):
+                return next(iter(self.generator(own).denoiser.codecs.values()))  # type: ignore[return-value]
+        return super().codec(kind)
+
+    def _generated(
+        self, sequence: Sequence, hidden: Tensor, seen: Mapping[int, Tensor]
+    ) -> dict[str, Callable[[], Generated]]:
+        """By kind what its generator makes of the items that answers hold, computed when it is asked for."""
+
+        def make(kind: str) -> Generated:
+            name, generator = made(kind), self.generator(kind)
+            spans = sorted((span for span in sequence.spans if span.kind == name), key=lambda span: span.item)
+            index = places(spans, hidden.device)
+            layers = {layer: states.index_select(0, index) for layer, states in seen.items()}
+            states = self.signals(hidden.index_select(0, index), layers)[kind]
+            states = states.unflatten(0, (len(spans), generator.config.signals.count)).transpose(1, 2)
+            return Generated(generator, list(sequence.items.get(name, ())), generator.condition(states))
+
+        return {kind: partial(make, kind) for kind in self.generators}
+
+    def _check_codes(self, sequence: Sequence) -> None:
+        """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""
+        for span in sequence.spans:
+            if span.mode == "token" and sequence.items[span.kind][span.item].features is None:
+                raise ValueError(
+                    f"the {span.kind} at token {span.start} has no codes: freeze its codec while the language model "
+                    "reads it, so that `Task.complete` or `Engine.prepare` can write them"
+                )
 
     def read(self, sequence: Sequence) -> Tensor:
         """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""

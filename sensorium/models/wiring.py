@@ -1,56 +1,105 @@
-"""What every wiring has: encoders, connectors, a backbone, and how an item enters the stream."""
+"""What every wiring has: encoders, connectors, codecs, a backbone, and how an item enters the stream.
+
+By itself, without a backbone, it is what trains a codec: items -- codec -- their reconstruction.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sensorium.codecs.base import Codec, Coded, batches
+from sensorium.codecs.critic import Critic, as_it_is
+from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
-from sensorium.nn.backbone import Backbone
-from sensorium.nn.part import Features, Part
+from sensorium.nn.backbone import Backbone, Between
+from sensorium.nn.part import Features, Grid, Part
 from sensorium.sequence import Plan, Sequence
 
 
 @dataclass(slots=True)
 class Outputs:
-    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab)."""
+    """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab).
+
+    generated  by kind what a generator makes of its signals (models.generator.Generated), when it is asked
+    """
 
     hidden: Tensor
     logits: Callable[[Tensor], Tensor]
+    generated: dict[str, Callable[[], Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CodecOutputs:
+    """What the codecs made of the items of a sequence.
+
+    batches  kind -> items of equal size together: (pixels (N, 3, F, H, W), what the codec made of them)
+    critics  who judges them, by name
+    """
+
+    batches: dict[str, list[tuple[Tensor, Coded]]] = field(default_factory=dict)
+    critics: dict[str, nn.Module] = field(default_factory=dict)
+
+
+__all__ = ["CodecOutputs", "Critic", "Encoder", "Outputs", "Wiring", "as_it_is"]
 
 
 class Wiring(Part):
     """Base of `Fused`, `Dual` and `Denoiser`: the parts by name, and the tokens that an item takes."""
 
     class Config(Value):
-        """encoders, connectors: by kind of item. rule: who attends to whom.
+        """encoders, connectors: by kind of item. codecs: by kind, of items that are codes or latents. rule: who
+        attends to whom.
 
-        share  kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        share    kinds that go through the parts of another: {"video": "image"} reads a clip as pictures in time
+        critics  who judges reconstructions while codecs are trained alone (objectives/critics.py), by name
         """
 
-        encoders: dict[str, Encoder.Config]
-        connectors: dict[str, Connector.Config]
+        encoders: dict[str, Encoder.Config] = {}
+        connectors: dict[str, Connector.Config] = {}
+        codecs: dict[str, Codec.Config] = {}
         rule: AttentionRule = AttentionRule()
         share: dict[str, str] = {}
+        critics: dict[str, Encoder.Config | Critic.Config] = {}
 
         @property
         def kinds(self) -> tuple[str, ...]:
             """The kinds of items that the model reads."""
-            return (*self.encoders, *self.share)
+            return (*self.encoders, *(kind for kind in self.codecs if kind not in self.encoders), *self.share)
 
         def owner(self, kind: str) -> str:
-            """The kind whose encoder and connector an item goes through. Raises UserError for one that is not read."""
+            """The kind whose parts an item goes through. Raises UserError for one that is not read."""
             owner = self.share.get(kind, kind)
-            if owner not in self.encoders:
+            if owner not in self.encoders and owner not in self.codecs:
                 raise UserError(f"the model reads {sorted(self.kinds)}, not {kind}: leave it out or add an encoder")
             return owner
+
+        def coded(self, kind: str) -> bool:
+            """Whether items of a kind go through a codec, not through an encoder."""
+            return self.owner(kind) not in self.encoders
+
+        def reader(self, kind: str) -> Encoder.Config | Codec.Config:
+            """The encoder that reads items of a kind, or the codec."""
+            owner = self.owner(kind)
+            return self.encoders[owner] if owner in self.encoders else self.codecs[owner]
+
+        @property
+        def readers(self) -> dict[str, Encoder.Config | Codec.Config]:
+            """By kind what turns items into features, shared ones once."""
+            return {kind: self.reader(kind) for kind in self.kinds if kind not in self.share}
+
+        @property
+        def reads_text(self) -> bool:
+            """Whether there is a stack that reads text."""
+            return False
 
         @property
         def stack(self) -> Backbone.Config:
@@ -70,7 +119,7 @@ class Wiring(Part):
         @property
         def speaks(self) -> bool:
             """Whether it answers in words, token by token."""
-            return True
+            return self.reads_text
 
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             """How an item of this kind and shape enters the stream: the one owner of its token count.
@@ -78,8 +127,30 @@ class Wiring(Part):
             Raises UserError for a kind the model does not read.
             """
             owner = self.owner(kind)
+            if self.coded(kind):
+                return Plan(self.codecs[owner].grid(shape).tokens, "latent")
             connector = self.connectors[owner]
             return Plan(connector.num_tokens(self.encoders[owner].grid(shape)), read=connector.reads_text)
+
+        @property
+        def formats(self) -> dict[str, CodeTokens | Signals]:
+            """By kind, how items that the model can say stand among its words."""
+            return {}
+
+        def said(self, kind: str) -> Grid:
+            """What an item that the model says has between its marks: one frame, or as many as become one, of the size
+            that the codec was made for."""
+            codec = self.codecs[self.owner(kind)]
+            return codec.grid((codec.transform.size,) * 2)
+
+        @property
+        def targets(self) -> dict[str, Codec.Config]:
+            """By name (`sequence.made`) the codecs of items that generators are to make; these are no kinds to read."""
+            return {}
+
+        def written(self, sequence: Sequence) -> Sequence:
+            """The sequence with the ids of what frozen codecs made of its items, where these are tokens."""
+            return sequence
 
         def token_width(self, kind: str) -> int:
             """Width of the tokens that the connector of a kind makes."""
@@ -97,6 +168,9 @@ class Wiring(Part):
             )
         self.config = config
         self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
+        self.codecs = nn.ModuleDict({kind: part.build() for kind, part in config.codecs.items()})
+        self.generators = nn.ModuleDict()
+        self.critics = nn.ModuleDict({name: part.build() for name, part in config.critics.items()})
         self.connectors = nn.ModuleDict(
             {
                 kind: part.build(config.encoders[kind].width, config.token_width(kind))
@@ -108,6 +182,34 @@ class Wiring(Part):
     def stack(self) -> Backbone:
         """The stack that reads text, whichever part it is of."""
         raise NotImplementedError(f"{type(self).__name__} does not say what reads its text")
+
+    def forward(self, sequence: Sequence) -> Any:
+        """The codecs alone: every item that one of them reads, and its reconstruction (CodecOutputs)."""
+        outputs = CodecOutputs(critics=dict(self.critics.items()))
+        for kind in self.config.codecs:
+            codec = self.codec(kind)
+            groups = batches(sequence.items.get(kind, []), codec.reference(), most=None)
+            outputs.batches[kind] = [(pixels, codec(pixels)) for _, pixels in groups]
+        return outputs
+
+    def reference(self) -> Tensor:
+        """A parameter with the device and dtype that the model computes in."""
+        return next((self.stack if self.config.reads_text else self).parameters())
+
+    def recompute(self, on: bool) -> None:
+        """Whether the stack that reads text recomputes its activations in the backward pass."""
+        if self.config.reads_text:
+            self.stack.checkpointing = on
+
+    def watch(self, between: Mapping[int, Between]) -> tuple[dict[int, Tensor], dict[int, Between]]:
+        """States between blocks that generators read, by how many are done, filled in a pass of the backbone with what
+        is returned in place of `between`."""
+        return {}, dict(between)
+
+    def signals(self, hidden: Tensor, seen: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """hidden (T, D) and what `watch` saw of the same tokens -> by kind what a generator reads of each, (T, layers,
+        D)."""
+        return {}
 
     def encode(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Features:
         """Features of the items of one kind, as its connector reads them, items in order."""
@@ -126,3 +228,17 @@ class Wiring(Part):
         encoder = self.encoders[self.config.owner(kind)]
         assert isinstance(encoder, Encoder)
         return encoder
+
+    def codec(self, kind: str) -> Codec:
+        """What turns items of a kind into codes or latents, and back. Raises UserError where there is none."""
+        owner = self.config.owner(kind)
+        if owner not in self.codecs:
+            raise UserError(f"the model makes no {kind}: it has codecs of {sorted(self.codecs)}")
+        codec = self.codecs[owner]
+        assert isinstance(codec, Codec)
+        return codec
+
+    def reader(self, kind: str) -> Encoder | Codec:
+        """What turns items of a kind into features: their encoder, or their codec."""
+        coded = kind in self.config.targets or self.config.coded(kind)
+        return self.codec(kind) if coded else self.encoder(kind)

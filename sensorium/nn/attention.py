@@ -59,7 +59,8 @@ class Attention(Projections, Part):
 
     kv_heads    None: as many as heads; fewer: grouped-query attention
     head_width  None: width / heads
-    qk_norm     normalise queries and keys per head (Chameleon section 2.3, Qwen3)
+    qk_norm     normalise queries and keys per head: RMSNorm where it is True (Qwen3), or the norm that is given
+                (LayerNorm: Chameleon section 2.3, Persimmon)
     scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
     start       copy: values and output begin as the identity, so that what is read arrives as it is
     """
@@ -70,7 +71,7 @@ class Attention(Projections, Part):
         head_width: int | None = None
         bias: bool = False
         out_bias: bool | None = None
-        qk_norm: bool = False
+        qk_norm: bool | Norm.Config = False
         scaled: bool = True
         start: Literal["random", "copy"] = "random"
 
@@ -84,7 +85,7 @@ class Attention(Projections, Part):
         self.kv_heads = config.kv_heads or config.heads
         self.head_width = config.width_of_head(width)
         self.scale = None if config.scaled else self.head_width**0.5  # undoes what `attend` divides by
-        norm = Norm.Config()
+        norm = config.qk_norm if isinstance(config.qk_norm, Norm.Config) else Norm.Config()
         self.q_norm = norm.build(self.head_width) if config.qk_norm else None
         self.k_norm = norm.build(self.head_width) if config.qk_norm else None
 

@@ -16,6 +16,7 @@ from sensorium.config import Config as Value
 from sensorium.mask import Layout
 from sensorium.nn.attention import Attention, start_copying
 from sensorium.nn.block import Block
+from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
 from sensorium.nn.relative import RelativeBias
@@ -23,6 +24,7 @@ from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
+    from sensorium.nn.cross import Cross
 
 
 Between = Callable[[Tensor], Tensor]
@@ -39,6 +41,16 @@ def reading(states: list[Tensor]) -> Between:
     return read
 
 
+def noting(seen: dict[int, Tensor], layer: int, first: Between | None = None) -> Between:
+    """What passes, after what `first` does to it, is put into `seen` under `layer`."""
+
+    def note(x: Tensor) -> Tensor:
+        seen[layer] = x if first is None else first(x)
+        return seen[layer]
+
+    return note
+
+
 def adding(index: Tensor, values: Tensor, first: Between | None = None) -> Between:
     """values (N, D) are added to the states of the tokens index (N), after what `first` does."""
     return lambda x: (x if first is None else first(x)).index_add(0, index, values.to(x.dtype))
@@ -51,7 +63,7 @@ class Backbone(Part):
     rope        rotary positions; None when positions are learned or come from outside
     positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
     embed_norm  normalise the embeddings before the first block (BERT)
-    final_norm  normalise after the last block
+    final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
     relative    bias of attention scores by distance, shared by all blocks (T5)
     cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
@@ -85,6 +97,8 @@ class Backbone(Part):
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
         self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
+        modulation = config.block.modulation if config.final_norm else None
+        self.modulation = modulation.build(width, 2) if modulation is not None else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
         self.rope = config.rope.build(config.block.attention.width_of_head(width)) if config.rope else None
         self.relative = config.relative.build(config.block.attention.heads) if config.relative else None
@@ -92,9 +106,14 @@ class Backbone(Part):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal(0, 0.02); projections into the residual stream are scaled by 1 / sqrt(2 depth) (GPT-2 section 2.3)."""
+        """Normal(0, 0.02); projections into the residual stream are scaled by 1 / sqrt(2 depth) (GPT-2 section 2.3).
+
+        What modulates starts at zero.
+        """
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, Modulation):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear | nn.Embedding) and not name.endswith("modulation.linear"):
                 last = name.endswith(("attention.o", "ffn.down"))
                 std = 0.02 / math.sqrt(2 * self.config.depth) if last else 0.02
                 nn.init.normal_(module.weight, std=std)
@@ -126,11 +145,13 @@ class Backbone(Part):
         depth: int | None = None,
         memory: Tensor | None = None,
         between: Mapping[int, Between] | None = None,
+        conditions: Conditions | None = None,
     ) -> Tensor:
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
         memory   (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
         between  by how many blocks are done, what then becomes of x: states are read (`reading`) or added to (`adding`)
+        conditions  of the tokens, for blocks that are modulated
         """
         cross = self.config.block.cross
         if cross is not None and memory is None:
@@ -150,12 +171,17 @@ class Backbone(Part):
         for index, block in enumerate(blocks):
             kept = cache.layer(index) if cache is not None else None
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, rope, kept, memory, use_reentrant=False)  # type: ignore[assignment]
+                again = (layout, rope, kept, memory, conditions)
+                x = checkpoint(block, x, *again, use_reentrant=False)  # type: ignore[assignment]
             else:
-                x = block(x, layout, rope, kept, memory)
+                x = block(x, layout, rope, kept, memory, conditions)
             if between is not None and index + 1 in between:
                 x = between[index + 1](x)
-        return self.norm(x) if self.norm is not None and len(blocks) == len(self.blocks) else x
+        if self.norm is None or len(blocks) < len(self.blocks):
+            return x
+        if self.modulation is None or conditions is None:
+            return self.norm(x)
+        return modulate(self.norm(x), *self.modulation(conditions))
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:
         """The layout with the relative position bias of the new tokens to all that they may see."""
@@ -258,3 +284,20 @@ def t5(
         vocab=vocab if decoder else 0, width=width, depth=depth, block=block, tied=False,
         relative=RelativeBias.Config(both=not decoder),
     )  # fmt: skip
+
+
+def dit(
+    *, width: int, depth: int, heads: int, hidden: int | None = None, cross: Cross.Config | None = None,
+    cross_every: int = 1, rope: Rope.Config | None = None,
+) -> Backbone.Config:  # fmt: skip
+    """DiT's setting: adaLN-zero, LayerNorm without weights, GELU, biases (Peebles and Xie 2022, arXiv 2212.09748)."""
+    from sensorium.nn.attention import Attention
+    from sensorium.nn.ffn import FeedForward
+
+    block = Block.Config(
+        attention=Attention.Config(heads=heads, bias=True),
+        ffn=FeedForward.Config(hidden=hidden or 4 * width, activation="gelu_tanh", gated=False, bias=True),
+        norm=Norm.Config(kind="layer", eps=1e-6, affine=False),
+        cross=cross, modulation=Modulation.Config(),
+    )  # fmt: skip
+    return Backbone.Config(width=width, depth=depth, block=block, cross_every=cross_every, rope=rope)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sensorium.config import Config as Value
 from sensorium.nn.part import Part
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"]
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
@@ -26,6 +26,8 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
             return x * torch.sigmoid(1.702 * x)
         case "relu":
             return F.relu(x)
+        case "relu2":  # So et al. 2021 (Primer), arXiv 2109.08668
+            return F.relu(x).square()
 
 
 class FeedForward(Part):

@@ -13,19 +13,27 @@ from sensorium.nn.part import Part
 
 
 class Norm(Part):
-    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis. x: (..., D) -> (..., D)."""
+    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis. x: (..., D) -> (..., D).
+
+    affine  scaled (and shifted, in a LayerNorm) by learned numbers; otherwise whatever comes after does that (adaLN)
+    """
 
     class Config(Value):
         kind: Literal["rms", "layer"] = "rms"
         eps: float = 1e-5
+        affine: bool = True
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.eps = config.eps
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if config.kind == "layer" else None
+        self.eps, self.width = config.eps, width
+        self.layer = config.kind == "layer"
+        self.weight = nn.Parameter(torch.ones(width)) if config.affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if config.affine and self.layer else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            normed = F.layer_norm if self.layer else F.rms_norm
+            return normed(x, (self.width,), eps=self.eps)
         if self.bias is not None:
             return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         if x.device.type == "cpu":

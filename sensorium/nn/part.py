@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -18,6 +18,29 @@ class Part(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         owned(cls)
+
+
+class Together(Protocol):
+    """The ranks that train together, as a part meets them between two steps, never within a forward pass."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` over ranks, the same on all of them."""
+        ...
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A part that changes by itself when an optimizer step is done: moving means, codes that nothing uses."""
+
+    def after_step(self, ranks: Together) -> dict[str, float]:
+        """Change, and return what the log shows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

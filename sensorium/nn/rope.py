@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sensorium.config import Config as Value
@@ -14,14 +15,17 @@ class Rope(Part):
 
     sections  None: column 0 of the positions turns every frequency. (a, b, c): the first a frequency pairs follow time,
               the next b rows, the last c columns (M-RoPE, Qwen2-VL section 2.1); a + b + c = head width / 2.
+    share     of a head's width that is turned, its beginning; the rest stays (GPT-NeoX, Persimmon)
     """
 
     class Config(Value):
         theta: float = 10_000.0
         sections: tuple[int, int, int] | None = None
+        share: float = Field(default=1.0, gt=0, le=1)
 
     def __init__(self, config: Config, head_width: int) -> None:
         super().__init__()
+        head_width = round(head_width * config.share)
         if head_width % 2:
             raise ValueError(f"rotary embedding needs an even head width, got {head_width}")
         self.config = config
@@ -30,7 +34,7 @@ class Rope(Part):
             raise ValueError(f"rope sections {config.sections} must sum to head width / 2 = {head_width // 2}")
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """position (T, 3) -> cos, sin (T, head width) float32."""
+        """position (T, 3) -> cos, sin (T, width that is turned) float32."""
         half = self.head_width // 2
         exponent = torch.arange(half, device=position.device, dtype=torch.float32) / half
         frequency = 1.0 / self.config.theta**exponent
@@ -46,7 +50,13 @@ class Rope(Part):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (T, heads, head width) -> the same, rotated. cos, sin (T, head width) in x's dtype; sin carries the sign."""
+    """x (T, heads, head width) -> the same, its first R numbers rotated.
+
+    cos, sin (T, R) in x's dtype; sin carries the sign
+    """
+    if cos.shape[-1] < x.shape[-1]:
+        turned = rotate(x[..., : cos.shape[-1]], cos, sin)
+        return torch.cat((turned, x[..., cos.shape[-1] :]), dim=-1)
     half = x.shape[-1] // 2
     return x * cos[:, None] + torch.roll(x, half, dims=-1) * sin[:, None]
 

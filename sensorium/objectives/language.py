@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -20,9 +21,13 @@ class NextToken(Objective):
     """Cross-entropy of every token with weight > 0, given what comes before it in its document and branch.
 
     The head runs only at those tokens. Sum and count are returned apart (Loss), weighted by `Sequence.weight`.
+
+    z  weight of log(Z)^2, Z being the sum of exp(logits): it keeps logits from drifting (Chameleon, arXiv 2405.09818,
+       section 2.3: 1e-5)
     """
 
     name: str = "next_token"
+    z: float = Field(default=0.0, ge=0)
 
     def count(self, sequence: Sequence) -> float:
         return float(wanted(sequence)[2].sum())
@@ -36,7 +41,10 @@ class NextToken(Objective):
         def piece(start: int) -> Tensor:
             part = slice(start, start + CHUNK)
             logits = outputs.logits(index[part]).float()
-            return (F.cross_entropy(logits, targets[part], reduction="none") * weights[part]).sum()
+            loss = F.cross_entropy(logits, targets[part], reduction="none")
+            if self.z:
+                loss = loss + self.z * logits.logsumexp(-1).square()
+            return (loss * weights[part]).sum()
 
         if index.numel() <= CHUNK:
             return Loss(piece(0), weights.sum())

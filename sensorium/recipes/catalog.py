@@ -14,12 +14,17 @@ from pydantic import ValidationError
 from sensorium.config import explain
 from sensorium.errors import UserError, nearest
 from sensorium.recipes.blip2 import blip_2, blip_2_flan_t5, instructblip, minigpt_4
+from sensorium.recipes.chameleon import chameleon
 from sensorium.recipes.chinese_llava import chinese_llava
 from sensorium.recipes.clip import clip
 from sensorium.recipes.cogvlm import cogvlm
+from sensorium.recipes.dit import dit
+from sensorium.recipes.emu3 import emu3
 from sensorium.recipes.flamingo import flamingo, openflamingo
+from sensorium.recipes.fuyu import fuyu
 from sensorium.recipes.llava import llava, llava_1_5, llava_1_5_13b, llava_next, llava_next_34b
 from sensorium.recipes.minigpt_v2 import minigpt_v2
+from sensorium.recipes.next_gpt import next_gpt
 from sensorium.recipes.seechat import seechat
 from sensorium.recipes.siglip import siglip
 from sensorium.recipes.unicl import unicl
@@ -52,6 +57,11 @@ def catalog() -> tuple[RecipeFunction, ...]:
         clip,
         siglip,
         unicl,
+        dit,
+        next_gpt,
+        fuyu,
+        chameleon,
+        emu3,
     )
 
 

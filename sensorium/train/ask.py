@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sensorium.evaluate.result import TaskResult
 from sensorium.evaluate.task import EvaluationTask, Subject
+from sensorium.infer.engine import Engine
 from sensorium.models.wiring import Wiring
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Media
@@ -15,15 +16,19 @@ from sensorium.train.recipe import Recipe
 from sensorium.train.task import frozen_encoders
 
 
-def subject_of(recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None) -> Subject:
-    """A trained model to be asked, its pictures read through the feature cache."""
-    dtype = next(model.stack.parameters()).dtype
-    encoders = frozen_encoders(model, model.encoders, cache, dtype)
+def subject_of(
+    recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None, judge: Engine | None = None
+) -> Subject:
+    """A trained model to be asked, its pictures read through the feature cache, those it makes by the judge."""
+    config = model.config
+    owners = dict.fromkeys(config.owner(kind) for kind in (*config.kinds, *config.targets))
+    encoders = frozen_encoders(model, owners, cache, model.reference().dtype)
 
     def load(kind: str, media: Media) -> Item:
         return encoders[model.config.owner(kind)].load(media)
 
-    return Subject(model, Renderer(tokenizer, recipe.template_of(model.config), model.config.plan, load))
+    renderer = Renderer(tokenizer, recipe.template_of(model.config), model.config.plan, load)
+    return Subject(model, renderer, judge=judge)
 
 
 def answers(

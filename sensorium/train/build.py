@@ -14,6 +14,8 @@ from sensorium.encoders import efficientnet
 from sensorium.errors import UserError
 from sensorium.hub import fetch
 from sensorium.hub.pretrained import Pretrained
+from sensorium.models.denoiser import Denoiser
+from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.sequence import Item, Media
@@ -79,7 +81,7 @@ def become(model: Wiring, recipe: Recipe, config: Wiring.Config) -> Wiring:
         return model
     made = build_model(recipe, config)
     shared = set()
-    for room in ("encoders", "connectors"):
+    for room in ("encoders", "connectors", "codecs"):
         before, after = getattr(model, room), getattr(made, room)
         for kind in set(before) & set(after):
             if room == "connectors" and before[kind].out_width != after[kind].out_width:
@@ -87,6 +89,16 @@ def become(model: Wiring, recipe: Recipe, config: Wiring.Config) -> Wiring:
             else:
                 after[kind] = before[kind]
             shared.add(f"{room}.{kind}")
+    for kind, generator in made.generators.items():  # a wiring that a stage trained is the same within another
+        assert isinstance(generator, Generator)
+        before = model.generators[kind] if kind in model.generators else None  # noqa: SIM401 (no mapping)
+        if isinstance(before, Generator) and before.config == generator.config:
+            generator.connector, generator.denoiser = before.connector, before.denoiser
+            shared |= {f"generators.{kind}.{part}" for part in ("connector", "denoiser")}
+        elif generator.denoiser.config == model.config:
+            assert isinstance(model, Denoiser)
+            generator.denoiser = model
+            shared.add(f"generators.{kind}.denoiser")
     load_pretrained(made, recipe, known=shared)
     return made
 
@@ -126,17 +138,17 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
             tokenizer = file.tokenizer()
     else:
         tokenizer = Tokenizer.bytes()
-    if len(tokenizer) > recipe.model.stack.vocab:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary {recipe.model.stack.vocab}"
-        )
+    model = recipe.model
+    words = min([model.stack.vocab, *(min(tokens.ids) for tokens in model.formats.values())])
+    if len(tokenizer) > words:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the backbone's vocabulary room for {words} words")
     return tokenizer
 
 
 def item_loader(model: Wiring) -> Callable[[str, Media], Item]:
-    """(kind, media) -> Item, decoded and preprocessed as the model's encoder of that kind asks."""
+    """(kind, media) -> Item, decoded and preprocessed as the model's encoder or codec of that kind asks."""
 
     def load(kind: str, media: Media) -> Item:
-        return Item(model.encoder(kind).preprocess(media.load()), media.shape(), media.key())
+        return Item(model.reader(kind).preprocess(media.load()), media.shape(), media.key())
 
     return load

@@ -30,9 +30,13 @@ from sensorium.train.build import Loaded, load_part
 from sensorium.train.parallel import ALONE, Ranks, full
 from sensorium.train.recipe import Recipe
 
+ROOMS = ("encoders", "connectors", "codecs", "critics")
+"""Whose parts have names of their own, by kind."""
+
 
 def parts_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Parameter names by part: `encoders.image`, `connectors.image`, `backbone`.
+    """Parameter names by part: `encoders.image`, `connectors.image`, `codecs.image`, `backbone`; of a generator
+    `generators.image.connector` and `generators.image.denoiser`.
 
     What a design adds to a backbone stands apart, so that the published stack keeps a file of its own: adapters as
     `<part>.lora`, cross-attention as `backbone.cross`, further routes as `backbone.routes`.
@@ -40,7 +44,8 @@ def parts_of(names: Iterable[str]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
     for name in names:
         pieces = name.split(".")
-        part = ".".join(pieces[:2]) if pieces[0] in ("encoders", "connectors") else pieces[0]
+        depth = 3 if pieces[0] == "generators" else 2 if pieces[0] in ROOMS else 1
+        part = ".".join(pieces[:depth])
         if pieces[:2] == ["backbone", "blocks"] and pieces[3] in ("cross", "routes"):
             part += f".{pieces[3]}"
         if ".lora_" in name:

@@ -18,9 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.encoders.vit import ViT
 from sensorium.mask import Layout, MemoryLayout, Routes
+from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
+from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
+from sensorium.nn.modulation import Conditions
 from sensorium.sequence import Item
 from sensorium.train.recipe import Stage
 
@@ -113,10 +116,9 @@ def stage_costs(config: Wiring.Config, stages: Sequence[Stage], items: dict[str,
 def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
     found: dict[str, tuple[int, int]] = {}
-    if getattr(config, "backbone", None) is not None:
-        found["backbone"] = (config.stack.depth, 2)
-    if found and config.stack.block.cross is not None:  # blocks differ: with cross-attention and without
-        found["backbone"] = (config.stack.depth, config.stack.depth)
+    backbone = getattr(config, "backbone", None)
+    if backbone is not None:  # with cross-attention in some, blocks differ
+        found["backbone"] = (backbone.depth, 2 if backbone.block.cross is None else backbone.depth)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
             found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)
@@ -131,7 +133,8 @@ def _with_depths(config: Wiring.Config, depths: dict[str, int]) -> Wiring.Config
             encoders[kind] = encoder.replace(backbone=stack)
     if "backbone" not in depths:
         return config.replace(encoders=encoders)
-    return config.replace(encoders=encoders, backbone=config.stack.replace(depth=depths["backbone"]))
+    backbone = getattr(config, "backbone").replace(depth=depths["backbone"])  # noqa: B009
+    return config.replace(encoders=encoders, backbone=backbone)
 
 
 def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
@@ -214,7 +217,14 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
         parameter.requires_grad_(stage.trains(name))
     kept = _Kept(model)
     encode, encoded = _encode(model, items, kept)
-    ran = _towers(model, encoded, kept) if isinstance(model, Dual) else _stream(model, encoded, items, kept)
+    if isinstance(model, Dual):
+        ran = _towers(model, encoded, kept)
+    elif isinstance(model, Denoiser):
+        ran = _denoised(model, items, kept)
+    elif model.config.reads_text:
+        ran = _stream(model, encoded, items, kept)
+    else:
+        ran = _codecs(model, items, kept)
     loss = ran.loss
     with _counting() as backward:
         if loss.requires_grad:
@@ -231,7 +241,8 @@ def stage_cost(model: Wiring, stage: Stage, items: dict[str, Item]) -> Cost:
     )
     activations = kept.outside + sum(kept.blocks)
     if stage.checkpointing:  # the inputs of all blocks, and one block at a time in full
-        inputs = len(kept.blocks) * ran.length * model.stack.config.width * WEIGHT
+        stack = getattr(model, "backbone", None) or (model.stack if model.config.reads_text else None)
+        inputs = len(kept.blocks) * ran.length * (stack.config.width if stack is not None else 0) * WEIGHT
         activations = kept.outside + inputs + max(kept.blocks, default=0)
     return Cost(flops, _memory(model, round(activations * max(1.0, stage.tokens / ran.length))))
 
@@ -251,7 +262,10 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
     with _counting() as forward, kept.hooks():
         tokens = {kind: model.connectors[kind](features) for kind, features in encoded.items()}
         plans = {kind: model.config.plan(kind, items[kind].shape) for kind in tokens}
-        ids = torch.zeros(TEXT_TOKENS, dtype=torch.long, device="meta")
+        coded = sum(
+            model.config.num_tokens(kind, item.shape) for kind, item in items.items() if model.config.coded(kind)
+        )
+        ids = torch.zeros(TEXT_TOKENS + coded, dtype=torch.long, device="meta")
         inside = [rows for kind, rows in tokens.items() if plans[kind].mode != "memory"]
         beside = [rows for kind, rows in tokens.items() if plans[kind].mode == "memory"]
         x = torch.cat([*inside, model.stack.embed_tokens(ids)])
@@ -262,14 +276,29 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
             memory, x = source(x, replace(_causal(len(x), 0, [0] * len(x)), causal=False)), said
         length = len(x)
         routes = [plans[kind].route or 0 for kind, rows in tokens.items() for _ in range(len(rows))]
-        layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * TEXT_TOKENS][-length:])
+        layout = _causal(length, 0 if memory is None else len(memory), [*routes, *[0] * len(ids)][-length:])
     with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
         hidden = model.stack(x, layout, memory=memory)
     with _counting() as head, kept.hooks():
-        logits = model.stack.logits(hidden[-LOSS_TOKENS:]).float()
-        target = torch.zeros(LOSS_TOKENS, dtype=torch.long, device="meta")
+        logits = model.stack.logits(hidden[-(LOSS_TOKENS + coded) :]).float()
+        target = torch.zeros(LOSS_TOKENS + coded, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
-    return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
+    outside = forward.get_total_flops() + head.get_total_flops()
+    for kind, generator in model.generators.items():
+        assert isinstance(generator, Generator)
+        made = _generated(generator, kind, hidden, kept)
+        loss, outside = loss + made.loss, outside + made.outside + made.blocks
+    return _Ran(loss, length, blocks.get_total_flops(), outside)
+
+
+def _generated(generator: Generator, kind: str, hidden: Tensor, kept: _Kept) -> _Ran:
+    """One item that is to be made: the output connector, and the denoiser under what it gives."""
+    with _counting() as told, kept.hooks():
+        grid = generator.config.grid
+        states = hidden[-grid.cols :].expand(grid.rows, -1, -1)[None]
+        condition = generator.condition(states)[0]
+    ran = _denoised(generator.denoiser, {kind: Item(None, generator.config.size)}, kept, condition)
+    return replace(ran, loss=ran.loss + condition.float().square().mean(), outside=ran.outside + told.get_total_flops())
 
 
 def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
@@ -285,12 +314,55 @@ def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
 
+def _denoised(model: Denoiser, items: dict[str, Item], kept: _Kept, told: Tensor | None = None) -> _Ran:
+    """The noised latent of one item, under a text as long as its stack has positions for (of labels, one), or under
+    states (tokens, width) in place of a text's."""
+    config = model.config
+    kind, item = next(iter(items.items()))
+    length = config.num_tokens(kind, item.shape)
+    said = min(TEXT_TOKENS, config.text.positions or TEXT_TOKENS) if config.text.depth else 1
+    reads = config.backbone.block.cross is not None
+    with _counting() as forward, kept.hooks():
+        if told is None:
+            ids = torch.zeros(said, dtype=torch.long, device="meta")
+            states = model.text(model.text.embed_tokens(ids), _causal(said, 0, []))
+        else:
+            states, said = told, len(told)
+        asked = torch.ones(1, dtype=torch.bool, device="meta")
+        asking = model.prompt(states.mean(0, keepdim=True), asked) + model.time(torch.zeros(1, device="meta"))
+        x = model.enter(torch.zeros(length, config.channels, dtype=asking.dtype, device="meta"))
+    layout = replace(_causal(length, said if reads else 0, []), causal=False)
+    conditions = Conditions(asking, torch.zeros(length, dtype=torch.long, device="meta"))
+    with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
+        hidden = model.backbone(x, layout, memory=states if reads else None, conditions=conditions)
+    with _counting() as head, kept.hooks():
+        loss = model.leave(hidden).float().square().mean()
+    return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
+
+
+def _codecs(model: Wiring, items: dict[str, Item], kept: _Kept) -> _Ran:
+    """Items through their codecs and back, and the error of what comes back."""
+    length = sum(model.config.num_tokens(kind, item.shape) for kind, item in items.items() if kind in model.codecs)
+    with _counting() as forward, kept.hooks():
+        losses = []
+        for kind in model.codecs:
+            data = items[kind].data
+            assert data is not None
+            pixels = data.transpose(0, 1)[None].to(model.codec(kind).reference())
+            losses.append((model.codec(kind)(pixels).pixels - pixels).float().square().mean())
+    return _Ran(torch.stack(losses).sum(), length, 0, forward.get_total_flops())
+
+
 def _encode(model: Wiring, items: dict[str, Item], kept: _Kept) -> tuple[int, dict[str, Any]]:
     """FLOPs of the encoders' forward pass, and their features."""
     features = {}
     with _counting() as counter, kept.hooks():
         for kind, encoder in model.encoders.items():
             features[kind] = encoder([items[kind]])
+        for kind, item in items.items():
+            if model.config.reads_text and kind in model.codecs and item.data is not None:
+                codec = model.codec(kind)
+                codec.encode(item.data.transpose(0, 1)[None].to(codec.reference()))
     return counter.get_total_flops(), features
 
 

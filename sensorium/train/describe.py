@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from sensorium.codecs.base import Codec
 from sensorium.config import Config
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
@@ -29,6 +30,8 @@ from sensorium.train.cost import ASSUMPTIONS, Cost, stage_costs
 from sensorium.train.recipe import Recipe, Stage
 
 Shape = tuple[int, int]
+Reader = Encoder.Config | Codec.Config
+PartConfig = Encoder.Config | Connector.Config | Codec.Config | Backbone.Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
     """
     with torch.device("meta"):
         model = recipe.model.build()
-    shapes = {kind: native(encoder) for kind, encoder in recipe.model.encoders.items()}
+    readers = recipe.model.readers
+    shapes = {kind: native(reader) for kind, reader in readers.items()}
     wirings = {recipe.model.to_json(): (recipe.model, model)}
     stages = []
     for index, stage in enumerate(recipe.stages):
@@ -131,8 +135,8 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
         add_lora(full, stage.adapters)
         stages.append(_stage_view(full, stage))
     if costs:
-        items = {kind: _meta_item(recipe.model.encoders[kind], shape) for kind, shape in shapes.items()}
         for config, full in wirings.values():
+            items = {kind: _meta_item(reader, native(reader)) for kind, reader in config.readers.items()}
             places = [index for index in range(len(stages)) if recipe.wiring(index) == config]
             measured = stage_costs(config, [recipe.stages[index] for index in places], items, full)
             for index, cost in zip(places, measured, strict=True):
@@ -140,9 +144,9 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
     tokens = {kind: recipe.model.num_tokens(kind, shape) for kind, shape in shapes.items()}
     by_size = {
         kind: {
-            f"{height}x{width}": recipe.model.num_tokens(kind, (height, width)) for height, width in canvases(encoder)
+            f"{height}x{width}": recipe.model.num_tokens(kind, (height, width)) for height, width in canvases(reader)
         }
-        for kind, encoder in recipe.model.encoders.items()
+        for kind, reader in readers.items()
     }
     parts = _sizes(model)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -150,29 +154,31 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
     return replace(counted, figures=tuple(_figures(counted)))
 
 
-def _meta_item(encoder: Encoder.Config, shape: Shape) -> Item:
+def _meta_item(reader: Reader, shape: Shape) -> Item:
     """A picture of `shape`, preprocessed, without its pixels."""
-    side = encoder.transform.size
-    return Item(torch.empty(encoder.grid(shape).views, 3, side, side, device="meta"), shape)
+    views = 1 if isinstance(reader, Codec.Config) else reader.grid(shape).views
+    return Item(torch.empty(views, 3, *reader.transform.extent(shape), device="meta"), shape)
 
 
-def native(encoder: Encoder.Config) -> Shape:
-    """(height, width) of the picture an encoder is made for: one view, or its largest, squarest canvas of tiles."""
-    return max(canvases(encoder), key=lambda canvas: (min(canvas), max(canvas)))
+def native(reader: Reader) -> Shape:
+    """(height, width) of the picture an encoder or codec is made for: one view, or its largest, squarest canvas of
+    tiles."""
+    return max(canvases(reader), key=lambda canvas: (min(canvas), max(canvas)))
 
 
-def canvases(encoder: Encoder.Config) -> tuple[Shape, ...]:
-    """(height, width) of every picture size an encoder prefers: one view, or the candidates of its tiles."""
-    transform = encoder.transform
+def canvases(reader: Reader) -> tuple[Shape, ...]:
+    """(height, width) of every picture size that is preferred: one view, or the candidates of its tiles."""
+    transform = reader.transform
     return transform.tiles or ((transform.size, transform.size),)
 
 
 def measure(described: Description, key: str) -> float:
     """The number that a Figure names.
 
-    parameters.total, parameters.<part>; share.<part> of all parameters; trained.<stage>, lr.<stage>; stages;
-    tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
-    view.<kind> (pixels on a side), features.<kind> of an encoder for a picture of its native size; width, depth, heads,
+    parameters.total, parameters.<part>, parameters.without_codecs; share.<part> of all parameters; trained.<stage>,
+    lr.<stage>; stages; tokens.<kind>, tokens.<kind>@<height>x<width>; tiles.<kind>@..., pixels.<kind>@... of the tiles;
+    view.<kind> (pixels on a side), features.<kind> of an encoder or codec for a picture of its native size;
+    codes.<kind> of a codec, cell.<kind> (pixels on a side of one code or latent), frames.<kind>; width, depth, heads,
     kv_heads, hidden, vocab and context (learned positions) of the text stack; reading.every so many blocks have
     cross-attention; matching.<glob>, the parameters whose names a glob matches; what the wiring itself measures.
     Raises UserError for any other key.
@@ -183,15 +189,15 @@ def measure(described: Description, key: str) -> float:
         return sum(count for name, count in described.sizes.items() if fnmatchcase(name, glob))
     name, _, size = key.partition("@")
     kind = name.partition(".")[2]
-    if size and kind in described.recipe.model.encoders:
-        height, _, width = size.partition("x")
-        shape = (int(height), int(width))
-        encoder = described.recipe.model.encoders[kind]
-        tiles = encoder.transform.views(shape) - 1
+    if size and kind in described.recipe.model.kinds:
+        shape = tuple(map(int, size.split("x")))
+        reader = described.recipe.model.reader(kind)
+        tiles = reader.transform.views((shape[-2], shape[-1])) - 1
         known |= {
             f"tokens.{kind}@{size}": described.recipe.model.num_tokens(kind, shape),
+            f"features.{kind}@{size}": reader.grid(shape).tokens,
             f"tiles.{kind}@{size}": tiles,
-            f"pixels.{kind}@{size}": tiles * encoder.transform.size**2,
+            f"pixels.{kind}@{size}": tiles * reader.transform.size**2,
         }
     if key not in known:
         raise UserError(
@@ -205,6 +211,8 @@ def _measures(described: Description) -> dict[str, float]:
     stack = model.stack
     attention, ffn = stack.block.attention, stack.block.ffn
     found: dict[str, float] = {"parameters.total": total, "stages": len(described.stages)}
+    coded = sum(count for part, count in described.parts.items() if part.startswith("codecs."))
+    found["parameters.without_codecs"] = total - coded
     for part, count in described.parts.items():
         found[f"parameters.{part}"] = count
         found[f"share.{part}"] = count / total
@@ -214,8 +222,11 @@ def _measures(described: Description) -> dict[str, float]:
             found[f"lr.{view.name}"] = view.stage.lr
     for kind, count in described.tokens.items():
         found[f"tokens.{kind}"] = count
-        found[f"features.{kind}"] = model.encoders[kind].grid(native(model.encoders[kind])).tokens
-        found[f"view.{kind}"] = model.encoders[kind].transform.size
+        reader = model.readers[kind]
+        found[f"features.{kind}"] = reader.grid(native(reader)).tokens
+        found[f"view.{kind}"] = reader.transform.size
+        if isinstance(reader, Codec.Config):
+            found |= {f"codes.{kind}": reader.codes, f"cell.{kind}": reader.spatial, f"frames.{kind}": reader.temporal}
     found |= {**model.measures, "context": stack.positions}
     found |= {"width": stack.width, "depth": stack.depth, "vocab": stack.vocab}
     if stack.block.cross is not None:
@@ -250,16 +261,19 @@ def _stage_view(model: Wiring, stage: Stage) -> StageView:
     return StageView(stage.name, trained, sum(sizes.values()) - trained, parts, None, stage)
 
 
-def part_configs(model: Wiring.Config) -> dict[str, Encoder.Config | Connector.Config | Backbone.Config]:
+def part_configs(model: Wiring.Config) -> dict[str, PartConfig]:
     """Parts by name, in the order data takes."""
-    parts: dict[str, Encoder.Config | Connector.Config | Backbone.Config] = {}
+    parts: dict[str, PartConfig] = {f"codecs.{kind}": codec for kind, codec in model.codecs.items()}
     for kind in model.encoders:
         parts |= {f"encoders.{kind}": model.encoders[kind], f"connectors.{kind}": model.connectors[kind]}
-    backbone = getattr(model, "backbone", None)
-    return parts if backbone is None else {**parts, "backbone": backbone}
+    stacks = {name: getattr(model, name, None) for name in ("text", "backbone")}
+    parts |= {name: stack for name, stack in stacks.items() if isinstance(stack, Backbone.Config)}
+    for kind, one in getattr(model, "generators", {}).items():
+        parts |= {f"generators.{kind}.connector": one.connector, f"generators.{kind}.denoiser": one.denoiser.backbone}
+    return parts
 
 
-def summary(config: Encoder.Config | Connector.Config | Backbone.Config) -> str:
+def summary(config: PartConfig) -> str:
     """A part in a few words: its kind and the fields that make it what it is."""
     facts: list[str] = []
     stack = config if isinstance(config, Backbone.Config) else getattr(config, "backbone", None)
@@ -268,7 +282,14 @@ def summary(config: Encoder.Config | Connector.Config | Backbone.Config) -> str:
         facts.append(f"{config.transform.size} px, {rows} x {cols} features of {config.width}")
         if config.transform.tiles:
             facts.append(f"{len(config.transform.tiles)} tile canvases")
-    if isinstance(stack, Backbone.Config):
+    if isinstance(config, Codec.Config):
+        grid, time = config.grid(native(config)), f" x {config.temporal} frames" if config.temporal > 1 else ""
+        made = f"{config.codes:,} codes" if config.codes else f"latents of {config.width}"
+        cell = f"{config.spatial} x {config.spatial} px{time}"
+        facts.append(f"{config.transform.size} px, {grid.rows} x {grid.cols} cells of {cell}, {made}")
+    if isinstance(stack, Backbone.Config) and not stack.depth:
+        facts.append(f"a table of {stack.vocab:,} embeddings of {stack.width}")
+    elif isinstance(stack, Backbone.Config):
         attention, ffn = stack.block.attention, stack.block.ffn
         groups = f" ({attention.kv_heads} kv)" if attention.kv_heads else ""
         facts.append(f"{stack.depth} blocks of {stack.width}, {attention.heads} heads{groups}, ffn {ffn.hidden}")
@@ -321,7 +342,7 @@ def describe_tree(described: Description) -> RenderableType:
         line = Text.assemble((part, "cyan"), f"  {count(described.parts.get(part, 0))}  ", (summary(config), "dim"))
         branch = root.add(line)
         kind = part.partition(".")[2]
-        if part.startswith("connectors"):
+        if part.startswith("connectors") or (part.startswith("codecs") and kind in described.tokens_by_size):
             sizes = described.tokens_by_size[kind]
             for size, tokens in list(sizes.items()):
                 branch.add(f"{tokens} tokens for an item of {size} (height x width)")

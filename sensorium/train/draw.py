@@ -11,8 +11,11 @@ import textwrap
 from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
+from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.train.describe import Description, StageView, count, describe, native, size_of
+from sensorium.train.draw_denoiser import draw_denoiser
+from sensorium.train.draw_generators import TALL, draw_generators
 from sensorium.train.draw_parts import draw_column, draw_part
 from sensorium.train.draw_towers import draw_towers
 from sensorium.train.recipe import Recipe
@@ -80,14 +83,20 @@ def _figure(described: Description, top: float) -> Iterable[str]:
     if isinstance(described.recipe.model, Dual.Config):
         yield from draw_towers(described, top)
         return
-    kinds = list(described.recipe.model.encoders)
+    if isinstance(described.recipe.model, Denoiser.Config):
+        yield from draw_denoiser(described, top)
+        return
+    kinds = list(described.recipe.model.readers)
+    made = TALL * len(getattr(described.recipe.model, "generators", {}))
+    yield from draw_generators(described, top, _stream_places(kinds)["answer"])
+    top += made
     backbone = Box(MARGIN, top + 70, FIGURE, 104)
     stream = backbone.bottom + 52
     places = _stream_places(kinds)
     yield from _answer(places["answer"], top, backbone)
     yield from draw_part(described, "backbone", backbone)
     yield from _stream(described, places, stream, backbone)
-    width = min(330.0, (FIGURE - 250) / len(kinds) - 20)
+    width = min(330.0, (FIGURE - 250) / max(len(kinds), 1) - 20)
     for kind in kinds:
         yield from draw_column(described, kind, places[kind], stream + CELL + 40, width)
     yield from _words(places["question"], stream + CELL + 40)
@@ -127,7 +136,9 @@ def _stream(described: Description, places: dict[str, Box], y: float, backbone: 
 def _how(described: Description, kind: str) -> str:
     """How the tokens of a kind are read, where they do not simply stand in the stream."""
     model = described.recipe.model
-    plan = model.plan(kind, native(model.encoders[kind]))
+    plan = model.plan(kind, native(model.readers[kind]))
+    if plan.mode == "token":
+        return ", read and said"
     return " as memory" if plan.mode == "memory" else ", routed" if plan.route else ""
 
 

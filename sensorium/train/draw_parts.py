@@ -5,7 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from sensorium.train.describe import Description, count, native, part_configs, summary
+from sensorium.codecs.base import Codec
+from sensorium.models.denoiser import Denoiser
+from sensorium.train.describe import Description, StageView, count, native, part_configs, summary
 from sensorium.train.shapes import (
     FIGURE,
     FROZEN,
@@ -26,19 +28,24 @@ from sensorium.train.shapes import (
 
 
 def draw_column(described: Description, kind: str, place: Box, y: float, width: float) -> Iterable[str]:
-    """Connector, encoder and item of one kind, from above, under their tokens."""
+    """Connector, encoder and item of one kind, from above, under their tokens; a codec has no connector above it."""
     x = min(max(MARGIN, place.middle - width / 2), MARGIN + FIGURE - width)
     connector = Box(x + width * 0.08, y, width * 0.84, 80)
     encoder = Box(x, connector.bottom + 38, width, 96)
-    config = described.recipe.model.encoders[kind]
+    model = described.recipe.model
+    config = model.readers[kind]
     grid = config.grid(native(config))
     yield arrow(place.middle, connector.y - 3, place.middle, y - 36)
-    yield from draw_part(described, f"connectors.{kind}", connector)
-    yield arrow(encoder.middle, encoder.y - 3, encoder.middle, connector.bottom + 4)
-    views = f"{grid.views} views x " if grid.views > 1 else ""
-    features = f"{views}{grid.rows * grid.cols} features of {config.width}"
-    yield text(encoder.middle + 10, encoder.y - 15, features, size=12, colour=SOFT, anchor="start")
-    yield from draw_part(described, f"encoders.{kind}", encoder, trapezoid=True)
+    if isinstance(config, Codec.Config):
+        encoder = Box(x, y, width, 96)
+    else:
+        yield from draw_part(described, f"connectors.{kind}", connector)
+        yield arrow(encoder.middle, encoder.y - 3, encoder.middle, connector.bottom + 4)
+        views = f"{grid.views} views x " if grid.views > 1 else ""
+        features = f"{views}{grid.rows * grid.cols} features of {config.width}"
+        yield text(encoder.middle + 10, encoder.y - 15, features, size=12, colour=SOFT, anchor="start")
+    room = "codecs" if model.coded(kind) else "encoders"
+    yield from draw_part(described, f"{room}.{kind}", encoder, trapezoid=True)
     item = Box(encoder.middle - 46, encoder.bottom + 36, 92, 70)
     yield arrow(encoder.middle, item.y - 3, encoder.middle, encoder.bottom + 4)
     yield from picture(item, grid.tiles)
@@ -55,7 +62,7 @@ def draw_column(described: Description, kind: str, place: Box, y: float, width: 
 
 def draw_part(described: Description, part: str, box: Box, trapezoid: bool = False) -> Iterable[str]:
     """A part's box: name, what it is, parameters, and for each stage whether it trains."""
-    trains = [bool(view.parts.get(part, (0, 0))[0]) for view in described.stages]
+    trains = [_trains(described, view, part) for view in described.stages]
     fill, edge = (TRAINED, TRAINED_EDGE) if any(trains) else (FROZEN, FROZEN_EDGE)
     if trapezoid:
         inset = box.w * 0.08
@@ -72,8 +79,15 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
     config = part_configs(described.recipe.model)[part]
     kind, _, facts = summary(config).partition(": ")
     room, _, item = part.partition(".")
-    stack = "Language backbone" if described.recipe.model.speaks else "Text tower"
-    title = {"encoders": f"{item.capitalize()} encoder ({kind})", "connectors": f"Connector ({kind})"}.get(room, stack)
+    model = described.recipe.model
+    stack = "Language backbone" if model.speaks else "Text tower"
+    if isinstance(model, Denoiser.Config):
+        stack = "Denoising stack"
+    title = {"encoders": f"{item.capitalize()} encoder ({kind})", "connectors": f"Connector ({kind})",
+             "codecs": f"{item.capitalize()} codec ({kind})",
+             "text": "Text stack" if getattr(config, "depth", 1) else "Labels"}.get(room, stack)  # fmt: skip
+    if room == "generators":
+        title = f"Output connector ({kind})" if item.endswith(".connector") else "Denoiser"
     lines = textwrap.wrap(facts, max(24, int((box.w - 40) / 6.1)))[:2]
     amount = f"{count(described.parts.get(part, 0))} parameters"
     y = box.y + (box.h - 18 * (1 + len(lines)) - 16) / 2 + 12
@@ -87,6 +101,12 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
         x = right - 18 - 24 * (len(trains) - 1 - index)
         yield from mark(x, box.y, str(index + 1), learning)
     yield from _added(described, part, box)
+
+
+def _trains(described: Description, view: StageView, part: str) -> bool:
+    """Whether a part of the model trains in a stage, which may be of a wiring within it."""
+    inside = described.recipe.inside(view.stage)
+    return view.trained > 0 if inside == part else not inside and view.parts.get(part, (0, 0))[0] > 0
 
 
 ADDED = {"lora": "LoRA", "cross": "cross-attention", "routes": "weights of other routes"}

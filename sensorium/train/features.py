@@ -21,12 +21,13 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sensorium.codecs.base import Codec
 from sensorium.encoders.base import Encoder
 from sensorium.nn.part import Features
 from sensorium.sequence import Item, Media
 
 
-def fingerprint(encoder: Encoder, dtype: torch.dtype) -> str:
+def fingerprint(encoder: Encoder | Codec, dtype: torch.dtype) -> str:
     """sha256 over the encoder's value, its weights and the precision it computes in."""
     digest = hashlib.sha256(f"{encoder.config.to_json()}|{dtype}".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
@@ -122,14 +123,17 @@ class FeatureStore:
 
 
 class FrozenEncoder:
-    """Items of one kind, with features from the store or computed now, in batches, by the encoder's fast path."""
+    """Items of one kind, with features from the store or computed now, in batches, by the encoder's fast path.
 
-    def __init__(self, encoder: Encoder, root: Path | None, dtype: torch.dtype) -> None:
+    A codec's codes or latents are features too.
+    """
+
+    def __init__(self, encoder: Encoder | Codec, root: Path | None, dtype: torch.dtype) -> None:
         self.encoder = encoder
-        mark = fingerprint(encoder, dtype)
-        self.store = FeatureStore(root / mark[:24], encoder.config.width, dtype) if root is not None else None
+        mark, kept = fingerprint(encoder, dtype), encoder.feature_dtype(dtype)
+        self.store = FeatureStore(root / mark[:24], encoder.config.width, kept) if root is not None else None
         self._run: Callable[[list[Item]], Features] | None = None
-        self._dtype = dtype
+        self._dtype, self._kept = dtype, kept
         self.computed = 0
 
     def load(self, media: Media) -> Item:
@@ -158,14 +162,14 @@ class FrozenEncoder:
             if self.store is not None:
                 self.store.put_all(made)
             items = [
-                item if item.features is not None else replace(item, data=None, features=made[item.key].to(self._dtype))
+                item if item.features is not None else replace(item, data=None, features=made[item.key].to(self._kept))
                 for item in items
             ]
         return items
 
 
-def frozen_kinds(encoders: nn.ModuleDict, trains: Callable[[str], bool]) -> Iterable[str]:
-    """Kinds whose encoder has no parameter that trains."""
-    for kind, encoder in encoders.items():
-        if not any(trains(f"encoders.{kind}.{name}") for name, _ in encoder.named_parameters()):
+def frozen_kinds(parts: nn.ModuleDict, trains: Callable[[str], bool], room: str = "encoders") -> Iterable[str]:
+    """Kinds whose encoder, or whose part of another room, has no parameter that trains."""
+    for kind, part in parts.items():
+        if not any(trains(f"{room}.{kind}.{name}") for name, _ in part.named_parameters()):
             yield kind

@@ -24,6 +24,7 @@ from sensorium.render import TooLong
 from sensorium.sequence import MediaError, Sample, Segment
 from sensorium.train.ask import answers, subject_of
 from sensorium.train.curves import read_run
+from sensorium.train.judge import judge_of
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
 from sensorium.train.trainer import Run, Stopped, train
@@ -48,7 +49,11 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
     run.ranks.leave()
     if not run.ranks.leader:
         return {}
-    subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features")
+    judge = None
+    if run.recipe.judge is not None:
+        with run.phases("judge"):
+            judge = judge_of(run.recipe, console)
+    subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features", judge)
     with run.phases("evaluate"):
         results = evaluate(run.recipe, subject)
         _note_text_loss(run, "after training")
@@ -122,7 +127,11 @@ def report(
     recipe = run.recipe
     rows: dict[str, PartRow] = {}
     for result in run.results:
-        for part, (trained, frozen) in result.parts.items():
+        inside = recipe.inside(recipe.stage(result.name))
+        parts = result.parts
+        if inside:
+            parts = {inside: (sum(one for one, _ in parts.values()), sum(one for _, one in parts.values()))}
+        for part, (trained, frozen) in parts.items():
             origin = recipe.init[part].title if part in recipe.init else "from scratch"
             row = rows.setdefault(part, PartRow(name=part, parameters=trained + frozen, trained={}, origin=origin))
             if trained:

@@ -1,4 +1,4 @@
-"""AdamW over fp32 master weights, with gradients collected in fp32."""
+"""AdamW over fp32 master weights, with gradients collected in fp32, and their moving average."""
 
 from __future__ import annotations
 
@@ -37,12 +37,16 @@ class Optimizer:
 
     On several ranks each has the masters of its pieces of the parameters: AdamW updates every number by itself, so
     only the norm of the gradient is common. Parameters that are not sharded have a master on every rank.
+
+    Where the stage has an `ema`, the masters' moving average is kept beside them, in fp32 like them (a bf16 weight
+    could not take steps as small as 1 - decay), and `settle` makes it the weights.
     """
 
     def __init__(self, model: nn.Module, stage: Stage, steps: int, ranks: Ranks = ALONE) -> None:
         self.stage, self.steps, self.ranks = stage, steps, ranks
         self.params = {name: param for name, param in model.named_parameters() if param.requires_grad}
         self.masters = {name: _master(local(param)) for name, param in self.params.items()}
+        self.averages = {name: master.detach().clone() for name, master in self.masters.items()} if stage.ema else {}
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, master in self.masters.items():
             decay = stage.weight_decay if master.ndim >= 2 else 0.0  # norms and biases are not decayed
@@ -76,10 +80,24 @@ class Optimizer:
         self.adamw.step()
         self._clear()
         with torch.no_grad():
+            self._average(index)
             for name, param in self.params.items():
                 if param.dtype != torch.float32:
                     local(param).copy_(self.masters[name])
         return {"lr": self._rates(factor), "grad_norm": norm}
+
+    def _average(self, index: int) -> None:
+        if self.averages:
+            decay = min(self.stage.ema or 0.0, (1 + index) / (10 + index))
+            masters = [self.masters[name].detach() for name in self.averages]
+            torch._foreach_lerp_(list(self.averages.values()), masters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """When the stage is done: its average becomes its weights. Nothing where it keeps none."""
+        for name, average in self.averages.items():
+            self.masters[name].copy_(average)
+            local(self.params[name]).copy_(average)
 
     def _norm(self) -> float:
         """Norm of the whole gradient, on all ranks; gradients of parameters that are not sharded are summed first."""
@@ -115,6 +133,8 @@ class Optimizer:
             param = self.params[name]
             if param.dtype != torch.float32:
                 state[f"master.{name}"] = spread(master.detach(), param)
+            if name in self.averages:
+                state[f"ema.{name}"] = spread(self.averages[name], param)
             for key, value in self.adamw.state.get(master, {}).items():
                 state[f"{key}.{name}"] = spread(value.detach(), param)
         return state
@@ -131,6 +151,8 @@ class Optimizer:
                 value = cut(value, self.params[name])
                 if kind == "master":
                     self.masters[name].copy_(value)
+                elif kind == "ema":
+                    self.averages[name].copy_(value)
                 else:
                     self.adamw.state[self.masters[name]][kind] = value
 

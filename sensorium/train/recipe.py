@@ -41,6 +41,8 @@ class Stage(Config):
     evaluations  what this stage's wiring is asked when the stage is done; a recipe's own are asked of the last one
     start       closed-form start of a connector before the first step
     checkpointing  recompute block activations in the backward pass
+    ema         decay of a moving average of the weights, which becomes the weights when the stage is done; None: there
+                is none. At 0-based step s it is at most (1 + s) / (10 + s), so that the beginning is soon forgotten
     published   what the paper says of this stage, in words
     """
 
@@ -63,6 +65,7 @@ class Stage(Config):
     clip: float | None = 1.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)
     adapters: dict[str, LoRA] = {}
     start: RidgeStart | None = None
     wiring: Wiring.Config | None = None
@@ -104,6 +107,8 @@ class Recipe(Config):
     tokenizer  "bytes", or the pretrained part whose file carries it
     init       pretrained weights by part: {"backbone": ..., "encoders.image": ...}
     evaluations  what the trained model is asked, always beside its blind control
+    judge      a contrastive recipe whose model tells what made pictures show; it is trained once, before the first
+               evaluation that asks it, and kept for every run that names the same (train/judge.py)
     """
 
     name: str
@@ -117,6 +122,7 @@ class Recipe(Config):
     init: dict[str, Pretrained] = {}
     stages: tuple[Stage, ...]
     evaluations: tuple[EvaluationTask, ...] = ()
+    judge: Recipe | None = None
     figures: tuple[Figure, ...] = ()
     deviations: tuple[str, ...] = ()
     seed: int = 0
@@ -124,6 +130,13 @@ class Recipe(Config):
     def wiring(self, index: int) -> Wiring.Config:
         """What the stage of this index trains."""
         return self.stages[index].wiring or self.model if self.stages else self.model
+
+    def inside(self, stage: Stage) -> str:
+        """The part of the recipe's model that the wiring of a stage is, whose own parts it then names; "": none."""
+        generators = getattr(self.model, "generators", {})
+        return next(
+            (f"generators.{kind}.denoiser" for kind, one in generators.items() if one.denoiser == stage.wiring), ""
+        )
 
     def template_of(self, config: Wiring.Config) -> Template:
         """How a wiring's conversations are written: a decoder's `start` only where there is an encoder before it."""

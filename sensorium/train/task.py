@@ -11,11 +11,14 @@ from torch import nn
 
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError
+from sensorium.models.denoiser import Denoiser
+from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
+from sensorium.nn.part import Stepped
 from sensorium.objectives.base import Loss, Objective, StepObjective
 from sensorium.render import Renderer
-from sensorium.sequence import Item, Media, Sequence
+from sensorium.sequence import Item, Media, Sequence, made
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import item_loader
 from sensorium.train.caching import Cached
@@ -60,13 +63,17 @@ def check_parts(recipe: Recipe, configs: list[Wiring.Config]) -> None:
             f"the last stage {recipe.stages[-1].name!r} must train the recipe's model: leave out its wiring"
         )
     for stage, config in zip(recipe.stages, configs):
-        for room in ("encoders", "connectors"):
+        for room in ("encoders", "connectors", "codecs"):
             mine, final = getattr(config, room), getattr(recipe.model, room)
             for kind in set(mine) & set(final):
                 if mine[kind] != final[kind]:
                     raise UserError(
                         f"stage {stage.name!r}: its wiring has another {room}.{kind} than the recipe's model"
                     )
+        inner = [one.denoiser for one in getattr(recipe.model, "generators", {}).values()]
+        if isinstance(config, Denoiser.Config) and inner and config not in inner:
+            raise UserError(f"stage {stage.name!r} trains a denoiser that no generator of the recipe's model has: give "
+                            "both one config")  # fmt: skip
 
 
 def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
@@ -96,19 +103,36 @@ def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
         )
 
 
-def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype) -> list[str]:
-    """Bring a model to the dtype a stage computes in, all but its frozen encoders; returns their kinds."""
-    frozen = list(frozen_kinds(model.encoders, stage.trains))
-    parts = [part for name, part in model.named_children() if name != "encoders"]
-    parts += [encoder for kind, encoder in model.encoders.items() if kind not in frozen]
+def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype, prefix: str = "") -> list[str]:
+    """Bring a model to the dtype a stage computes in, all but its frozen encoders and codecs.
+
+    prefix  of the model's parameters in the stage's globs, where it is a wiring within another
+    Returns the kinds whose items go through a frozen one, and the targets of generators that do.
+    """
+    frozen = {
+        room: set(frozen_kinds(getattr(model, room), stage.trains, prefix + room)) for room in ("encoders", "codecs")
+    }
+    parts = [part for name, part in model.named_children() if name not in (*frozen, "generators")]
+    parts += [
+        part for room, kinds in frozen.items() for kind, part in getattr(model, room).items() if kind not in kinds
+    ]
     for part in parts:
         part.to(dtype)
-    return frozen
+    targets = []
+    for kind, generator in model.generators.items():
+        assert isinstance(generator, Generator)
+        generator.connector.to(dtype)
+        if set_precision(generator.denoiser, stage, dtype, f"{prefix}generators.{kind}.denoiser."):
+            targets.append(made(kind))
+    readers = dict.fromkeys(model.config.owner(kind) for kind in model.config.kinds)
+    return [kind for kind in readers if kind in frozen["codecs" if model.config.coded(kind) else "encoders"]] + targets
 
 
-def frozen_encoders(model: Wiring, kinds, root: Path | None, dtype: torch.dtype) -> dict[str, FrozenEncoder]:
-    """The fast path of encoders that do not train, with their feature cache under `root`."""
-    return {kind: FrozenEncoder(model.encoders[kind], root, dtype) for kind in kinds}  # type: ignore[arg-type]
+def frozen_encoders(
+    model: Wiring, kinds: Iterable[str], root: Path | None, dtype: torch.dtype
+) -> dict[str, FrozenEncoder]:
+    """The fast path of encoders and codecs that do not train, with their feature cache under `root`."""
+    return {kind: FrozenEncoder(model.reader(kind), root, dtype) for kind in kinds}
 
 
 class Task:
@@ -134,7 +158,7 @@ class Task:
         self._freeze()
         frozen = set_precision(model, stage, self.dtype)
         model.to(device)
-        model.stack.checkpointing = stage.checkpointing
+        model.recompute(stage.checkpointing)
         self.encoders = frozen_encoders(model, frozen, cache, self.dtype)
         self.renderer = Renderer(tokenizer, recipe.template_of(model.config), model.config.plan, self._load)
         self._plain_load = item_loader(model)
@@ -151,7 +175,7 @@ class Task:
 
     def shard(self) -> None:
         """Split the model over ranks. Frozen encoders stay whole: what a rank runs them on is its own business."""
-        frozen = [self.model.encoders[kind] for kind in self.encoders]
+        frozen = [self.model.reader(kind) for kind in self.encoders]
         self.ranks.shard(self.model, [param for encoder in frozen for param in encoder.parameters()])
 
     def _load(self, kind: str, media: Media) -> Item:
@@ -159,12 +183,12 @@ class Task:
         return frozen.load(media) if frozen is not None else self._plain_load(kind, media)
 
     def complete(self, sequence: Sequence) -> Sequence:
-        """Fill in the features of frozen encoders, and move to the device."""
-        for kind in self.model.config.kinds:
+        """Fill in the features of frozen encoders and the codes of frozen codecs, and move to the device."""
+        for kind in (*self.model.config.kinds, *self.model.config.targets):
             frozen, items = self.encoders.get(self.model.config.owner(kind)), sequence.members(kind)
             if frozen is not None and items:
                 sequence = sequence.with_members(kind, frozen.complete(items))
-        return sequence.to(self.device)
+        return self.model.config.written(sequence).to(self.device)
 
     def counts(self, sequences: Iterable[Sequence]) -> list[float]:
         """Total weight of the targets of each objective in the micro-batches of a step."""
@@ -214,6 +238,14 @@ class Task:
             torch.stack(parts).sum().backward()
         for number, loss in cached.losses.items():
             _note(report, objectives[number], loss)
+
+    def after_step(self) -> dict[str, float]:
+        """What parts do between steps (moving means, codes that nothing uses); returns what they say of it."""
+        found: dict[str, float] = {}
+        for part in self.model.modules():
+            if isinstance(part, Stepped) and part.training:
+                found |= part.after_step(self.ranks)
+        return found
 
     def trained_parts(self) -> dict[str, tuple[int, int]]:
         """part -> (parameters that train, parameters that do not)."""

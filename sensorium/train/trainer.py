@@ -258,6 +258,8 @@ class _StageLoop:
                     self.log.write(self.stage.name, self.index, step + 1, metrics, seconds=seconds)
                 bar.update(step + 1, metrics["loss"], metrics["samples"], metrics["tokens"])
                 last = step + 1 == self.steps
+                if last:
+                    optimizer.settle()
                 # asked once: a signal during the save waits for a step. A signal to one rank stops all, at this step
                 due, stop = self.ranks.any(self.every.due(), self.asked())
                 if last or stop or due:
@@ -273,7 +275,7 @@ class _StageLoop:
         sequences = [batch.sequence for batch in batches if batch.mine]
         counts = self.ranks.sums(self.task.counts(sequences))
         report = self.ranks.merged(self.task.backward(sequences, counts))
-        taken = optimizer.step(step)
+        taken = {**optimizer.step(step), **self.task.after_step()}
         tokens, samples = sum(len(batch.sequence) for batch in batches), sum(batch.samples for batch in batches)
         result.samples, result.tokens = result.samples + samples, result.tokens + tokens
         result.bad = batches[-1].bad

@@ -1,0 +1,181 @@
+"""Pictures and clips as codes: convolutions, a vector quantiser, convolutions back.
+
+VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) with VQGAN's convolutions (Esser et al. 2021, arXiv 2012.09841).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sensorium.codecs.base import Codec, Coded
+from sensorium.codecs.conv import Convolutions, Down, Up
+from sensorium.config import Config as Value
+from sensorium.encoders.transform import ImageTransform
+from sensorium.nn.part import Part, Together
+
+
+class Quantizer(Part):
+    """Every vector becomes the nearest of `codes` learned ones; its gradient passes straight through (section 3.1).
+
+    learning    ema: a code is the moving mean of the vectors it stood for (appendix A.1). gradient: codes are
+                parameters, drawn to their vectors by a loss of their own, `codebook` (equation 3)
+    decay       of those means, and of the count of a code's uses
+    revive      a code that stands for less than this share of what it would if all were used equally begins anew at a
+                vector of the step (Zeghidour et al. 2021, arXiv 2107.03312, section III.C); 0: never
+
+    After the first step all codes begin at vectors of that step. Keep it in float32: moving means need the digits.
+    """
+
+    class Config(Value):
+        codes: int = Field(default=1024, ge=2)
+        width: int = Field(default=16, ge=1)
+        learning: Literal["ema", "gradient"] = "ema"
+        decay: float = Field(default=0.99, gt=0, lt=1)
+        revive: float = Field(default=0.03, ge=0, lt=1)
+
+    uses: Tensor
+    sums: Tensor
+    begun: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        book = torch.randn(config.codes, config.width)
+        if config.learning == "gradient":
+            self.book = nn.Parameter(book / config.codes)
+        else:
+            self.register_buffer("book", book)
+        self.register_buffer("uses", torch.ones(config.codes))
+        self.register_buffer("sums", book.clone())
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self._step: list[tuple[Tensor, Tensor]] = []
+
+    def codes(self, vectors: Tensor) -> Tensor:
+        """vectors (M, width) -> (M) index of the nearest code."""
+        far = vectors.float().square().sum(1, keepdim=True) + self.book.float().square().sum(1)
+        return torch.addmm(far, vectors.float(), self.book.float().T, alpha=-2).argmin(1)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """codes (...) -> (..., width)."""
+        return F.embedding(codes, self.book)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """vectors (M, width) -> quantised (M, width), codes (M), losses by name (M).
+
+        While it learns, what the step needs to know of the vectors is kept until `after_step`.
+        """
+        codes = self.codes(vectors.detach())
+        chosen = self.vectors(codes)
+        losses = {"commitment": (vectors - chosen.detach()).square().mean(1)}
+        if self.config.learning == "gradient":
+            losses["codebook"] = (chosen - vectors.detach()).square().mean(1)
+        if self.training:
+            self._step.append((vectors.detach().float(), codes))
+        return vectors + (chosen - vectors).detach(), codes, losses
+
+    @torch.no_grad()
+    def after_step(self, ranks: Together) -> dict[str, float]:
+        """Move the codes by all micro-batches of a step; returns the health of the codebook.
+
+        usage       share of the codes that the step used
+        perplexity  exp of the entropy of how often each was used: as many codes, used equally, would say as much
+        revived     codes that began anew
+        """
+        if not self._step:
+            return {}
+        vectors, codes = (torch.cat(parts) for parts in zip(*self._step))
+        self._step = []
+        size, decay = self.config.codes, self.config.decay
+        counts = ranks.sum(torch.bincount(codes, minlength=size).float())
+        share = counts / counts.sum()
+        found = {
+            "usage": float((counts > 0).float().mean()),
+            "perplexity": float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())),
+        }
+        self.uses.lerp_(counts * (size / counts.sum()), 1 - decay)
+        if self.config.learning == "ema" and bool(self.begun):
+            sums = ranks.sum(torch.zeros_like(self.sums).index_add_(0, codes, vectors)) * (size / counts.sum())
+            self.sums.lerp_(sums.to(self.sums), 1 - decay)
+            self.book.copy_(self.sums / self.uses.clamp(min=1e-5)[:, None])
+        dead = (self.uses < self.config.revive) | ~self.begun
+        revived = self._revive(dead.nonzero()[:, 0], vectors, ranks) if bool(dead.any()) else 0
+        found["revived"] = float(revived if bool(self.begun) else 0)
+        self.begun.fill_(True)
+        return found
+
+    def _revive(self, dead: Tensor, vectors: Tensor, ranks: Together) -> int:
+        """The codes `dead` take the place of vectors drawn from the step; returns how many they are."""
+        # each rank offers vectors for the codes that are its own by turns, so that all hold the same book
+        drawn = vectors[torch.randint(len(vectors), (len(dead),), device=vectors.device)]
+        mine = torch.arange(len(dead), device=vectors.device) % ranks.world == ranks.rank
+        drawn = ranks.sum(drawn * mine[:, None])
+        self.book[dead] = drawn.to(self.book)
+        self.uses[dead], self.sums[dead] = 1.0, drawn.to(self.sums)
+        return len(dead)
+
+
+class VQ(Codec):
+    """Pixels -> convolutions -> quantiser -> convolutions -> pixels."""
+
+    class Config(Codec.Config):
+        """conv, quantizer: the two parts. wide: channels between them, the quantiser's own vectors being narrower."""
+
+        transform: ImageTransform = ImageTransform(size=256)
+        conv: Convolutions = Convolutions()
+        quantizer: Quantizer.Config = Quantizer.Config()
+        wide: int = Field(default=256, ge=1)
+
+        @property
+        def width(self) -> int:
+            return 1
+
+        @property
+        def codes(self) -> int:
+            return self.quantizer.codes
+
+        @property
+        def spatial(self) -> int:
+            return self.conv.spatial
+
+        @property
+        def temporal(self) -> int:
+            return self.conv.temporal
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        narrow = config.quantizer.width
+        self.down, self.up = Down(config.conv, config.wide), Up(config.conv, config.wide)
+        self.enter, self.leave = nn.Linear(config.wide, narrow), nn.Linear(narrow, config.wide)
+        self.quantizer: Quantizer = config.quantizer.build()
+
+    def reference(self) -> Tensor:
+        return self.enter.weight
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """pixels (N, 3, F, H, W) -> codes (N, f, rows, cols, 1)."""
+        latents = self._latents(pixels)
+        return self.quantizer.codes(latents.flatten(0, -2)).view(*latents.shape[:-1], 1)
+
+    def decode(self, values: Tensor, frames: int = 1) -> Tensor:
+        return self._pixels(self.quantizer.vectors(values[..., 0].long()), frames)
+
+    def forward(self, pixels: Tensor) -> Coded:
+        latents = self._latents(pixels)
+        chosen, _, losses = self.quantizer(latents.flatten(0, -2))
+        back = self._pixels(chosen.view_as(latents), pixels.shape[2])
+        each = {name: values.view(len(pixels), -1).mean(1) for name, values in losses.items()}
+        return Coded(back, each)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        """(N, f, rows, cols, the quantiser's width)."""
+        return self.enter(self.down(pixels).permute(0, 2, 3, 4, 1))
+
+    def _pixels(self, vectors: Tensor, frames: int) -> Tensor:
+        return self.up(self.leave(vectors).permute(0, 4, 1, 2, 3), frames)

@@ -1,0 +1,260 @@
+"""A clean latent is noised, and a backbone under a condition says what was added.
+
+    items -- codec -- patches -- noised by the schedule -- enter -- backbone -- leave -- prediction
+                                       |                             |  |
+                                      time ------------ + -- adaLN --'  |
+    ids ---- text stack ------------ pooled ------------'               |
+                      `-------------- states --------- cross-attention -'
+
+DiT, latent diffusion and Sora's space-time patches: a picture is a clip of one frame (models/latents.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sensorium.diffusion.predictor import Predictor
+from sensorium.diffusion.schedule import Diffusion, Schedule
+from sensorium.encoders.positions import sincos3d
+from sensorium.mask import AttentionRule, Layout, compile_layout
+from sensorium.models.latents import Latents, Patch, locate, patched, runs, to_tokens
+from sensorium.models.prompt import Prompt, PromptEmbedding, TimeEmbedding, read
+from sensorium.models.wiring import Wiring
+from sensorium.nn.backbone import Backbone
+from sensorium.nn.modulation import Conditions
+from sensorium.sequence import Plan, Sequence, Span
+
+
+@dataclass(slots=True)
+class Denoised:
+    """What a denoiser said of T noised tokens of S latent spans.
+
+    output, target  (T, P) float32: the prediction, and what it should have been
+    time            (S) of the schedule
+    number          (T) the span of each token
+    """
+
+    output: Tensor
+    target: Tensor
+    time: Tensor
+    number: Tensor
+
+
+class Denoiser(Wiring):
+    """Schedule, condition, predict."""
+
+    class Config(Wiring.Config):
+        """backbone  the stack that denoises: modulated, without vocabulary (`nn.backbone.dit`)
+        text       the stack that reads what is asked for; one of depth 0 is a table of labels
+        rule       how that one reads
+        patch      frames, rows and columns of latent positions that become one token
+        sections   channels of the sin-cos position that say the time, the row and the column; None: no such position is
+                   added, the backbone has a rotary one
+        project    the state that stands for a text goes through a linear layer before it is added to the time's; labels
+                   do not (DiT)
+        pool       that state: the mean of all, or the last token's
+        length     texts are cut or filled up to so many tokens (77 of CLIP's in Stable Diffusion); 0: they are not
+        drop       share of documents whose text is left out in training, for guidance (arXiv 2207.12598)
+        """
+
+        backbone: Backbone.Config
+        text: Backbone.Config
+        schedule: Schedule = Diffusion()
+        predictor: Predictor = Predictor()
+        patch: Patch = (1, 2, 2)
+        sections: tuple[int, int, int] | None = None
+        project: bool = True
+        pool: Literal["mean", "last"] = "mean"
+        length: int = Field(default=0, ge=0)
+        drop: float = Field(default=0.1, ge=0, lt=1)
+
+        @property
+        def reads_text(self) -> bool:
+            return True
+
+        @property
+        def speaks(self) -> bool:
+            return False
+
+        @property
+        def stack(self) -> Backbone.Config:
+            return self.text
+
+        @property
+        def measures(self) -> dict[str, float]:
+            """The denoising backbone, by names of its own beside those of the stack that reads text."""
+            block = self.backbone.block
+            return {
+                "denoiser.width": self.backbone.width, "denoiser.depth": self.backbone.depth,
+                "denoiser.heads": block.attention.heads, "denoiser.hidden": block.ffn.hidden,
+                "denoiser.patch": self.patch[1], "schedule.steps": self.schedule.steps,
+            }  # fmt: skip
+
+        @property
+        def channels(self) -> int:
+            """Numbers of one token."""
+            return math.prod(self.patch) * next(iter(self.codecs.values())).width
+
+        def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
+            return Plan(patched(self.codecs[self.owner(kind)].grid(shape), self.patch).tokens, "latent")
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            _check(self)
+            return self
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        width = config.backbone.width
+        self.text: Backbone = config.text.build()
+        self.enter = nn.Linear(config.channels, width)
+        self.time = TimeEmbedding(width)
+        self.prompt = PromptEmbedding(config.text.width, width, config.project)
+        self.backbone: Backbone = config.backbone.build()
+        self.leave = nn.Linear(width, config.channels)
+        nn.init.zeros_(self.leave.weight)  # so a new denoiser predicts zero (DiT, arXiv 2212.09748, section 3.2)
+        nn.init.zeros_(self.leave.bias)
+
+    @property
+    def stack(self) -> Backbone:
+        return self.text
+
+    def reference(self) -> Tensor:
+        return self.enter.weight
+
+    def recompute(self, on: bool) -> None:
+        self.backbone.checkpointing = on
+
+    def forward(
+        self, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None, prompt: Prompt | None = None
+    ) -> Denoised:
+        """A packed sequence with its items -> predictions at random times, or at those that its spans say.
+
+        noise   (T, P), time (S): drawn from torch's generator unless they are given
+        prompt  what is asked for, in place of what the sequence says
+        """
+        latents = self.locate(sequence)
+        clean = self.clean(sequence, latents)
+        time = self.times(latents) if time is None else time
+        noise = torch.randn_like(clean) if noise is None else noise
+        alpha, sigma = (term[latents.number][:, None] for term in self.config.schedule.terms(time))
+        prompt = self.read(sequence, self._dropped(sequence)) if prompt is None else prompt
+        output = self.predict(alpha * clean + sigma * noise, time, latents, prompt)
+        return Denoised(output, self.config.predictor.target(clean, noise, alpha, sigma), time, latents.number)
+
+    # ---- schedule
+
+    def locate(self, sequence: Sequence) -> Latents:
+        """Where the latent spans of a sequence stand."""
+        grids = {
+            kind: [
+                self.config.codecs[self.config.owner(kind)].grid(item.shape) for item in sequence.items.get(kind, [])
+            ]
+            for kind in self.config.kinds
+        }
+        return locate(sequence, grids, self.config.patch)
+
+    def clean(self, sequence: Sequence, latents: Latents) -> Tensor:
+        """(T, P) float32, the tokens of the items as they are."""
+        made = {kind: self._tokens(kind, sequence) for kind in self.config.kinds}
+        parts = [made[span.kind][span.item] for span in latents.spans]
+        return torch.cat([self.enter.weight.new_zeros(0, self.config.channels).float(), *parts])
+
+    def _tokens(self, kind: str, sequence: Sequence) -> list[Tensor]:
+        """Of every item of a kind, tokens (N, P)."""
+        features = self.codec(kind).prepare_inference()(sequence.items.get(kind, []))
+        found, first = [], 0
+        for grid, count in runs(features.grids):
+            values = features.values[first : first + count * grid.tokens].float()
+            found += to_tokens(values, grid, self.config.patch).chunk(count)
+            first += len(values)
+        return found
+
+    def times(self, latents: Latents) -> Tensor:
+        """(S) a random time for each span, or its own."""
+        drawn = self.config.schedule.draw(len(latents.spans), latents.index.device)
+        own = [span.time for span in latents.spans]
+        if all(time is None for time in own):
+            return drawn
+        said = drawn.new_tensor([math.nan if time is None else time for time in own])
+        return torch.where(said.isnan(), drawn, said)
+
+    # ---- condition
+
+    def read(self, sequence: Sequence, dropped: Tensor | None = None) -> Prompt:
+        """What the documents ask for. dropped (N) bool: of these, nothing."""
+        last = self.config.pool == "last"
+        return read(self.text, self.prompt, sequence, self.config.rule, last, dropped, self.config.length)
+
+    def _dropped(self, sequence: Sequence) -> Tensor | None:
+        if not self.training or not self.config.drop:
+            return None
+        return torch.rand(sequence.documents, device=sequence.ids.device) < self.config.drop
+
+    # ---- predict
+
+    def predict(self, x: Tensor, time: Tensor, latents: Latents, prompt: Prompt) -> Tensor:
+        """x (T, P) noised tokens, time (S) -> the prediction (T, P) float32."""
+        h = self.enter(x.to(self.enter.weight.dtype))
+        if self.config.sections is not None:
+            h = h + self._positions(latents).to(h)
+        told = self.time(time) + prompt.pooled.index_select(0, latents.document)
+        layout, memory = _layout(latents, prompt)
+        cross = self.config.backbone.block.cross is not None
+        h = self.backbone(h, layout, memory=memory if cross else None, conditions=Conditions(told, latents.number))
+        return self.leave(h).float()
+
+    def _positions(self, latents: Latents) -> Tensor:
+        """(T, D) sin-cos positions."""
+        assert self.config.sections is not None
+        sections = self.config.sections
+        parts = [sincos3d(grid.frames, grid.rows, grid.cols, sections) for grid in latents.patches]
+        return torch.cat(parts) if parts else torch.zeros(0, sum(sections))
+
+
+def _layout(latents: Latents, prompt: Prompt) -> tuple[Layout, Tensor]:
+    """Tokens of a document see each other, and read all of its text. Documents without latents are left out."""
+    device = latents.index.device
+    owners, doc = torch.unique_consecutive(latents.document, return_inverse=True)
+    present = owners.tolist()
+    doc = doc[latents.number]
+    starts = (torch.cumsum(torch.bincount(doc, minlength=len(present)), 0) - torch.bincount(doc)).tolist()
+    spans = [
+        Span("text", start, prompt.lengths[owner], 0, mode="memory")
+        for owner, start in zip(present, starts) if prompt.lengths[owner]
+    ]  # fmt: skip
+    memory = prompt.memory
+    if len(present) < len(prompt.lengths):
+        pieces = memory.split(prompt.lengths)
+        memory = torch.cat([memory[:0], *(pieces[owner] for owner in present)])
+    zeros = torch.zeros(len(latents), dtype=torch.long, device=device)
+    stream = Sequence(zeros, zeros.to(torch.uint8), latents.position, doc, zeros, zeros.float(), spans)
+    return compile_layout(stream, AttentionRule("full", memory="all")), memory
+
+
+def _check(config: Denoiser.Config) -> None:
+    """Raise ValueError for parts that do not fit."""
+    block, width = config.backbone.block, config.backbone.width
+    if config.encoders or len({codec.width for codec in config.codecs.values()}) != 1:
+        raise ValueError("a denoiser reads items through codecs, with latents of one width, and through no encoders: "
+                         f"given codecs {list(config.codecs)}, encoders {list(config.encoders)}")  # fmt: skip
+    if any(codec.codes for codec in config.codecs.values()):
+        raise ValueError("a denoiser diffuses latents, and a codec of codes has none: give one without a codebook")
+    if block.modulation is None or config.backbone.vocab:
+        raise ValueError("the backbone of a denoiser is modulated and has no vocabulary: see nn.backbone.dit")
+    if (config.sections is None) == (config.backbone.rope is None):
+        raise ValueError("tokens have one kind of position: give either `sections`, or the backbone a rope")
+    if config.sections is not None and sum(config.sections) != width:
+        raise ValueError(f"sections {config.sections} must sum to the backbone's width {width}")
+    if block.cross is not None and (block.cross.memory or width) != config.text.width:
+        raise ValueError(f"cross-attention reads text states of width {config.text.width}: set its `memory`")
+    if not config.project and config.text.width != width:
+        raise ValueError(f"labels of width {config.text.width} are added to a condition of {width}: set `project`")

@@ -1,0 +1,45 @@
+"""How codes stand among words: worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sensorium.codecs.tokens import CodeTokens
+from sensorium.nn.part import Grid
+
+
+def test_rows_end_with_a_mark_and_come_back():
+    tokens = CodeTokens.after(10, 4, rows=True)
+    assert (tokens.first, tokens.open, tokens.close, tokens.row) == (10, 14, 15, 16)
+    ids = tokens.write(torch.tensor([0, 1, 2, 3, 3, 0]), Grid(2, 3))
+    assert ids.tolist() == [14, 10, 11, 12, 16, 13, 13, 10, 16, 15]
+    assert len(ids) == tokens.length(Grid(2, 3))
+    assert tokens.read(ids.tolist()).tolist() == [0, 1, 2, 3, 3, 0]
+
+
+def test_frames_end_with_a_mark_of_their_own():
+    tokens = CodeTokens.after(10, 4, rows=True, frames=True)
+    grid = Grid(1, 2, frames=2)
+    assert tokens.write(torch.tensor([0, 1, 2, 3]), grid).tolist() == [14, 10, 11, 16, 17, 12, 13, 16, 17, 15]
+    assert tokens.length(grid) == 10
+
+
+def test_a_chameleon_picture_is_1024_codes_between_two_marks():
+    assert CodeTokens.after(0, 8192, rows=False).length(Grid(32, 32)) == 1026
+
+
+def test_an_emu3_picture_is_4096_codes_and_64_row_ends():
+    tokens = CodeTokens.after(0, 32_768, rows=True, frames=True)
+    places = list(tokens.places(Grid(64, 64)))
+    assert places.count(None) == 4096
+    assert places.count(tokens.row) == 64
+    assert places.count(tokens.frame) == 1
+
+
+def test_marks_and_codes_must_be_apart_and_codes_must_fill_the_grid():
+    with pytest.raises(ValidationError, match="must differ"):
+        CodeTokens(first=10, codes=4, open=13, close=20)
+    with pytest.raises(ValueError, match="3 codes were given for a grid of 4"):
+        CodeTokens.after(10, 4).write(torch.tensor([0, 1, 2]), Grid(2, 2))
