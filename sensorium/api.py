@@ -24,7 +24,8 @@ from sensorium.data.media import PictureFile
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine, Likelihoods
-from sensorium.infer.painting import Frames, Painting, canvas, paint
+from sensorium.infer.handover import Reply, reply
+from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
 from sensorium.infer.vectors import picture_vectors, text_vectors
@@ -131,6 +132,16 @@ class Model:
             pairs = zip(pictures, prompts, strict=True)
             samples = [Sample((Segment("image", picture_of(one)), Segment("text", text))) for one, text in pairs]
         return paint(self.engine, samples, Painting(**options), keep)
+
+    def reply(self, messages: Messages, *, most: int = 1, painting: Painting = PLAIN, **sampling: Any) -> Reply:
+        """The assistant's next answer as words and pictures in their order; each picture is a list of frames.
+
+        most      pictures in it, at most; whether there are any is the model's own choice
+        painting  how a generator makes them
+        sampling  as in `chat`
+        """
+        self._must_speak()
+        return reply(self.engine, [_open(messages)], sampling_of(sampling), painting, most)[0]
 
     def draw(self, prompt: str | Messages, **sampling: Any) -> Image.Image:
         """The picture that a prompt asks for, of a model that says pictures as it says words.

@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensorium.config import Config
 from sensorium.errors import UserError
-from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span
+from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span, made
 from sensorium.tokenizer import Tokenizer
 
 CHATML = (
@@ -38,7 +38,7 @@ class Template(Config):
     chat     Jinja source in the Hugging Face convention: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`
     system   a system message put first when the sample has none; "" for none
     asks     text before and after the words of a user, for example ("Question: ", " Answer:")
-    media    text before and after each item of a kind, for example {"image": ("<Img>", "</Img>")}
+    media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
     stop     the special token that ends an assistant's turn
     start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
              answer (of plain samples: before the last text) is then the source, ended by `plain`
@@ -178,7 +178,7 @@ class Renderer:
             role = segment.role or "user"
             mark = f"\ue000{index}\ue001"
             asked = self.template.asks if segment.kind == "text" and role == "user" else ("", "")
-            before, after = self.template.media.get(segment.kind, asked)
+            before, after = ("", "") if role == "assistant" else self.template.media.get(segment.kind, asked)
             content = f"{before}{mark}{after}"
             if messages and messages[-1]["role"] == role:
                 messages[-1]["content"] += content
@@ -203,7 +203,7 @@ def _plain(
 ) -> list[Any]:
     pieces: list[Any] = [template.begin] if template.begin else []
     for place, segment in enumerate(segments):
-        before, after = template.media.get(segment.kind, ("", ""))
+        before, after = ("", "") if segment.train else template.media.get(segment.kind, ("", ""))
         pieces += [piece for piece in (before, indices[place] if indices else place, after) if piece != ""]
     return pieces if generate else [*pieces, template.plain]
 
@@ -319,6 +319,8 @@ class _Builder:
             raise UserError(f"a {segment.kind} segment needs Media (key, shape, load), got {type(media).__name__}")
         shape = media.shape()
         plan = self.renderer.plan(segment.kind, shape)
+        if plan.signals and (segment.role == "assistant" or self._trained(segment, "token")):
+            return self._signals(segment, plan, media)
         item = Item(None, shape, media.key())
         if self.load:
             if self.renderer.load is None:
@@ -350,6 +352,24 @@ class _Builder:
             Span(segment.kind, start, plan.tokens, item, plan.mode, route=plan.route, time=plan.time,
                  visible=plan.visible)
         )  # fmt: skip
+
+    def _signals(self, segment: Segment, plan: Plan, media: Media) -> bool:
+        """Place an item that the model says: its signals, and beside them what they are to tell a generator."""
+        kind, said = made(segment.kind), self._trained(segment)
+        item = Item(None, media.shape(), media.key())
+        if self.load:
+            if self.renderer.load is None:
+                raise ValueError("this renderer plans only: give it `load` to read media")
+            item = self.renderer.load(kind, media)
+        turn = _turn(self.segments, segment) or [one for one in self.segments if one.kind == "text"]
+        words = " ".join(str(one.data) for one in turn)
+        item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
+        members = self.items.setdefault(kind, [])
+        members.append(item)
+        self.spans.append(Span(kind, len(self.ids), len(plan.signals), len(members) - 1, mode="signal"))
+        for id in plan.signals:
+            self._token(id, float(said), KINDS.index(segment.kind))
+        return said
 
     def _fill(self, kind: str, plan: Plan, weight: float) -> None:
         """The placeholders of an item."""

@@ -27,7 +27,12 @@ PLAIN = ("box", "action", "state")
 """Kinds whose data are plain numbers."""
 CLEAN = -1.0
 """The time of a latent that is given as it is, whatever the schedule."""
-Mode = Literal["embed", "token", "latent", "memory"]
+Mode = Literal["embed", "token", "latent", "memory", "signal"]
+
+
+def made(kind: str) -> str:
+    """The name under which items stand that a model is to make of a kind, apart from those that it reads."""
+    return f"made.{kind}"
 
 
 @runtime_checkable
@@ -134,6 +139,8 @@ class Plan:
     time      of a latent that is not noised at random: CLEAN, or its schedule's
     learned   the span is there only where the item is to be learned: a noised latent (BAGEL, arXiv 2505.14683, 3.2)
     also      further spans of the same item, in order behind this one
+    signals   ids that stand for an item of the model's own, in place of all this: by their states a generator is told
+              what to make, and the item is what it is to be (mode signal, as an item of kind `made(kind)`)
     """
 
     tokens: int
@@ -147,12 +154,14 @@ class Plan:
     time: float | None = None
     learned: bool = False
     also: tuple[Plan, ...] = ()
+    signals: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where an item stands.
 
+    signal  ids of their own stand at `ids[start : start + length]`
     embed, token, latent  it fills `ids[start : start + length]`, which are placeholders
     memory  its `length` tokens stand beside the stream, at the token `start`: that one and what follows may read them
 
@@ -160,7 +169,7 @@ class Span:
     visible  False: tokens outside of it never see it, so a cache does not keep it (a noised latent)
     """
 
-    kind: Kind
+    kind: Kind | str
     start: int
     length: int
     item: int
@@ -181,7 +190,8 @@ class Item:
     key       content hash; with the encoder's fingerprint it addresses the feature cache
     features  (N, D) what a frozen encoder made of it earlier; then `data` may be None
     latents   (N, W) what a codec made of it, where an encoder reads it too and `features` are the encoder's
-    text      (M) ids of the words of its turn, where the plan says that the connector reads them
+    text      (M) ids of the words of its turn, where the plan says that the connector reads them; of what a generator
+              is to make, what its denoiser reads: those words, or of samples without turns all
     source    of kind text alone: one document with items of its own, of which the decoder reads the encoder's states
     """
 

@@ -62,6 +62,12 @@ SHOWN: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/infer/test_painting.py::test_sdedit_keeps_the_picture_at_strength_zero_and_forgets_it_at_one",
         "tests/infer/test_painting.py::test_inpainting_keeps_what_is_kept",
     ),
+    ("next-gpt", "C"): (
+        "tests/models/test_generator.py::test_gradients_reach_the_signals_and_stay_out_of_a_frozen_denoiser",
+        "tests/infer/test_handover.py::test_states_of_cached_decoding_are_those_of_a_full_forward",
+        "tests/infer/test_handover.py::test_an_answer_is_words_and_pictures_in_order",
+        "tests/train/test_generation_stages.py::test_four_stages_end_to_end_stopped_and_resumed_it_is_the_same_run",
+    ),
     ("dit", "P"): (
         "tests/nn/test_dit_block_parity.py::test_dit_block",
         "tests/diffusion/test_schedulers_parity.py::test_dpm_solver",

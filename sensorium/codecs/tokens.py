@@ -1,9 +1,10 @@
-"""How the codes of a picture or clip stand among words: which ids are theirs, where rows end, what opens and closes."""
+"""How the codes of a picture or clip stand among words: which ids are theirs, where rows end, what opens and closes;
+and the signals that stand for one which a generator makes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -90,3 +91,37 @@ class CodeTokens(Config):
     def read(self, ids: Sequence[int]) -> Tensor:
         """ids of an item, marks among them -> codes (positions)."""
         return torch.tensor([id - self.first for id in ids if self.is_code(id)])
+
+
+class Signals(Config):
+    """Tokens that stand for an item of an answer: no id of it is ever text, and the states at them say what it shows.
+
+    NExT-GPT (arXiv 2309.05519, section 3): [IMG0] ... [IMG3] after an answer that comes with a picture.
+
+    first  id of the first; it opens, and the others follow
+    count  how many there are
+    """
+
+    first: int = Field(ge=0)
+    count: int = Field(default=4, ge=1)
+    codes: Literal[0] = 0
+
+    @property
+    def open(self) -> int:
+        return self.first
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(range(self.first, self.first + self.count))
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        return self.ids
+
+    def places(self, grid: Grid) -> Iterator[int | None]:
+        """The tokens of an item in order."""
+        yield from self.ids
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """There are no codes among them: (0)."""
+        return torch.zeros(0, dtype=torch.long)

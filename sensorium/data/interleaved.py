@@ -27,6 +27,7 @@ class Interleaved(SourceConfig):
     without  share of the samples to be drawn whose name is left out: what guidance compares with
     plain    documents; otherwise requests ("Draw a cat.") and questions, which are not learned themselves
     wordings what is written of a name that is asked for
+    said     what an answer says of it before its picture, with {name}; "": the picture alone
     """
 
     split: Split = "train"
@@ -36,6 +37,7 @@ class Interleaved(SourceConfig):
     without: float = Field(default=0.1, ge=0, le=1)
     plain: bool = True
     wordings: tuple[str, ...] = Field(default=phrases.DRAW, min_length=1)
+    said: str = ""
     holdout_dev: bool = False
     seed: int = 0
 
@@ -69,17 +71,19 @@ class _Interleaved:
             name, picture = self.names[one.key], EmojiPicture(one.key, by)
             if config.orders[order] == "draw":
                 wanted = "" if without else name if config.plain else rng.choice(config.wordings).format(name=name)
-                segments += self._pair(Segment("text", wanted), Segment("image", picture))
+                asked = [] if config.plain or not config.said else [Segment("text", config.said.format(name=name))]
+                segments += self._pair(Segment("text", wanted), *asked, Segment("image", picture), said=1 + len(asked))
             else:
                 asked = [] if config.plain else [Segment("text", rng.choice(phrases.CAPTION["en"]))]
                 segments += self._pair(Segment("image", picture), *asked, Segment("text", name))
         info = {"key": member.key, "artist": artist, "split": config.split, "answer": self.names[member.key]}
         return Sample(tuple(segments), id=id, source="interleaved", info=info)
 
-    def _pair(self, *parts: Segment) -> list[Segment]:
-        """A pair with who says it; of plain pairs the last part is learned, of several all."""
+    def _pair(self, *parts: Segment, said: int = 1) -> list[Segment]:
+        """A pair with who says it, the last `said` parts the assistant; of plain pairs the last part is learned, of
+        several all."""
         if not self.config.plain:
-            roles = ["user"] * (len(parts) - 1) + ["assistant"]
+            roles = ["user"] * (len(parts) - said) + ["assistant"] * said
             return [Segment(part.kind, part.data, role) for part, role in zip(parts, roles)]
         learned = self.config.pairs > 1
         last = len(parts) - 1

@@ -86,7 +86,7 @@ class Request:
         drawing = self.drawing
         if drawing is not None and drawing.take(chosen):
             self.ids.append(chosen)
-            self.done = drawing.complete or (not drawing.inside and len(self.ids) >= self.sampling.max_tokens)
+            self.done = self._drawn_out(drawing)
         elif chosen in self.stops:
             self.done = True
         else:
@@ -97,6 +97,19 @@ class Request:
             self.against.ids.append(chosen)
         if self.done:
             self._ready += self.text.finish()
+
+    def saw(self, states: dict[str, Tensor]) -> None:
+        """By kind what generators read of the token that was chosen last; the answer may have waited for it to end."""
+        if self.drawing is not None and self.drawing.waits:
+            self.drawing.saw(states)
+            self.done = self._drawn_out(self.drawing)
+            if self.done:
+                self._ready += self.text.finish()
+
+    def _drawn_out(self, drawing: Drawing) -> bool:
+        """Whether the answer ends behind an item."""
+        enough = drawing.complete or len(self.ids) >= self.sampling.max_tokens
+        return enough and not drawing.inside and not drawing.waits
 
     def new_text(self) -> str:
         """What was added to the text since the last call."""
@@ -157,17 +170,23 @@ class Decoder:
         layout = _one_each(position.to(device))
         self.cache.reserve(max(self.cache.lengths[: len(self.active)]) + 1)
         with self.cache.step(range(len(self.active)), layout):
-            hidden = backbone(self.model.embed(ids.to(device)), layout, self.cache)
-        for request in self.active:
+            seen, between = self.model.watch({})
+            hidden = backbone(self.model.embed(ids.to(device)), layout, self.cache, between=between)
+        states = self.model.signals(hidden, seen)
+        for row, request in enumerate(self.active):
             request.position += 1
+            request.saw({kind: values[row] for kind, values in states.items()})
         self._advance(list(self.active), backbone.logits(hidden), hidden)
 
     def _advance(self, requests: list[Request], logits: Tensor, hidden: Tensor) -> None:
         """logits (requests, vocab) and hidden (requests, D), of guided requests and of what they are guided against."""
         rows = {id(request): row for request, row in zip(requests, logits)}
         led = {id(request.against) for request in requests if request.against is not None}
-        choosing = [request for request in requests if id(request) not in led]
-        if len(choosing) < len(requests) or any(request.drawing is not None for request in choosing):
+        leading = [request for request in requests if id(request) not in led]
+        choosing = [request for request in leading if not request.done]
+        if not choosing:
+            logits = logits[:0]
+        elif len(choosing) < len(requests) or any(request.drawing is not None for request in choosing):
             logits = torch.stack([_judged(request, rows) for request in choosing])
         likeliest = logits.argmax(-1).tolist()
         for request, best, row in zip(choosing, likeliest, logits):
@@ -179,7 +198,7 @@ class Decoder:
         speaking = [row for row in speaking if id(requests[row]) not in led]
         if speaking and self.steps is not None:
             self._say(self.steps, [requests[row] for row in speaking], hidden[speaking])
-        for request in choosing:
+        for request in leading:
             if request.done:
                 self.remove(request)
 

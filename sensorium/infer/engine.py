@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sensorium.codecs.base import Codec
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.decoding import Decoder, Request
 from sensorium.infer.drawing import Drawing, Drawn
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.models.wiring import Wiring
-from sensorium.nn.part import Features, Grid
+from sensorium.nn.part import Features
 from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Sample, Segment, Sequence
@@ -87,7 +86,7 @@ class Engine:
 
         progress  called with the number of answers that are complete
         """
-        return [request.text.text for request in self._answered(samples, sampling, progress)]
+        return [request.text.text for request in self.answered(samples, sampling, progress)]
 
     def draw(
         self,
@@ -100,9 +99,12 @@ class Engine:
 
         Raises UserError for a model whose words do not include the codes of this kind.
         """
-        if kind not in self.model.config.formats:
-            raise UserError(f"the model says no {kind}: it says {sorted(self.model.config.formats) or 'words alone'}")
-        done = self._answered(samples, sampling, progress, drawn=(1, kind))
+        formats = self.model.config.formats
+        if kind not in formats:
+            raise UserError(f"the model says no {kind}: it says {sorted(formats) or 'words alone'}")
+        if not formats[kind].codes:
+            raise UserError(f"the model has no codes of {kind}, a generator makes it: see infer.handover.reply")
+        done = self.answered(samples, sampling, progress, drawn=(1, kind))
         return [self.pictures(drawn) for request in done for drawn in request.drawing.drawn]  # type: ignore[union-attr]
 
     def pictures(self, drawn: Drawn) -> list[Image.Image]:
@@ -111,14 +113,14 @@ class Engine:
         frames = codec.config.temporal if drawn.kind == "video" else 1
         return codec.pictures(drawn.codes[:, None], drawn.grid, frames * drawn.grid.frames)
 
-    def _answered(
+    def answered(
         self,
         samples: Iterable[Sample],
         sampling: Sampling,
         progress: Callable[[int], None] | None,
         drawn: tuple[int, str | None] = (0, None),
     ) -> list[Request]:
-        """The answered requests. drawn: pictures of an answer at most, and a kind that is drawn at once."""
+        """The answered requests. drawn: items of an answer at most, and a kind that is drawn at once."""
         waiting = enumerate(samples)
         requests: list[Request] = []
         complete = 0
@@ -202,9 +204,8 @@ class Engine:
         drawn: tuple[int, str | None] = (0, None),
     ) -> Request:  # fmt: skip
         text = Text(self.renderer.tokenizer, sampling.stop)
-        formats = {
-            kind: (tokens, _native(self.model.codec(kind))) for kind, tokens in self.model.config.formats.items()
-        }
+        config = self.model.config
+        formats = {kind: (tokens, config.said(kind)) for kind, tokens in config.formats.items()}
         drawing = Drawing(formats, *drawn) if formats else None
         return Request(sequence, sampling, text, self.stops, seed, cached, drawing=drawing)
 
@@ -324,12 +325,6 @@ class Engine:
         finally:
             for module in learning:
                 module.training = True
-
-
-def _native(codec: Codec) -> Grid:
-    """The grid of what is drawn: one frame, or as many as become one, of the size that the codec was made for."""
-    side = codec.config.transform.size
-    return codec.config.grid((side, side))
 
 
 def _without_words(sample: Sample) -> Sample:

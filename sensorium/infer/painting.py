@@ -97,8 +97,9 @@ def paint(
 
     def flush() -> None:
         first = len(found)
-        part = slice(first, first + len(pending))
-        found.extend(_paint(engine, model, pending, painting, kept[part], painting.seed + first, changes))
+        packed = Sequence.pack(engine.prepare(pending) if changes else pending).to(model.reference().device)
+        masks = kept[first : first + len(pending)] if changes else None
+        found.extend(_paint(model, packed, model.read(packed), painting, masks, painting.seed + first))
         pending.clear()
         if progress is not None:
             progress(len(found))
@@ -117,15 +118,30 @@ def paint(
     return found
 
 
+@torch.inference_mode()
+def paint_prompts(
+    model: Denoiser, packed: Sequence, prompt: Prompt, painting: Painting = PLAIN, seed: int | None = None
+) -> list[Frames]:
+    """What prompts ask for that did not come from words: one item of each document, in one pass.
+
+    packed  documents with a latent span each, whose items have a size alone
+    seed    of the first; None: the painting's
+    Raises UserError for a strength below 1: there is no picture to begin with.
+    """
+    if painting.strength < 1:
+        raise UserError(f"a strength of {painting.strength} changes a picture, and none is given here: give 1")
+    return _paint(model, packed, prompt, painting, None, painting.seed if seed is None else seed)
+
+
 def _paint(
-    engine: Engine, model: Denoiser, sequences: list[Sequence], painting: Painting, keep: list[Image.Image | None],
-    seed: int, changes: bool,
+    model: Denoiser, packed: Sequence, prompt: Prompt, painting: Painting, keep: list[Image.Image | None] | None,
+    seed: int,
 ) -> list[Frames]:  # fmt: skip
-    """Paint what fits into one pass. seed: that of the first; changes: the sequences hold pictures to begin with."""
+    """Paint what fits into one pass; seed is that of the first. keep: None where nothing is there to be changed."""
+    changes, keep = keep is not None, keep or []
     device = model.reference().device
-    packed = Sequence.pack(engine.prepare(sequences) if changes else sequences).to(device)
     latents = model.locate(packed)
-    draws = [torch.Generator().manual_seed(seed + number) for number in range(len(sequences))]
+    draws = [torch.Generator().manual_seed(seed + number) for number in range(packed.documents)]
 
     def fresh() -> Tensor:
         sizes = zip(latents.lengths, draws)
@@ -141,7 +157,7 @@ def _paint(
     def known(index: int) -> Tensor:
         return trail.alpha[index] * clean + trail.sigma[index] * noise
 
-    asked = _Asked(model, packed, latents, painting.guider)
+    asked = _Asked(model, packed, latents, prompt, painting.guider)
     x = known(start) if start else noise
     for index in range(start, len(trail)):
         estimates = asked(x, trail.times[index], trail.alpha[index], trail.sigma[index])
@@ -155,15 +171,12 @@ def _paint(
 class _Asked:
     """What the model says of the clean latent and the noise at a state, guided."""
 
-    def __init__(self, model: Denoiser, packed: Sequence, latents: Latents, guider: Guider) -> None:
-        self.model, self.guider, self.latents = model, guider, latents
-        self.prompt = model.read(packed)
+    def __init__(self, model: Denoiser, packed: Sequence, latents: Latents, prompt: Prompt, guider: Guider) -> None:
+        self.model, self.guider, self.latents, self.prompt = model, guider, latents, prompt
         self.both: tuple[Latents, Prompt] | None = None
         if guider.scale != 1:
-            count = packed.documents
-            twice = Sequence.pack([packed, packed])
-            nothing = torch.arange(2 * count, device=packed.ids.device) >= count
-            self.both = model.locate(twice), model.read(twice, nothing)
+            nothing = model.read(packed, torch.ones(packed.documents, dtype=torch.bool, device=packed.ids.device))
+            self.both = model.locate(Sequence.pack([packed, packed])), Prompt.join([prompt, nothing])
 
     def __call__(self, x: Tensor, time: float, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         schedule = self.model.config.schedule

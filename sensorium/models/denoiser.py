@@ -43,6 +43,7 @@ class Denoiser(Wiring):
         project    the state that stands for a text goes through a linear layer before it is added to the time's; labels
                    do not (DiT)
         pool       that state: the mean of all, or the last token's
+        length     texts are cut or filled up to so many tokens (77 of CLIP's in Stable Diffusion); 0: they are not
         drop       share of documents whose text is left out in training, for guidance (arXiv 2207.12598)
         """
 
@@ -54,6 +55,7 @@ class Denoiser(Wiring):
         sections: tuple[int, int, int] | None = None
         project: bool = True
         pool: Literal["mean", "last"] = "mean"
+        length: int = Field(default=0, ge=0)
         drop: float = Field(default=0.1, ge=0, lt=1)
 
         @property
@@ -115,17 +117,20 @@ class Denoiser(Wiring):
     def recompute(self, on: bool) -> None:
         self.backbone.checkpointing = on
 
-    def forward(self, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None) -> Denoised:
+    def forward(
+        self, sequence: Sequence, noise: Tensor | None = None, time: Tensor | None = None, prompt: Prompt | None = None
+    ) -> Denoised:
         """A packed sequence with its items -> predictions at random times, or at those that its spans say.
 
-        noise  (T, P), time (S): drawn from torch's generator unless they are given
+        noise   (T, P), time (S): drawn from torch's generator unless they are given
+        prompt  what is asked for, in place of what the sequence says
         """
         latents = self.locate(sequence)
         clean = self.clean(sequence, latents)
         time = self.times(latents) if time is None else time
         noise = torch.randn_like(clean) if noise is None else noise
         alpha, sigma = (term[latents.number][:, None] for term in self.config.schedule.terms(time))
-        prompt = self.read(sequence, self._dropped(sequence))
+        prompt = self.read(sequence, self._dropped(sequence)) if prompt is None else prompt
         output = self.predict(alpha * clean + sigma * noise, time, latents, prompt)
         return Denoised(output, self.config.predictor.target(clean, noise, alpha, sigma), time, latents.number)
 
@@ -164,7 +169,8 @@ class Denoiser(Wiring):
 
     def read(self, sequence: Sequence, dropped: Tensor | None = None) -> Prompt:
         """What the documents ask for. dropped (N) bool: of these, nothing."""
-        return read(self.text, self.prompt, sequence, self.config.rule, self.config.pool == "last", dropped)
+        last = self.config.pool == "last"
+        return read(self.text, self.prompt, sequence, self.config.rule, last, dropped, self.config.length)
 
     def _dropped(self, sequence: Sequence) -> Tensor | None:
         if not self.training or not self.config.drop:

@@ -2,29 +2,34 @@
 
     ids ---- embed ------------------------------.
                                                   place ---- backbone ---- head ---- logits
-    items -- encoder -- connector -- by span ----'|             |  `-- latent head ---- what was added
-      | \\                     `----- memory -- cross-attention -'
+    items -- encoder -- connector -- by span ----'|             |  |`-- latent head ---- what was added
+      | \\                     `----- memory -- cross-attention -'  `-- at signals -- generator -- picture
       |  `- codec -- codes, which are ids         |
       '---- codec -- latents, noised -- by span --|
     source -- thinker -- its states -- by span ---'
 
 LLaVA, MiniGPT-4, Qwen-VL, Kosmos, Fuyu and their kin (embed spans), with routes CogVLM; Flamingo (memory spans);
-Emu3 and Chameleon (token spans), whose logits say pictures as they say words; a talker, which speaks from what another
-model of this kind thinks (Qwen2.5-Omni); latent spans, which the same stack denoises (BAGEL, pi0).
+Emu3 and Chameleon (token spans), whose logits say pictures as they say words; NExT-GPT (signals), whose states tell a
+generator what to make; a talker, which speaks from what another model of this kind thinks (Qwen2.5-Omni); latent spans,
+which the same stack denoises (BAGEL, pi0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
+import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from sensorium.codecs.tokens import CodeTokens
+from sensorium.codecs.base import Codec
+from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
+from sensorium.models.generator import Generated, Generator
 from sensorium.models.latent_head import Noised
 from sensorium.models.latent_stream import LatentStream
 from sensorium.models.placing import gather_memory, place, places, spans_of
@@ -32,7 +37,8 @@ from sensorium.models.streams import Streams
 from sensorium.models.thinker import Thinker
 from sensorium.models.wiring import Outputs
 from sensorium.nn.backbone import Backbone, Between, adding, reading
-from sensorium.sequence import Plan, Sequence
+from sensorium.nn.part import Grid
+from sensorium.sequence import Plan, Sequence, made
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -56,6 +62,7 @@ class Fused(LatentStream):
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
         tokens    kinds whose items are codes of their codec, among the words of the vocabulary
+        generators  kinds whose items in an answer are signals, by whose states another wiring makes them
         """
 
         backbone: Backbone.Config
@@ -68,10 +75,28 @@ class Fused(LatentStream):
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
         tokens: dict[str, CodeTokens] = {}
+        generators: dict[str, Generator.Config] = {}
 
         @property
-        def formats(self) -> dict[str, CodeTokens]:
-            return self.tokens
+        def formats(self) -> dict[str, CodeTokens | Signals]:
+            return {**self.tokens, **{kind: one.signals for kind, one in self.generators.items()}}
+
+        def said(self, kind: str) -> Grid:
+            return self.generators[kind].grid if kind in self.generators else super().said(kind)
+
+        @property
+        def targets(self) -> dict[str, Codec.Config]:
+            return {made(kind): next(iter(one.denoiser.codecs.values())) for kind, one in self.generators.items()}
+
+        def owner(self, kind: str) -> str:
+            return kind if kind in self.targets else super().owner(kind)
+
+        @property
+        def measures(self) -> dict[str, float]:
+            """Of each generator its signals, and the tokens of condition that come of them."""
+            made = self.generators.items()
+            signals = {f"signals.{kind}": one.signals.count for kind, one in made}
+            return {**signals, **{f"condition.{kind}": one.tokens for kind, one in made}}
 
         @property
         def reads_text(self) -> bool:
@@ -100,7 +125,9 @@ class Fused(LatentStream):
             plain = super().plan(kind, shape)
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
-            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid)
+            signals = self.generators[kind].signals.ids if kind in self.generators else ()
+            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid,
+                        signals=signals)  # fmt: skip
 
         def _grid(self, kind: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
             owner = self.owner(kind)
@@ -155,6 +182,11 @@ class Fused(LatentStream):
         def _check_tokens(self) -> None:
             """Codes need a codec that makes as many, and rows of the vocabulary that no other kind has."""
             coded = {kind for kind in self.codecs if kind not in self.encoders and kind not in self.latents}
+            if not set(self.generators) <= set(self.encoders):
+                raise ValueError(f"generators make {sorted(self.generators)}, encoders read {sorted(self.encoders)}: a "
+                                 "kind that is made is one that is read, in what users say")  # fmt: skip
+            if any(layer > self.backbone.depth for one in self.generators.values() for layer in one.layers):
+                raise ValueError(f"a generator reads behind more blocks than the backbone's {self.backbone.depth}")
             if set(self.tokens) != coded:
                 raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
                                  f"others do: given {sorted(self.tokens)}")  # fmt: skip
@@ -162,8 +194,9 @@ class Fused(LatentStream):
             for kind, tokens in self.tokens.items():
                 if tokens.codes != self.codecs[kind].codes:
                     raise ValueError(f"tokens.{kind} has {tokens.codes} codes, its codec {self.codecs[kind].codes}")
+            for kind, tokens in self.formats.items():
                 if max(tokens.ids) >= self.backbone.vocab or taken & set(tokens.ids):
-                    raise ValueError(f"tokens.{kind} ends at id {max(tokens.ids)}: the vocabulary has "
+                    raise ValueError(f"{kind} as tokens or signals ends at id {max(tokens.ids)}: the vocabulary has "
                                      f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
                 taken |= set(tokens.ids)
 
@@ -176,6 +209,8 @@ class Fused(LatentStream):
         stack, streams = config.backbone, config.streams
         self.streams: Streams | None = streams.build(stack.vocab, stack.width) if streams is not None else None
         self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
+        width = config.backbone.width
+        self.generators = nn.ModuleDict({kind: part.build(width) for kind, part in config.generators.items()})
 
     @property
     def stack(self) -> Backbone:
@@ -204,12 +239,13 @@ class Fused(LatentStream):
             deeper[done] = reading(read, deeper.get(done))
         memory = gather_memory(beside, sequence)
         layout = layout or compile_layout(sequence, self.config.rule)
-        hidden = self.backbone(x, layout, cache, memory=memory, between=deeper)
+        seen, between = self.watch(deeper)
+        hidden = self.backbone(x, layout, cache, memory=memory, between=between)
         denoised = {kind: self.leave(kind, hidden, *found) for kind, found in placed.items()}
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
-                       denoised, self._beside(hidden))  # fmt: skip
+                       denoised, self._beside(hidden), self._generated(sequence, hidden, seen))  # fmt: skip
 
     def _beside(self, hidden: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]] | None:
         """What says the further streams; None where there are none."""
@@ -239,6 +275,51 @@ class Fused(LatentStream):
             else:
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
+
+    # ---- generators
+
+    def watch(self, between: Mapping[int, Between]) -> tuple[dict[int, list[Tensor]], dict[int, Between]]:
+        watched = dict(between)
+        seen = {layer: [] for one in self.config.generators.values() for layer in one.layers}
+        for layer, states in seen.items():
+            watched[layer] = reading(states, watched.get(layer))
+        return seen, watched
+
+    def signals(self, hidden: Tensor, seen: Mapping[int, list[Tensor]]) -> dict[str, Tensor]:
+        return {
+            kind: torch.stack([*(seen[layer][-1] for layer in one.layers), hidden], dim=1)
+            for kind, one in self.config.generators.items()
+        }
+
+    def generator(self, kind: str) -> Generator:
+        """What makes items of a kind. Raises UserError where there is none."""
+        if kind not in self.generators:
+            raise UserError(f"the model makes no {kind}: it has generators of {sorted(self.generators)}")
+        generator = self.generators[kind]
+        assert isinstance(generator, Generator)
+        return generator
+
+    def codec(self, kind: str) -> Codec:
+        for own in self.generators:
+            if kind == made(own):
+                return next(iter(self.generator(own).denoiser.codecs.values()))  # type: ignore[return-value]
+        return super().codec(kind)
+
+    def _generated(
+        self, sequence: Sequence, hidden: Tensor, seen: Mapping[int, list[Tensor]]
+    ) -> dict[str, Callable[[], Generated]]:
+        """By kind what its generator makes of the items that answers hold, computed when it is asked for."""
+
+        def make(kind: str) -> Generated:
+            name, generator = made(kind), self.generator(kind)
+            spans = sorted((span for span in sequence.spans if span.kind == name), key=lambda span: span.item)
+            index = places(spans, hidden.device)
+            layers = {layer: [states[-1].index_select(0, index)] for layer, states in seen.items()}
+            states = self.signals(hidden.index_select(0, index), layers)[kind]
+            states = states.unflatten(0, (len(spans), generator.config.signals.count)).transpose(1, 2)
+            return Generated(generator, list(sequence.items.get(name, ())), generator.condition(states))
+
+        return {kind: partial(make, kind) for kind in self.generators}
 
     def _check_codes(self, sequence: Sequence) -> None:
         """Raises ValueError for an item whose codes were not filled in: its tokens would be meaningless."""

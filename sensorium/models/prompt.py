@@ -30,6 +30,12 @@ class Prompt:
     memory: Tensor
     lengths: list[int]
 
+    @classmethod
+    def join(cls, parts: list[Prompt]) -> Prompt:
+        """The prompts of one sequence after another."""
+        pooled, memory = torch.cat([part.pooled for part in parts]), torch.cat([part.memory for part in parts])
+        return cls(pooled, memory, [length for part in parts for length in part.lengths])
+
 
 class TimeEmbedding(nn.Module):
     """time (S) in steps of the schedule -> (S, D): cosines and sines of it, and two linear layers."""
@@ -68,24 +74,28 @@ class PromptEmbedding(nn.Module):
 
 
 def read(
-    stack: Backbone, embed: PromptEmbedding, sequence: Sequence, rule: AttentionRule, last: bool, dropped: Tensor | None
+    stack: Backbone, embed: PromptEmbedding, sequence: Sequence, rule: AttentionRule, last: bool,
+    dropped: Tensor | None, length: int = 0,
 ) -> Prompt:  # fmt: skip
     """The texts of packed documents through the stack that reads them.
 
     last     the state of a text's last token stands for it, not the mean of all
     dropped  (N) bool, documents whose text is left out; it is read all the same, so that nothing depends on the draw
+    length   texts are cut or filled with id 0 to so many tokens; 0: they are as long as they are
     """
     documents = sequence.documents
     places = (sequence.modality == KINDS.index("text")).nonzero(as_tuple=True)[0]
-    doc = sequence.doc[places].long()
+    ids, doc = sequence.ids[places], sequence.doc[places].long()
     counts = torch.bincount(doc, minlength=documents)
+    if length:
+        ids, doc, counts = _filled(ids, doc, counts, length)
     asked = counts > 0 if dropped is None else (counts > 0) & ~dropped
-    states = stack.embed_tokens(sequence.ids[places])
-    if len(places):
-        states = stack(states, compile_layout(_texts(sequence, places, doc, counts), rule))
+    states = stack.embed_tokens(ids)
+    if len(ids):
+        states = stack(states, compile_layout(_texts(ids, doc, counts), rule))
     if last:
         rows = (torch.cumsum(counts, 0) - 1).clamp(min=0)
-        pooled = states.index_select(0, rows) if len(places) else states.new_zeros(documents, states.shape[1])
+        pooled = states.index_select(0, rows) if len(ids) else states.new_zeros(documents, states.shape[1])
     else:
         pooled = states.new_zeros(documents, states.shape[1]).index_add(0, doc, states)
         pooled = pooled / counts.clamp(min=1)[:, None].to(states.dtype)
@@ -93,12 +103,21 @@ def read(
     return Prompt(embed(pooled, asked), states[kept], torch.where(asked, counts, torch.zeros_like(counts)).tolist())
 
 
-def _texts(sequence: Sequence, places: Tensor, doc: Tensor, counts: Tensor) -> Sequence:
+def _filled(ids: Tensor, doc: Tensor, counts: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """ids (T), doc (T), counts (N) of texts -> the same with `length` tokens of every text that has any."""
+    place = torch.arange(len(ids), device=ids.device) - (torch.cumsum(counts, 0) - counts)[doc]
+    table = ids.new_zeros(len(counts), length)
+    kept = place < length
+    table[doc[kept], place[kept]] = ids[kept]
+    some = counts > 0
+    owners = some.nonzero(as_tuple=True)[0].repeat_interleave(length)
+    return table[some].flatten(), owners, torch.where(some, length, 0)
+
+
+def _texts(ids: Tensor, doc: Tensor, counts: Tensor) -> Sequence:
     """The text tokens of every document that has some, counted from its first."""
     first = torch.cumsum(counts, 0) - counts
     number = torch.cumsum(counts > 0, 0) - 1
-    position = (torch.arange(len(places), device=places.device) - first[doc])[:, None].expand(-1, 3).contiguous()
-    return Sequence(
-        sequence.ids[places], sequence.modality[places], position, number[doc], torch.zeros_like(doc),
-        sequence.weight[places],
-    )  # fmt: skip
+    position = (torch.arange(len(ids), device=ids.device) - first[doc])[:, None].expand(-1, 3).contiguous()
+    zeros = torch.zeros_like(doc)
+    return Sequence(ids, zeros.to(torch.uint8), position, number[doc], zeros, zeros.float())

@@ -5,7 +5,7 @@ By itself, without a backbone, it is what trains a codec: items -- codec -- thei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sensorium.codecs.base import Codec, Coded, batches
 from sensorium.codecs.critic import Critic, as_it_is
-from sensorium.codecs.tokens import CodeTokens
+from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.config import Config as Value
 from sensorium.connectors.base import Connector
 from sensorium.encoders.base import Encoder
@@ -22,8 +22,8 @@ from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
 from sensorium.models.latents import Denoised
 from sensorium.models.streams import Streams
-from sensorium.nn.backbone import Backbone
-from sensorium.nn.part import Features, Part
+from sensorium.nn.backbone import Backbone, Between
+from sensorium.nn.part import Features, Grid, Part
 from sensorium.sequence import Plan, Sequence
 
 
@@ -31,10 +31,11 @@ from sensorium.sequence import Plan, Sequence
 class Outputs:
     """hidden (T, D) of every token; `logits(index)` runs the head at chosen tokens only: (N) -> (N, vocab).
 
-    streams   (index (N), ids (N, K) that follow) -> of each further stream that is said the logits (N, codes), given
-              those before it in its step; None where the model says one stream
-    denoised  by kind what was said of the noised latents in the stream
-    inner     of a model that reads what another one thinks: that one's outputs, and the sequence that it read
+    inner      of a model that reads what another one thinks: that one's outputs, and the sequence that it read
+    denoised   by kind what was said of the noised latents in the stream
+    streams    (index (N), ids (N, K) that follow) -> of each further stream that is said the logits (N, codes), given
+               those before it in its step; None where the model says one stream
+    generated  by kind what a generator makes of its signals (models.generator.Generated), when it is asked
     """
 
     hidden: Tensor
@@ -42,6 +43,7 @@ class Outputs:
     inner: tuple[Outputs, Sequence] | None = None
     denoised: dict[str, Denoised] = field(default_factory=dict)
     streams: Callable[[Tensor, Tensor], list[Tensor]] | None = None
+    generated: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -140,8 +142,19 @@ class Wiring(Part):
             return Plan(connector.num_tokens(self.encoders[owner].grid(shape)), read=connector.reads_text)
 
         @property
-        def formats(self) -> dict[str, CodeTokens]:
+        def formats(self) -> dict[str, CodeTokens | Signals]:
             """By kind, how items that the model can say stand among its words."""
+            return {}
+
+        def said(self, kind: str) -> Grid:
+            """What an item that the model says has between its marks: one frame, or as many as become one, of the size
+            that the codec was made for."""
+            codec = self.codecs[self.owner(kind)]
+            return codec.grid((codec.transform.size,) * 2)
+
+        @property
+        def targets(self) -> dict[str, Codec.Config]:
+            """By name (`sequence.made`) the codecs of items that generators are to make; these are no kinds to read."""
             return {}
 
         def written(self, sequence: Sequence) -> Sequence:
@@ -168,6 +181,7 @@ class Wiring(Part):
         self.streams: Streams | None = None
         self.encoders = nn.ModuleDict({kind: part.build() for kind, part in config.encoders.items()})
         self.codecs = nn.ModuleDict({kind: part.build() for kind, part in config.codecs.items()})
+        self.generators = nn.ModuleDict()
         self.critics = nn.ModuleDict({name: part.build() for name, part in config.critics.items()})
         self.connectors = nn.ModuleDict(
             {
@@ -205,6 +219,16 @@ class Wiring(Part):
         if self.config.reads_text:
             self.stack.checkpointing = on
 
+    def watch(self, between: Mapping[int, Between]) -> tuple[dict[int, list[Tensor]], dict[int, Between]]:
+        """States between blocks that generators read, by how many are done, filled in a pass of the backbone with what
+        is returned in place of `between`."""
+        return {}, dict(between)
+
+    def signals(self, hidden: Tensor, seen: Mapping[int, list[Tensor]]) -> dict[str, Tensor]:
+        """hidden (T, D) and what `watch` saw of the same tokens -> by kind what a generator reads of each, (T, layers,
+        D)."""
+        return {}
+
     def encode(self, kind: str, sequence: Sequence, dtype: torch.dtype) -> Features:
         """Features of the items of one kind, as its connector reads them, items in order.
 
@@ -240,4 +264,5 @@ class Wiring(Part):
 
     def reader(self, kind: str) -> Encoder | Codec:
         """What turns items of a kind into features: their encoder, or their codec."""
-        return self.codec(kind) if self.config.coded(kind) else self.encoder(kind)
+        coded = kind in self.config.targets or self.config.coded(kind)
+        return self.codec(kind) if coded else self.encoder(kind)

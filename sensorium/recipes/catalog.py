@@ -24,6 +24,7 @@ from sensorium.recipes.flamingo import flamingo, openflamingo
 from sensorium.recipes.fuyu import fuyu
 from sensorium.recipes.llava import llava, llava_1_5, llava_1_5_13b, llava_next, llava_next_34b
 from sensorium.recipes.minigpt_v2 import minigpt_v2
+from sensorium.recipes.next_gpt import next_gpt
 from sensorium.recipes.seechat import seechat
 from sensorium.recipes.siglip import siglip
 from sensorium.recipes.unicl import unicl
@@ -57,6 +58,7 @@ def catalog() -> tuple[RecipeFunction, ...]:
         siglip,
         unicl,
         dit,
+        next_gpt,
         fuyu,
         chameleon,
         emu3,

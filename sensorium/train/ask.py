@@ -20,7 +20,8 @@ def subject_of(
     recipe: Recipe, model: Wiring, tokenizer: Tokenizer, cache: Path | None = None, judge: Engine | None = None
 ) -> Subject:
     """A trained model to be asked, its pictures read through the feature cache, those it makes by the judge."""
-    owners = dict.fromkeys(model.config.owner(kind) for kind in model.config.kinds)
+    config = model.config
+    owners = dict.fromkeys(config.owner(kind) for kind in (*config.kinds, *config.targets))
     encoders = frozen_encoders(model, owners, cache, model.reference().dtype)
 
     def load(kind: str, media: Media) -> Item:

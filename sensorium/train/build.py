@@ -14,6 +14,8 @@ from sensorium.encoders import efficientnet
 from sensorium.errors import UserError
 from sensorium.hub import fetch
 from sensorium.hub.pretrained import Pretrained
+from sensorium.models.denoiser import Denoiser
+from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.sequence import Item, Media
@@ -87,6 +89,16 @@ def become(model: Wiring, recipe: Recipe, config: Wiring.Config) -> Wiring:
             else:
                 after[kind] = before[kind]
             shared.add(f"{room}.{kind}")
+    for kind, generator in made.generators.items():  # a wiring that a stage trained is the same within another
+        assert isinstance(generator, Generator)
+        before = model.generators[kind] if kind in model.generators else None  # noqa: SIM401 (no mapping)
+        if isinstance(before, Generator) and before.config == generator.config:
+            generator.connector, generator.denoiser = before.connector, before.denoiser
+            shared |= {f"generators.{kind}.{part}" for part in ("connector", "denoiser")}
+        elif generator.denoiser.config == model.config:
+            assert isinstance(model, Denoiser)
+            generator.denoiser = model
+            shared.add(f"generators.{kind}.denoiser")
     load_pretrained(made, recipe, known=shared)
     return made
 

@@ -35,7 +35,8 @@ ROOMS = ("encoders", "connectors", "codecs", "critics")
 
 
 def parts_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Parameter names by part: `encoders.image`, `connectors.image`, `codecs.image`, `backbone`.
+    """Parameter names by part: `encoders.image`, `connectors.image`, `codecs.image`, `backbone`; of a generator
+    `generators.image.connector` and `generators.image.denoiser`.
 
     What a design adds to a backbone stands apart, so that the published stack keeps a file of its own: adapters as
     `<part>.lora`, cross-attention as `backbone.cross`, further routes as `backbone.routes`.
@@ -43,7 +44,8 @@ def parts_of(names: Iterable[str]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
     for name in names:
         pieces = name.split(".")
-        part = ".".join(pieces[:2]) if pieces[0] in ROOMS else pieces[0]
+        depth = 3 if pieces[0] == "generators" else 2 if pieces[0] in ROOMS else 1
+        part = ".".join(pieces[:depth])
         if pieces[:2] == ["backbone", "blocks"] and pieces[3] in ("cross", "routes"):
             part += f".{pieces[3]}"
         if ".lora_" in name:

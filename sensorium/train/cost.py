@@ -20,6 +20,7 @@ from sensorium.encoders.vit import ViT
 from sensorium.mask import Layout, MemoryLayout, Routes
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
+from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.nn.modulation import Conditions
@@ -282,7 +283,22 @@ def _stream(model: Wiring, encoded: dict[str, Any], items: dict[str, Item], kept
         logits = model.stack.logits(hidden[-(LOSS_TOKENS + coded) :]).float()
         target = torch.zeros(LOSS_TOKENS + coded, dtype=torch.long, device="meta")
         loss = nn.functional.cross_entropy(logits, target)
-    return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
+    outside = forward.get_total_flops() + head.get_total_flops()
+    for kind, generator in model.generators.items():
+        assert isinstance(generator, Generator)
+        made = _generated(generator, kind, hidden, kept)
+        loss, outside = loss + made.loss, outside + made.outside + made.blocks
+    return _Ran(loss, length, blocks.get_total_flops(), outside)
+
+
+def _generated(generator: Generator, kind: str, hidden: Tensor, kept: _Kept) -> _Ran:
+    """One item that is to be made: the output connector, and the denoiser under what it gives."""
+    with _counting() as told, kept.hooks():
+        grid = generator.config.grid
+        states = hidden[-grid.cols :].expand(grid.rows, -1, -1)[None]
+        condition = generator.condition(states)[0]
+    ran = _denoised(generator.denoiser, {kind: Item(None, generator.config.size)}, kept, condition)
+    return replace(ran, loss=ran.loss + condition.float().square().mean(), outside=ran.outside + told.get_total_flops())
 
 
 def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
@@ -298,21 +314,25 @@ def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
 
-def _denoised(model: Denoiser, items: dict[str, Item], kept: _Kept) -> _Ran:
-    """The noised latent of one item, under a text as long as its stack has positions for (of labels, one)."""
+def _denoised(model: Denoiser, items: dict[str, Item], kept: _Kept, told: Tensor | None = None) -> _Ran:
+    """The noised latent of one item, under a text as long as its stack has positions for (of labels, one), or under
+    states (tokens, width) in place of a text's."""
     config = model.config
     kind, item = next(iter(items.items()))
     length = config.num_tokens(kind, item.shape)
     said = min(TEXT_TOKENS, config.text.positions or TEXT_TOKENS) if config.text.depth else 1
     reads = config.backbone.block.cross is not None
     with _counting() as forward, kept.hooks():
-        ids = torch.zeros(said, dtype=torch.long, device="meta")
-        states = model.text(model.text.embed_tokens(ids), _causal(said, 0, []))
+        if told is None:
+            ids = torch.zeros(said, dtype=torch.long, device="meta")
+            states = model.text(model.text.embed_tokens(ids), _causal(said, 0, []))
+        else:
+            states, said = told, len(told)
         asked = torch.ones(1, dtype=torch.bool, device="meta")
-        told = model.prompt(states.mean(0, keepdim=True), asked) + model.time(torch.zeros(1, device="meta"))
-        x = model.enter(torch.zeros(length, config.channels, dtype=told.dtype, device="meta"))
+        asking = model.prompt(states.mean(0, keepdim=True), asked) + model.time(torch.zeros(1, device="meta"))
+        x = model.enter(torch.zeros(length, config.channels, dtype=asking.dtype, device="meta"))
     layout = replace(_causal(length, said if reads else 0, []), causal=False)
-    conditions = Conditions(told, torch.zeros(length, dtype=torch.long, device="meta"))
+    conditions = Conditions(asking, torch.zeros(length, dtype=torch.long, device="meta"))
     with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
         hidden = model.backbone(x, layout, memory=states if reads else None, conditions=conditions)
     with _counting() as head, kept.hooks():

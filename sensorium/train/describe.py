@@ -135,8 +135,8 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
         add_lora(full, stage.adapters)
         stages.append(_stage_view(full, stage))
     if costs:
-        items = {kind: _meta_item(readers[kind], shape) for kind, shape in shapes.items()}
         for config, full in wirings.values():
+            items = {kind: _meta_item(reader, native(reader)) for kind, reader in config.readers.items()}
             places = [index for index in range(len(stages)) if recipe.wiring(index) == config]
             measured = stage_costs(config, [recipe.stages[index] for index in places], items, full)
             for index, cost in zip(places, measured, strict=True):
@@ -267,7 +267,10 @@ def part_configs(model: Wiring.Config) -> dict[str, PartConfig]:
     for kind in model.encoders:
         parts |= {f"encoders.{kind}": model.encoders[kind], f"connectors.{kind}": model.connectors[kind]}
     stacks = {name: getattr(model, name, None) for name in ("text", "backbone")}
-    return {**parts, **{name: stack for name, stack in stacks.items() if isinstance(stack, Backbone.Config)}}
+    parts |= {name: stack for name, stack in stacks.items() if isinstance(stack, Backbone.Config)}
+    for kind, one in getattr(model, "generators", {}).items():
+        parts |= {f"generators.{kind}.connector": one.connector, f"generators.{kind}.denoiser": one.denoiser.backbone}
+    return parts
 
 
 def summary(config: PartConfig) -> str:

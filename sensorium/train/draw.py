@@ -15,6 +15,7 @@ from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.train.describe import Description, StageView, count, describe, native, size_of
 from sensorium.train.draw_denoiser import draw_denoiser
+from sensorium.train.draw_generators import TALL, draw_generators
 from sensorium.train.draw_parts import draw_column, draw_part
 from sensorium.train.draw_towers import draw_towers
 from sensorium.train.recipe import Recipe
@@ -86,6 +87,9 @@ def _figure(described: Description, top: float) -> Iterable[str]:
         yield from draw_denoiser(described, top)
         return
     kinds = list(described.recipe.model.readers)
+    made = TALL * len(getattr(described.recipe.model, "generators", {}))
+    yield from draw_generators(described, top, _stream_places(kinds)["answer"])
+    top += made
     backbone = Box(MARGIN, top + 70, FIGURE, 104)
     stream = backbone.bottom + 52
     places = _stream_places(kinds)

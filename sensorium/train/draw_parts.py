@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sensorium.codecs.base import Codec
 from sensorium.models.denoiser import Denoiser
-from sensorium.train.describe import Description, count, native, part_configs, summary
+from sensorium.train.describe import Description, StageView, count, native, part_configs, summary
 from sensorium.train.shapes import (
     FIGURE,
     FROZEN,
@@ -62,7 +62,7 @@ def draw_column(described: Description, kind: str, place: Box, y: float, width: 
 
 def draw_part(described: Description, part: str, box: Box, trapezoid: bool = False) -> Iterable[str]:
     """A part's box: name, what it is, parameters, and for each stage whether it trains."""
-    trains = [bool(view.parts.get(part, (0, 0))[0]) for view in described.stages]
+    trains = [_trains(described, view, part) for view in described.stages]
     fill, edge = (TRAINED, TRAINED_EDGE) if any(trains) else (FROZEN, FROZEN_EDGE)
     if trapezoid:
         inset = box.w * 0.08
@@ -86,6 +86,8 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
     title = {"encoders": f"{item.capitalize()} encoder ({kind})", "connectors": f"Connector ({kind})",
              "codecs": f"{item.capitalize()} codec ({kind})",
              "text": "Text stack" if getattr(config, "depth", 1) else "Labels"}.get(room, stack)  # fmt: skip
+    if room == "generators":
+        title = f"Output connector ({kind})" if item.endswith(".connector") else "Denoiser"
     lines = textwrap.wrap(facts, max(24, int((box.w - 40) / 6.1)))[:2]
     amount = f"{count(described.parts.get(part, 0))} parameters"
     y = box.y + (box.h - 18 * (1 + len(lines)) - 16) / 2 + 12
@@ -99,6 +101,12 @@ def draw_part(described: Description, part: str, box: Box, trapezoid: bool = Fal
         x = right - 18 - 24 * (len(trains) - 1 - index)
         yield from mark(x, box.y, str(index + 1), learning)
     yield from _added(described, part, box)
+
+
+def _trains(described: Description, view: StageView, part: str) -> bool:
+    """Whether a part of the model trains in a stage, which may be of a wiring within it."""
+    inside = described.recipe.inside(view.stage)
+    return view.trained > 0 if inside == part else not inside and view.parts.get(part, (0, 0))[0] > 0
 
 
 ADDED = {"lora": "LoRA", "cross": "cross-attention", "routes": "weights of other routes"}

@@ -127,7 +127,11 @@ def report(
     recipe = run.recipe
     rows: dict[str, PartRow] = {}
     for result in run.results:
-        for part, (trained, frozen) in result.parts.items():
+        inside = recipe.inside(recipe.stage(result.name))
+        parts = result.parts
+        if inside:
+            parts = {inside: (sum(one for one, _ in parts.values()), sum(one for _, one in parts.values()))}
+        for part, (trained, frozen) in parts.items():
             origin = recipe.init[part].title if part in recipe.init else "from scratch"
             row = rows.setdefault(part, PartRow(name=part, parameters=trained + frozen, trained={}, origin=origin))
             if trained:

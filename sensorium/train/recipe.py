@@ -131,6 +131,13 @@ class Recipe(Config):
         """What the stage of this index trains."""
         return self.stages[index].wiring or self.model if self.stages else self.model
 
+    def inside(self, stage: Stage) -> str:
+        """The part of the recipe's model that the wiring of a stage is, whose own parts it then names; "": none."""
+        generators = getattr(self.model, "generators", {})
+        return next(
+            (f"generators.{kind}.denoiser" for kind, one in generators.items() if one.denoiser == stage.wiring), ""
+        )
+
     def template_of(self, config: Wiring.Config) -> Template:
         """How a wiring's conversations are written: a decoder's `start` only where there is an encoder before it."""
         return self.template if config.reads_source else self.template.replace(start="")

@@ -11,12 +11,14 @@ from torch import nn
 
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError
+from sensorium.models.denoiser import Denoiser
+from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import add_lora
 from sensorium.nn.part import Stepped
 from sensorium.objectives.base import Loss, Objective, StepObjective
 from sensorium.render import Renderer
-from sensorium.sequence import Item, Media, Sequence
+from sensorium.sequence import Item, Media, Sequence, made
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import item_loader
 from sensorium.train.caching import Cached
@@ -68,6 +70,10 @@ def check_parts(recipe: Recipe, configs: list[Wiring.Config]) -> None:
                     raise UserError(
                         f"stage {stage.name!r}: its wiring has another {room}.{kind} than the recipe's model"
                     )
+        inner = [one.denoiser for one in getattr(recipe.model, "generators", {}).values()]
+        if isinstance(config, Denoiser.Config) and inner and config not in inner:
+            raise UserError(f"stage {stage.name!r} trains a denoiser that no generator of the recipe's model has: give "
+                            "both one config")  # fmt: skip
 
 
 def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
@@ -97,22 +103,32 @@ def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
         )
 
 
-def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype) -> list[str]:
+def set_precision(model: Wiring, stage: Stage, dtype: torch.dtype, prefix: str = "") -> list[str]:
     """Bring a model to the dtype a stage computes in, all but its frozen encoders and codecs.
 
-    Returns the kinds whose items go through a frozen one, and through nothing else.
+    prefix  of the model's parameters in the stage's globs, where it is a wiring within another
+    Returns the kinds whose items go through a frozen one and through nothing else, and the targets of generators that
+    do.
     """
-    frozen = {room: set(frozen_kinds(getattr(model, room), stage.trains, room)) for room in ("encoders", "codecs")}
-    parts = [part for name, part in model.named_children() if name not in frozen]
+    frozen = {
+        room: set(frozen_kinds(getattr(model, room), stage.trains, prefix + room)) for room in ("encoders", "codecs")
+    }
+    parts = [part for name, part in model.named_children() if name not in (*frozen, "generators")]
     parts += [
         part for room, kinds in frozen.items() for kind, part in getattr(model, room).items() if kind not in kinds
     ]
     for part in parts:
         part.to(dtype)
+    targets = []
+    for kind, generator in model.generators.items():
+        assert isinstance(generator, Generator)
+        generator.connector.to(dtype)
+        if set_precision(generator.denoiser, stage, dtype, f"{prefix}generators.{kind}.denoiser."):
+            targets.append(made(kind))
     # what an encoder and a codec both read keeps its pixels: features made earlier would stand for the encoder's alone
     both = set(model.encoders) & set(model.codecs)
     readers = dict.fromkeys(owner for kind in model.config.kinds if (owner := model.config.owner(kind)) not in both)
-    return [kind for kind in readers if kind in frozen["codecs" if model.config.coded(kind) else "encoders"]]
+    return [kind for kind in readers if kind in frozen["codecs" if model.config.coded(kind) else "encoders"]] + targets
 
 
 def frozen_encoders(
@@ -171,7 +187,7 @@ class Task:
 
     def complete(self, sequence: Sequence) -> Sequence:
         """Fill in the features of frozen encoders and the codes of frozen codecs, and move to the device."""
-        for kind in self.model.config.kinds:
+        for kind in (*self.model.config.kinds, *self.model.config.targets):
             frozen, items = self.encoders.get(self.model.config.owner(kind)), sequence.members(kind)
             if frozen is not None and items:
                 sequence = sequence.with_members(kind, frozen.complete(items))

@@ -46,6 +46,13 @@ def test_requests_are_asked_by_the_user_and_drawn_by_the_assistant():
     assert [(s.kind, s.role) for s in named.segments] == [("image", "user"), ("text", "user"), ("text", "assistant")]
 
 
+def test_an_answer_may_say_a_name_before_its_picture():
+    source = Interleaved(orders=("draw",), plain=False, without=0.0, said="Here is {name}.").build()
+    wanted, said, image = source[3].segments
+    assert [part.role for part in (wanted, said, image)] == ["user", "assistant", "assistant"]
+    assert (said.data, image.kind) == (f"Here is {source[3].info['answer']}.", "image")
+
+
 def test_interleaved_documents_hold_several_pairs_that_are_all_learned():
     source = Interleaved(pairs=3, without=0.0).build()
     assert kinds(source[0]) == ["text", "image"] * 3

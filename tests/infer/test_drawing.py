@@ -30,7 +30,7 @@ def is_whole(ids) -> bool:
 
 
 def drawn(engine, samples, sampling, most=1, begin="image"):
-    return engine._answered(samples, sampling, None, (most, begin))
+    return engine.answered(samples, sampling, None, (most, begin))
 
 
 def test_every_drawn_picture_has_its_rows_and_is_closed(model):
