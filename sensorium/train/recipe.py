@@ -139,8 +139,10 @@ class Recipe(Config):
         )
 
     def template_of(self, config: Wiring.Config) -> Template:
-        """How a wiring's conversations are written: a decoder's `start` only where there is an encoder before it."""
-        return self.template if config.reads_source else self.template.replace(start="")
+        """How a wiring's conversations are written: a decoder's `start` only where there is an encoder before it, marks
+        around media only where a model that speaks reads them (not in a contrastive stage, whose text is a caption)."""
+        template = self.template if config.reads_source else self.template.replace(start="")
+        return template if config.speaks else template.replace(media={})
 
     def stage(self, name: str) -> Stage:
         for stage in self.stages:

@@ -82,3 +82,11 @@ def test_a_stage_asks_at_its_end_and_a_resumed_run_repeats_it_to_the_last_bit(tm
     assert resumed.results[0].evaluations == [asked]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_the_first_stage_reads_captions_without_the_marks_of_the_prompt():
+    """MiniGPT-4 writes <Img> and </Img> around a picture; the captions of its first stage are BLIP-2's."""
+    recipe = find("minigpt-4", "small")
+    first, blip2 = recipe.wiring(0), find("blip-2", "small")
+    assert recipe.template_of(first) == blip2.template_of(blip2.wiring(0))
+    assert recipe.template_of(recipe.model).media == {"image": ("<Img>", "</Img> ")}
