@@ -158,16 +158,17 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     layout.routes = _routes(sequence)
     layout.memory = _memory(sequence, rule, layout)
     branched = bool((sequence.branch != 0).any())
-    apart = _span_numbers(sequence, [span.mode != "memory" and not span.visible for span in sequence.spans])
-    layout.hidden = apart >= 0 if bool((apart >= 0).any()) else None
-    if rule.kind == "causal" and not branched and not rule.bidirectional and layout.hidden is None:
+    unseen = [span.mode != "memory" and not span.visible for span in sequence.spans]
+    apart = _span_numbers(sequence, unseen) if any(unseen) else None
+    layout.hidden = None if apart is None else apart >= 0
+    if rule.kind == "causal" and not branched and not rule.bidirectional and apart is None:
         return layout
     layout.causal = False
     length = rows.shape[1]
     place = torch.arange(length, device=rows.device)
     counts = torch.tensor(lengths, device=rows.device)
     valid = place[None, :] < counts[:, None]  # (B, L)
-    if rule.kind == "full" and not branched and layout.hidden is None:
+    if rule.kind == "full" and not branched and apart is None:
         if inverse is not None:
             layout.mask = valid[:, None, None, :].expand(-1, 1, length, -1)
         return layout
@@ -181,7 +182,7 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     if rule.bidirectional:
         together = _span_numbers(sequence, [span.kind in rule.bidirectional for span in sequence.spans])[rows]
         allowed = allowed | ((together[:, :, None] == together[:, None, :]) & (together >= 0)[:, :, None])
-    if layout.hidden is not None:
+    if apart is not None:
         apart = apart[rows]
         allowed = allowed & ((apart[:, None, :] < 0) | (apart[:, None, :] == apart[:, :, None]))
     if branched:
