@@ -7,6 +7,7 @@ of a variance-preserving or flow kind, x = alpha * clean + sigma * noise, at eve
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -68,6 +69,23 @@ class Sampler(Config):
         fresh         new noise like x, where the sampler is random
         """
         raise NotImplementedError(f"{self.tag()} takes no steps")
+
+    def run(
+        self, trail: Trail, x: Tensor, asked: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+        fresh: Callable[[], Tensor], start: int = 0, kept: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The clean end of a trail, from the state x (N, ...) at time number `start`: the one loop of all sampling.
+
+        asked  (state, time number) -> what the denoiser there says of the clean latent and of the noise
+        fresh  new noise like x, drawn where the sampler is random
+        kept   (state, time number) -> the state, with what is put back after each step; None: nothing is
+        """
+        for index in range(start, len(trail)):
+            clean, noise = asked(x, index)
+            more = fresh() if self.random and index + 1 < len(trail) else None
+            x = self.step(trail, index, x, clean, noise, more)
+            x = x if kept is None else kept(x, index + 1)
+        return x
 
 
 class DDIM(Sampler):

@@ -10,8 +10,8 @@ from torch import Tensor
 from sensorium.diffusion.sampler import Sampler
 from sensorium.infer.cache import Cache
 from sensorium.mask import compile_layout
-from sensorium.models.latent_head import Noised
 from sensorium.models.latent_stream import LatentStream, noisy
+from sensorium.models.latents import Noised
 from sensorium.sequence import Sequence
 
 
@@ -31,7 +31,7 @@ def denoise(
     draws = torch.Generator().manual_seed(seed)
     spans = len(noisy(model.locate(kind, sequence).spans))
 
-    def asked(x: Tensor, time: float) -> Tensor:
+    def predicted(x: Tensor, time: float) -> Tensor:
         given = {kind: Noised(x, x.new_full((spans,), time))}
         if cache is None:
             return model(sequence, layout=layout, noised=given).denoised[kind].output
@@ -43,12 +43,11 @@ def denoise(
             cache.truncate(slot, before)
         return outputs.denoised[kind].output
 
-    x = noise * trail.sigma[0]
-    for index in range(len(trail)):
-        output = asked(x, trail.times[index])
+    def asked(x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         terms = x.new_tensor(trail.alpha[index]), x.new_tensor(trail.sigma[index])
-        more = (
-            torch.randn(noise.shape, generator=draws).to(noise) if sampler.random and index + 1 < len(trail) else None
-        )
-        x = sampler.step(trail, index, x, *config.predictor.estimates(output, x, *terms), more)
-    return x
+        return config.predictor.estimates(predicted(x, trail.times[index]), x, *terms)
+
+    def fresh() -> Tensor:
+        return torch.randn(noise.shape, generator=draws).to(noise)
+
+    return sampler.run(trail, noise * trail.sigma[0], asked, fresh)

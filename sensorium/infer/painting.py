@@ -2,7 +2,8 @@
 
     paint(engine, [canvas("a red apple", 32, 32)], Painting(guider=Guider(scale=4)))
 
-There is one loop: a sampler's times, a guided prediction at each. The rest is where it starts, and what is put back.
+The loop is the sampler's (diffusion/sampler.py), with a guided prediction at each of its times. The rest is where it
+starts, and what is put back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from sensorium.codecs.base import unit
 from sensorium.config import Config
 from sensorium.diffusion.guider import Guider
-from sensorium.diffusion.sampler import Euler, Sampler
+from sensorium.diffusion.sampler import Euler, Sampler, Trail
 from sensorium.errors import UserError
 from sensorium.infer.engine import Engine
 from sensorium.models.denoiser import Denoiser
@@ -157,36 +158,35 @@ def _paint(
     def known(index: int) -> Tensor:
         return trail.alpha[index] * clean + trail.sigma[index] * noise
 
-    asked = _Asked(model, packed, latents, prompt, painting.guider)
-    x = known(start) if start else noise
-    for index in range(start, len(trail)):
-        estimates = asked(x, trail.times[index], trail.alpha[index], trail.sigma[index])
-        more = fresh() if painting.sampler.random and index + 1 < len(trail) else None
-        x = painting.sampler.step(trail, index, x, *estimates, more)
-        if stays is not None:
-            x = torch.where(stays, known(index + 1), x)
+    def put_back(x: Tensor, index: int) -> Tensor:
+        return x if stays is None else torch.where(stays, known(index), x)
+
+    asked = _Asked(model, packed, latents, prompt, painting.guider, trail)
+    x = painting.sampler.run(trail, known(start) if start else noise, asked, fresh, start, put_back)
     return _decoded(model, latents, x)
 
 
 class _Asked:
     """What the model says of the clean latent and the noise at a state, guided."""
 
-    def __init__(self, model: Denoiser, packed: Sequence, latents: Latents, prompt: Prompt, guider: Guider) -> None:
-        self.model, self.guider, self.latents, self.prompt = model, guider, latents, prompt
+    def __init__(
+        self, model: Denoiser, packed: Sequence, latents: Latents, prompt: Prompt, guider: Guider, trail: Trail
+    ) -> None:
+        self.model, self.guider, self.latents, self.prompt, self.trail = model, guider, latents, prompt, trail
         self.both: tuple[Latents, Prompt] | None = None
         if guider.scale != 1:
             nothing = model.read(packed, torch.ones(packed.documents, dtype=torch.bool, device=packed.ids.device))
             self.both = model.locate(Sequence.pack([packed, packed])), Prompt.join([prompt, nothing])
 
-    def __call__(self, x: Tensor, time: float, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
-        schedule = self.model.config.schedule
-        spans = len(self.latents.spans)
+    def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        schedule, spans = self.model.config.schedule, len(self.latents.spans)
+        time, terms = self.trail.times[index], (self.trail.alpha[index], self.trail.sigma[index])
         if self.both is not None and self.guider.guides(time / schedule.steps):
             output = self.model.predict(torch.cat([x, x]), x.new_full((2 * spans,), time), *self.both)
             output = self.guider.join(*output.chunk(2))
         else:
             output = self.model.predict(x, x.new_full((spans,), time), self.latents, self.prompt)
-        return self.model.config.predictor.estimates(output, x, x.new_tensor(alpha), x.new_tensor(sigma))
+        return self.model.config.predictor.estimates(output, x, *map(x.new_tensor, terms))
 
 
 def _kept(model: Denoiser, latents: Latents, keep: list[Image.Image | None]) -> Tensor:
