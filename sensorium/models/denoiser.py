@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from sensorium.diffusion.predictor import Predictor
 from sensorium.diffusion.schedule import Diffusion, Schedule
-from sensorium.encoders.positions import sincos3d
 from sensorium.mask import AttentionRule, Layout, compile_layout
-from sensorium.models.latents import Denoised, Latents, Patch, locate, patched, tokens_of
+from sensorium.models.latents import Denoised, Latents, Patch, locate, noised, patched, positions, tokens_of
 from sensorium.models.prompt import Prompt, PromptEmbedding, TimeEmbedding, read
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
@@ -126,13 +125,11 @@ class Denoiser(Wiring):
         prompt  what is asked for, in place of what the sequence says
         """
         latents = self.locate(sequence)
-        clean = self.clean(sequence, latents)
-        time = self.times(latents) if time is None else time
-        noise = torch.randn_like(clean) if noise is None else noise
-        alpha, sigma = (term[latents.number][:, None] for term in self.config.schedule.terms(time))
+        config, clean = self.config, self.clean(sequence, latents)
+        seen = noised(clean, latents.spans, latents.number, config.schedule, config.predictor, noise, time)
         prompt = self.read(sequence, self._dropped(sequence)) if prompt is None else prompt
-        output = self.predict(alpha * clean + sigma * noise, time, latents, prompt)
-        return Denoised(output, self.config.predictor.target(clean, noise, alpha, sigma), time, latents.number)
+        output = self.predict(seen.x, seen.time, latents, prompt)
+        return Denoised(output, seen.target, seen.time, latents.number)
 
     # ---- schedule
 
@@ -156,15 +153,6 @@ class Denoiser(Wiring):
         """Of every item of a kind, tokens (N, P)."""
         return tokens_of(self.codec(kind), sequence.items.get(kind, []), self.config.patch)
 
-    def times(self, latents: Latents) -> Tensor:
-        """(S) a random time for each span, or its own."""
-        drawn = self.config.schedule.draw(len(latents.spans), latents.index.device)
-        own = [span.time for span in latents.spans]
-        if all(time is None for time in own):
-            return drawn
-        said = drawn.new_tensor([math.nan if time is None else time for time in own])
-        return torch.where(said.isnan(), drawn, said)
-
     # ---- condition
 
     def read(self, sequence: Sequence, dropped: Tensor | None = None) -> Prompt:
@@ -183,19 +171,12 @@ class Denoiser(Wiring):
         """x (T, P) noised tokens, time (S) -> the prediction (T, P) float32."""
         h = self.enter(x.to(self.enter.weight.dtype))
         if self.config.sections is not None:
-            h = h + self._positions(latents).to(h)
+            h = h + positions(latents.patches, self.config.sections).to(h)
         told = self.time(time) + prompt.pooled.index_select(0, latents.document)
         layout, memory = _layout(latents, prompt)
         cross = self.config.backbone.block.cross is not None
         h = self.backbone(h, layout, memory=memory if cross else None, conditions=Conditions(told, latents.number))
         return self.leave(h).float()
-
-    def _positions(self, latents: Latents) -> Tensor:
-        """(T, D) sin-cos positions."""
-        assert self.config.sections is not None
-        sections = self.config.sections
-        parts = [sincos3d(grid.frames, grid.rows, grid.cols, sections) for grid in latents.patches]
-        return torch.cat(parts) if parts else torch.zeros(0, sum(sections))
 
 
 def _layout(latents: Latents, prompt: Prompt) -> tuple[Layout, Tensor]:

@@ -30,8 +30,8 @@ from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.generator import Generated, Generator
-from sensorium.models.latent_head import Noised
 from sensorium.models.latent_stream import LatentStream
+from sensorium.models.latents import Noised
 from sensorium.models.placing import gather_memory, place, places, spans_of
 from sensorium.models.streams import Streams
 from sensorium.models.thinker import Thinker
@@ -42,8 +42,6 @@ from sensorium.sequence import Plan, Sequence, made
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
-
-__all__ = ["Fused", "Outputs", "gather_memory", "place"]
 
 
 class Fused(LatentStream):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,24 +12,9 @@ from torch import Tensor, nn
 from sensorium.config import Config as Value
 from sensorium.diffusion.predictor import Predictor
 from sensorium.diffusion.schedule import Flow, Schedule
-from sensorium.encoders.positions import sincos3d
-from sensorium.models.latents import Latents, Patch
+from sensorium.models.latents import Latents, Patch, positions
 from sensorium.models.prompt import TimeEmbedding
 from sensorium.nn.part import Part
-
-
-@dataclass(slots=True)
-class Noised:
-    """The noised spans of one kind: N tokens of S spans, in the order of the spans.
-
-    x       (N, P) float32, the tokens as they are now
-    time    (S) of the schedule
-    target  (N, P) what a prediction should be; None in sampling
-    """
-
-    x: Tensor
-    time: Tensor
-    target: Tensor | None = None
 
 
 class LatentHead(Part):
@@ -76,9 +60,7 @@ class LatentHead(Part):
         """values (N, P) of S spans, time (S) -> tokens (N, D) of the stream."""
         tokens = self.enter(values.to(self.enter.weight.dtype))
         if self.config.sections is not None:
-            sections = self.config.sections
-            parts = [sincos3d(grid.frames, grid.rows, grid.cols, sections) for grid in latents.patches]
-            tokens = tokens + torch.cat([tokens.new_zeros(0, self.width), *(part.to(tokens) for part in parts)])
+            tokens = tokens + positions(latents.patches, self.config.sections).to(tokens)
         if self.time is not None:
             told = self.time(time).index_select(0, latents.number)
             if self.mix is None or self.last is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.models.latent_head import LatentHead, Noised
-from sensorium.models.latents import Denoised, Latents, locate, patched, tokens_of
+from sensorium.models.latent_head import LatentHead
+from sensorium.models.latents import Denoised, Latents, Noised, locate, noised, numbers, patched, tokens_of
 from sensorium.models.placing import places
 from sensorium.models.wiring import Wiring
 from sensorium.sequence import CLEAN, Plan, Sequence, Span
@@ -80,16 +79,9 @@ class LatentStream(Wiring):
         noise (N, P), time (S): drawn from torch's generator unless they are given
         """
         head, spans = self.head(kind), noisy(self.locate(kind, sequence).spans)
-        device, numbers, config = sequence.ids.device, head.numbers, head.config
-        parts = self.clean(kind, sequence, spans)
-        clean = torch.cat([torch.zeros(0, numbers, device=device), *parts])
-        drawn = config.schedule.draw(len(spans), device) if time is None else time
-        own = drawn.new_tensor([math.nan if span.time is None else span.time for span in spans])
-        drawn = torch.where(own.isnan(), drawn, own)
-        noise = torch.randn_like(clean) if noise is None else noise
-        lengths = torch.tensor([len(part) for part in parts], dtype=torch.long, device=device)
-        alpha, sigma = (term.repeat_interleave(lengths)[:, None] for term in config.schedule.terms(drawn))
-        return Noised(alpha * clean + sigma * noise, drawn, config.predictor.target(clean, noise, alpha, sigma))
+        device, config = sequence.ids.device, head.config
+        clean = torch.cat([torch.zeros(0, head.numbers, device=device), *self.clean(kind, sequence, spans)])
+        return noised(clean, spans, numbers(spans).to(device), config.schedule, config.predictor, noise, time)
 
     def enter(
         self, x: Tensor, sequence: Sequence, noised: Mapping[str, Noised]
@@ -114,9 +106,7 @@ class LatentStream(Wiring):
             tokens = head(values, time, latents).to(x.dtype)
             x = x.index_copy(0, latents.index, tokens) if len(tokens) else x + tokens.sum()
             if head.config.says:
-                lengths = torch.tensor([span.length for span in moving], dtype=torch.long)
-                number = torch.arange(len(moving)).repeat_interleave(lengths).to(x.device)
-                placed[kind] = (given, places(moving, x.device), number)
+                placed[kind] = (given, places(moving, x.device), numbers(moving).to(x.device))
         return x, placed
 
     def leave(self, kind: str, hidden: Tensor, noised: Noised, index: Tensor, number: Tensor) -> Denoised:

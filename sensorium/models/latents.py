@@ -6,6 +6,7 @@ arXiv 2307.06304, for packing pictures of any size).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -13,9 +14,26 @@ import torch
 from torch import Tensor
 
 from sensorium.codecs.base import Codec
+from sensorium.diffusion.predictor import Predictor
+from sensorium.diffusion.schedule import Schedule
+from sensorium.encoders.positions import sincos3d
 from sensorium.errors import UserError
 from sensorium.nn.part import Grid
 from sensorium.sequence import Item, Sequence, Span
+
+
+@dataclass(slots=True)
+class Noised:
+    """Noised tokens of latent spans: T tokens of S spans, in the order of the spans.
+
+    x       (T, P) float32, the tokens as they are now
+    time    (S) of the schedule
+    target  (T, P) what a prediction should be; None in sampling
+    """
+
+    x: Tensor
+    time: Tensor
+    target: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -115,6 +133,31 @@ def tokens_of(codec: Codec, items: list[Item], patch: Patch) -> list[Tensor]:
     return found
 
 
+def noised(
+    clean: Tensor, spans: list[Span], number: Tensor, schedule: Schedule, predictor: Predictor,
+    noise: Tensor | None = None, time: Tensor | None = None,
+) -> Noised:  # fmt: skip
+    """Clean tokens of spans as training sees them: at random times, or those that the spans themselves say.
+
+    clean   (T, P) float32, number (T) the span of each
+    noise   (T, P), time (S): drawn from torch's generator unless they are given
+    """
+    time = schedule.draw(len(spans), clean.device) if time is None else time
+    own = [span.time for span in spans]
+    if any(said is not None for said in own):
+        told = time.new_tensor([math.nan if said is None else said for said in own])
+        time = torch.where(told.isnan(), time, told)
+    noise = torch.randn_like(clean) if noise is None else noise
+    alpha, sigma = (term[number][:, None] for term in schedule.terms(time))
+    return Noised(alpha * clean + sigma * noise, time, predictor.target(clean, noise, alpha, sigma))
+
+
+def positions(patches: list[Grid], sections: tuple[int, int, int]) -> Tensor:
+    """(T, sum of sections) sin-cos positions of the tokens of spans: time, row, column."""
+    parts = [sincos3d(grid.frames, grid.rows, grid.cols, sections) for grid in patches]
+    return torch.cat([torch.zeros(0, sum(sections)), *parts])
+
+
 def runs(grids: list[Grid]) -> list[tuple[Grid, int]]:
     """Neighbours of one grid together: (grid, how many)."""
     found = []
@@ -139,7 +182,12 @@ def locate(sequence: Sequence, grids: dict[str, list[Grid]], patch: Patch) -> La
     device = sequence.ids.device
     places = [torch.arange(span.start, span.start + span.length) for span in spans]
     index = torch.cat([torch.zeros(0, dtype=torch.long), *places]).to(device)
-    lengths = torch.tensor([span.length for span in spans], dtype=torch.long)
-    number = torch.arange(len(spans)).repeat_interleave(lengths).to(device)
+    number = numbers(spans).to(device)
     starts = torch.tensor([span.start for span in spans], dtype=torch.long, device=device)
     return Latents(spans, own, cut, index, number, sequence.doc[starts].long())
+
+
+def numbers(spans: list[Span]) -> Tensor:
+    """(T) of the tokens of spans, one after another, the number of the span."""
+    lengths = torch.tensor([span.length for span in spans], dtype=torch.long)
+    return torch.arange(len(spans)).repeat_interleave(lengths)

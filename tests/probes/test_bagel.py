@@ -19,7 +19,8 @@ from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
 from sensorium.mask import AttentionRule, compile_layout
 from sensorium.models.fused import Fused
-from sensorium.models.latent_head import LatentHead, Noised
+from sensorium.models.latent_head import LatentHead
+from sensorium.models.latents import Noised
 from sensorium.nn.backbone import llama
 from sensorium.objectives.diffusion import Denoising
 from sensorium.objectives.language import NextToken

@@ -15,7 +15,8 @@ from sensorium.infer.decoding import head, tail
 from sensorium.infer.denoising import denoise
 from sensorium.mask import AttentionRule, compile_layout
 from sensorium.models.fused import Fused
-from sensorium.models.latent_head import LatentHead, Noised
+from sensorium.models.latent_head import LatentHead
+from sensorium.models.latents import Noised
 from sensorium.nn.backbone import llama
 from sensorium.nn.block import Expert
 from sensorium.nn.ffn import FeedForward
