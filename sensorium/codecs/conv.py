@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from sensorium.config import Config
+from sensorium.codecs.base import Codec
+from sensorium.config import Config as Value
+from sensorium.encoders.transform import ImageTransform
 
 
-class Convolutions(Config):
+class Convolutions(Value):
     """What the two directions of a codec share.
 
     channels     at the first level; level i has channels * multipliers[i], and each level but the last halves the map
@@ -256,3 +258,32 @@ def _flat(clips: Tensor) -> Tensor:
 def _clips(frames: Tensor, count: int) -> Tensor:
     """(count * F, C, H, W) -> (count, C, F, H, W)."""
     return frames.unflatten(0, (count, -1)).transpose(1, 2)
+
+
+class Convolutional(Codec):
+    """A codec whose latents lie between these convolutions, positions last; a subclass says what is done to them."""
+
+    class Config(Codec.Config):
+        transform: ImageTransform = ImageTransform(size=256)
+        conv: Convolutions = Convolutions()
+
+        @property
+        def spatial(self) -> int:
+            return self.conv.spatial
+
+        @property
+        def temporal(self) -> int:
+            return self.conv.temporal
+
+    def __init__(self, config: Config, down: int, up: int) -> None:
+        """down: channels that come of pixels. up: channels that pixels are made of."""
+        super().__init__(config)
+        self.down, self.up = Down(config.conv, down), Up(config.conv, up)
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """pixels (N, 3, F, H, W) -> (N, f, rows, cols, channels)."""
+        return self.down(pixels).permute(0, 2, 3, 4, 1)
+
+    def pixels(self, latents: Tensor, frames: int) -> Tensor:
+        """latents (N, f, rows, cols, channels) -> (N, 3, frames, H, W)."""
+        return self.up(latents.permute(0, 4, 1, 2, 3), frames)

@@ -6,26 +6,23 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sensorium.codecs.base import Codec, Coded
-from sensorium.codecs.conv import Convolutions, Down, Up
-from sensorium.encoders.transform import ImageTransform
+from sensorium.codecs.base import Coded
+from sensorium.codecs.conv import Convolutional
 
 
-class VAE(Codec):
+class VAE(Convolutional):
     """Pixels -> convolutions -> mean and variance of each latent -> convolutions -> pixels.
 
     What is kept of an item is the mean, so that the same item always has the same latent; training draws from the
     whole distribution.
     """
 
-    class Config(Codec.Config):
+    class Config(Convolutional.Config):
         """channels  of a latent
         scale     latents are multiplied by it, which brings their spread near 1 (latent diffusion, section G: 0.18215
                   for Stable Diffusion's)
         """
 
-        transform: ImageTransform = ImageTransform(size=256)
-        conv: Convolutions = Convolutions()
         channels: int = Field(default=4, ge=1)
         scale: float = Field(default=1.0, gt=0)
 
@@ -33,20 +30,11 @@ class VAE(Codec):
         def width(self) -> int:
             return self.channels
 
-        @property
-        def spatial(self) -> int:
-            return self.conv.spatial
-
-        @property
-        def temporal(self) -> int:
-            return self.conv.temporal
-
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
         channels = config.channels
-        self.down, self.up = Down(config.conv, 2 * channels), Up(config.conv, channels)
+        super().__init__(config, 2 * channels, channels)
         self.leave, self.enter = nn.Linear(2 * channels, 2 * channels), nn.Linear(channels, channels)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -54,8 +42,7 @@ class VAE(Codec):
         return self._moments(pixels)[0] * self.config.scale
 
     def decode(self, values: Tensor, frames: int = 1) -> Tensor:
-        latents = self.enter(values / self.config.scale)
-        return self.up(latents.permute(0, 4, 1, 2, 3), frames)
+        return self.pixels(self.enter(values / self.config.scale), frames)
 
     def forward(self, pixels: Tensor) -> Coded:
         """`divergence`: of an item, from the standard normal distribution, nats per pixel value (Kingma and Welling
@@ -70,5 +57,5 @@ class VAE(Codec):
 
     def _moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance, both (N, f, rows, cols, channels); the latter within -30 and 20."""
-        mean, log_variance = self.leave(self.down(pixels).permute(0, 2, 3, 4, 1)).chunk(2, dim=-1)
+        mean, log_variance = self.leave(self.latents(pixels)).chunk(2, dim=-1)
         return mean, log_variance.clamp(-30.0, 20.0)

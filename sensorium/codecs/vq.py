@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sensorium.codecs.base import Codec, Coded
-from sensorium.codecs.conv import Convolutions, Down, Up
+from sensorium.codecs.base import Coded
+from sensorium.codecs.conv import Convolutional
 from sensorium.config import Config as Value
-from sensorium.encoders.transform import ImageTransform
 from sensorium.nn.part import Part, Together
 
 
@@ -119,14 +118,12 @@ class Quantizer(Part):
         return len(dead)
 
 
-class VQ(Codec):
+class VQ(Convolutional):
     """Pixels -> convolutions -> quantiser -> convolutions -> pixels."""
 
-    class Config(Codec.Config):
+    class Config(Convolutional.Config):
         """conv, quantizer: the two parts. wide: channels between them, the quantiser's own vectors being narrower."""
 
-        transform: ImageTransform = ImageTransform(size=256)
-        conv: Convolutions = Convolutions()
         quantizer: Quantizer.Config = Quantizer.Config()
         wide: int = Field(default=256, ge=1)
 
@@ -138,20 +135,11 @@ class VQ(Codec):
         def codes(self) -> int:
             return self.quantizer.codes
 
-        @property
-        def spatial(self) -> int:
-            return self.conv.spatial
-
-        @property
-        def temporal(self) -> int:
-            return self.conv.temporal
-
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
+        super().__init__(config, config.wide, config.wide)
         narrow = config.quantizer.width
-        self.down, self.up = Down(config.conv, config.wide), Up(config.conv, config.wide)
         self.enter, self.leave = nn.Linear(config.wide, narrow), nn.Linear(narrow, config.wide)
         self.quantizer: Quantizer = config.quantizer.build()
 
@@ -160,22 +148,22 @@ class VQ(Codec):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels (N, 3, F, H, W) -> codes (N, f, rows, cols, 1)."""
-        latents = self._latents(pixels)
+        latents = self._vectors(pixels)
         return self.quantizer.codes(latents.flatten(0, -2)).view(*latents.shape[:-1], 1)
 
     def decode(self, values: Tensor, frames: int = 1) -> Tensor:
         return self._pixels(self.quantizer.vectors(values[..., 0].long()), frames)
 
     def forward(self, pixels: Tensor) -> Coded:
-        latents = self._latents(pixels)
+        latents = self._vectors(pixels)
         chosen, _, losses = self.quantizer(latents.flatten(0, -2))
         back = self._pixels(chosen.view_as(latents), pixels.shape[2])
         each = {name: values.view(len(pixels), -1).mean(1) for name, values in losses.items()}
         return Coded(back, each)
 
-    def _latents(self, pixels: Tensor) -> Tensor:
+    def _vectors(self, pixels: Tensor) -> Tensor:
         """(N, f, rows, cols, the quantiser's width)."""
-        return self.enter(self.down(pixels).permute(0, 2, 3, 4, 1))
+        return self.enter(self.latents(pixels))
 
     def _pixels(self, vectors: Tensor, frames: int) -> Tensor:
-        return self.up(self.leave(vectors).permute(0, 4, 1, 2, 3), frames)
+        return self.pixels(self.leave(vectors), frames)
