@@ -55,6 +55,14 @@ class Names:
         return [self.captions[key] for key in chosen]
 
 
+def named_pictures(
+    split: str, language: str, holdout_dev: bool = False, flags: bool = False
+) -> tuple[dict[str, str], list[tuple[Concept, str]]]:
+    """Names of a split's concepts in a language, by key, and all pictures (concept, artist) of those that have one."""
+    captions = names(split, language, holdout_dev, flags).captions
+    return captions, [row for row in pictures(split, holdout_dev, flags) if row[0].key in captions]
+
+
 @cache
 def names(split: str, language: str, holdout_dev: bool = False, flags: bool = False) -> Names:
     """Names of a split's concepts in a language.

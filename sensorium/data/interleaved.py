@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from sensorium.data import builtin_phrases as phrases
-from sensorium.data.builtin_names import draw, names
-from sensorium.data.emoji import EmojiPicture, Split, pictures
+from sensorium.data.builtin_names import draw, named_pictures
+from sensorium.data.emoji import EmojiPicture, Split
 from sensorium.data.source import SourceConfig
 from sensorium.sequence import Sample, Segment
 
@@ -48,9 +48,7 @@ class Interleaved(SourceConfig):
 class _Interleaved:
     def __init__(self, config: Interleaved) -> None:
         self.config = config
-        self.names = names(config.split, "en", config.holdout_dev, False).captions
-        drawn = pictures(config.split, config.holdout_dev)
-        self.rows = [(member, artist) for member, artist in drawn if member.key in self.names]
+        self.names, self.rows = named_pictures(config.split, "en", config.holdout_dev)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.config.orders) * self.config.rounds

@@ -9,8 +9,8 @@ from typing import Literal
 from PIL import Image, ImageColor
 from pydantic import Field
 
-from sensorium.data.builtin_names import draw, names
-from sensorium.data.emoji import Split, concept, decode, picture_digest, pictures
+from sensorium.data.builtin_names import draw, named_pictures
+from sensorium.data.emoji import Split, concept, decode, picture_digest
 from sensorium.data.source import SourceConfig
 from sensorium.sequence import Sample, Segment
 
@@ -82,9 +82,7 @@ class MovingCaptions(SourceConfig):
 class _MovingCaptions:
     def __init__(self, config: MovingCaptions) -> None:
         self.config = config
-        self.captions = names(config.split, "en", config.holdout_dev, config.flags).captions
-        drawn = pictures(config.split, config.holdout_dev, config.flags)
-        self.rows = [(member, artist) for member, artist in drawn if member.key in self.captions]
+        self.captions, self.rows = named_pictures(config.split, "en", config.holdout_dev, config.flags)
 
     def __len__(self) -> int:
         return len(self.rows) * self.config.rounds

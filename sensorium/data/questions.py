@@ -19,7 +19,7 @@ from pydantic import Field
 
 from sensorium.data import builtin_phrases as phrases
 from sensorium.data.builtin_items import choice_items, scene_items, with_shots
-from sensorium.data.builtin_names import Names, draw, names
+from sensorium.data.builtin_names import Names, draw, named_pictures, names
 from sensorium.data.builtin_samples import (
     BOX_FORMATS,
     BoxFormat,
@@ -77,9 +77,7 @@ class Captions(SourceConfig):
 class _Captions:
     def __init__(self, config: Captions) -> None:
         self.config = config
-        self.captions = names(config.split, config.language, config.holdout_dev, config.flags).captions
-        drawn = pictures(config.split, config.holdout_dev, config.flags)
-        self.rows = [(member, artist) for member, artist in drawn if member.key in self.captions]
+        self.captions, self.rows = named_pictures(config.split, config.language, config.holdout_dev, config.flags)
 
     def __len__(self) -> int:
         return len(self.rows)
