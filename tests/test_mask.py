@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sensorium.mask import AttentionRule, compile_layout, rows_of
-from sensorium.models.fused import Outputs
+from sensorium.models.wiring import Outputs
 from sensorium.nn.backbone import llama
 from sensorium.objectives.language import NextToken, log_likelihood
 from sensorium.sequence import Item, Sequence, Span

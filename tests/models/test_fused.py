@@ -6,7 +6,8 @@ from torch import nn
 
 from sensorium.connectors.mlp import MLP
 from sensorium.encoders.vit import vit
-from sensorium.models.fused import Fused, place
+from sensorium.models.fused import Fused
+from sensorium.models.placing import place
 from sensorium.nn.backbone import llama
 from sensorium.sequence import Item, Sequence, Span
 

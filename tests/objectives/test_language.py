@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sensorium.models.fused import Outputs
+from sensorium.models.wiring import Outputs
 from sensorium.objectives import language
 from sensorium.objectives.language import NextToken, log_likelihood, wanted
 from sensorium.sequence import Sequence
