@@ -363,7 +363,10 @@ class _Builder:
             item = self.renderer.load(kind, media)
         turn = _turn(self.segments, segment) or [one for one in self.segments if one.kind == "text"]
         words = " ".join(str(one.data) for one in turn)
-        item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
+        tokenizer, template = self.renderer.tokenizer, self.renderer.template
+        ids = tokenizer.encode_trusted(template.begin) + tokenizer.encode(words)
+        ids += tokenizer.encode_trusted(template.plain)
+        item = replace(item, text=torch.tensor(ids, dtype=torch.long))  # as a denoiser's own documents are written
         members = self.items.setdefault(kind, [])
         members.append(item)
         self.spans.append(Span(kind, len(self.ids), len(plan.signals), len(members) - 1, mode="signal"))

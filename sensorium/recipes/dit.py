@@ -36,13 +36,14 @@ from sensorium.train.recipe import Figure, Recipe, Size, Stage
 FAMILY = "diffusion"
 SMALLER = (
     "tiny, small: captions in place of labels, read by a text stack (tiny: from scratch, over bytes; small: the first "
-    "six blocks of SmolLM2, frozen); their mean modulates the norms, and every second block reads their states by "
-    "cross-attention",
+    "six blocks of SmolLM2 and its last norm, frozen); their mean modulates the norms, and every second block reads "
+    "their states by cross-attention",
     "tiny, small: patches of 4 x 4 pixels, no autoencoder; rectified flow in place of DDPM; clips of 8 frames among "
     "the pictures, as patches in time and space (Sora)",
     BUILT_IN,
 )
-PIXELS = {"tiny": 32, "small": 48}
+SIDE = 32
+"""Height and width of the pictures in pixels."""
 CLIP = (8, 24, 24)
 """Frames, height and width of the clips among the pictures."""
 
@@ -73,11 +74,11 @@ def model_for(size: Size) -> Denoiser.Config:
         width, depth, heads, text = 192, 6, 6, stack(128, 2, 4).replace(vocab=259, positions=128)
     else:
         smollm = language_for("small", blocks(width=8, depth=1, heads=1))
-        width, depth, heads, text = 256, 8, 8, smollm.replace(depth=6, final_norm=False)
+        width, depth, heads, text = 256, 6, 8, smollm.replace(depth=6)
     cross = Cross.Config(
         attention=Attention.Config(heads=heads), memory=text.width, norm=Norm.Config(kind="layer"), gated=True
     )
-    transform = ImageTransform(size=PIXELS[size], resize="keep", multiple=4)
+    transform = ImageTransform(size=SIDE, resize="keep", multiple=4)
     return Denoiser.Config(
         codecs={"image": Pixels.Config(transform=transform)}, share={"video": "image"},
         backbone=blocks(width=width, depth=depth, heads=heads, cross=cross, cross_every=2),
@@ -88,12 +89,11 @@ def model_for(size: Size) -> Denoiser.Config:
 
 def evaluations_for(size: Size) -> tuple[EvaluationTask, ...]:
     """Pictures from names, judged; and what guidance, SDEdit, inpainting and clips look like."""
-    side = PIXELS[size]
     painting = Painting(sampler=Euler(steps=30), guider=Guider(scale=3.0))
     splits = ("val_artist", "val_concept")
     return (
-        *(Painted(split=one, n=100, painting=painting, size=(side, side)) for one in splits),
-        *(Gallery(split=one, n=8, painting=painting, size=(side, side), clip=CLIP) for one in splits),
+        *(Painted(split=one, n=100, painting=painting, size=(SIDE, SIDE)) for one in splits),
+        *(Gallery(split=one, n=8, painting=painting, size=(SIDE, SIDE), clip=CLIP) for one in splits),
     )
 
 

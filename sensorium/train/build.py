@@ -116,19 +116,34 @@ def _tensors(pretrained: Pretrained, path) -> Iterable[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def load_part(part: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> Loaded:
-    """Copy tensors into a part by name, one at a time. A tensor of another shape raises UserError with both shapes."""
+    """Copy tensors into a part by name, one at a time. A tensor of another shape raises UserError with both shapes.
+
+    A vocabulary may be larger than the file's: its further rows are drawn with the mean and spread of the file's.
+    """
     own = {**dict(part.named_parameters()), **dict(part.named_buffers())}
     loaded, unexpected = [], []
     for name, tensor in tensors:
         if name not in own:
             unexpected.append(name)
             continue
+        if VOCABULARY.search(name) and len(own[name]) > len(tensor):
+            tensor = _more_rows(tensor, len(own[name]))
         if own[name].shape != tensor.shape:
             raise UserError(f"{name!r} is {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model")
         own[name].copy_(tensor)
         loaded.append(name)
     persistent = set(part.state_dict())
     return Loaded(loaded, sorted(persistent - set(loaded)), unexpected)
+
+
+VOCABULARY = re.compile(r"(^|\.)(embed|head)\.weight$")
+"""Tensors with a row for each token."""
+
+
+def _more_rows(table: Tensor, rows: int) -> Tensor:
+    """table (V, D) -> (rows, D)."""
+    draw = torch.randn(rows - len(table), table.shape[1], generator=torch.Generator().manual_seed(len(table)))
+    return torch.cat([table, (table.mean(0) + draw.to(table) * table.std(0)).to(table.dtype)])
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:

@@ -117,8 +117,9 @@ def _stacks(config: Wiring.Config) -> dict[str, tuple[int, int]]:
     """Stacks of blocks by name: depth, and the least depth whose first, middle and unread blocks are all there."""
     found: dict[str, tuple[int, int]] = {}
     backbone = getattr(config, "backbone", None)
-    if backbone is not None:  # with cross-attention in some, blocks differ
-        found["backbone"] = (backbone.depth, 2 if backbone.block.cross is None else backbone.depth)
+    if backbone is not None:  # with cross-attention in some, blocks differ; a generator may read between them
+        between = any(one.layers for one in getattr(config, "generators", {}).values())
+        found["backbone"] = (backbone.depth, backbone.depth if backbone.block.cross or between else 2)
     for kind, encoder in config.encoders.items():
         if isinstance(encoder, ViT.Config):
             found[f"encoders.{kind}.backbone"] = (encoder.backbone.depth, 2 + encoder.drop_last)

@@ -11,6 +11,7 @@ from sensorium.models.generator import Generator
 from sensorium.objectives.generation import ConditionDistance, GeneratedDenoising
 from sensorium.objectives.language import NextToken
 from sensorium.sequence import Sample, Segment, Sequence
+from sensorium.tokenizer import Tokenizer
 
 SAMPLES = [asked("Draw.", "a cat", 1), shown(2, "What?", "a dog"), asked("Draw more.", "two", 3), asked("Hi.", "Hello")]
 
@@ -27,7 +28,9 @@ def test_a_picture_of_an_answer_is_signals_and_its_target():
     assert drawn.ids[span.start : span.start + 3].tolist() == list(SIGNALS.ids)
     assert drawn.weight[span.start : span.start + 4].tolist() == [1, 1, 1, 1]  # and the token that ends the turn
     [item] = drawn.items["made.image"]
-    assert bytes(item.text.tolist()) == b"a cat"
+    begin, *words, plain_end = item.text.tolist()  # as the denoiser's own documents are written
+    assert bytes(words) == b"a cat"
+    assert [begin, plain_end] == Tokenizer.bytes().encode_trusted("<|im_start|><|im_end|>")
     assert item.data.shape == (1, 3, 8, 8)  # as the denoiser's codec reads it
     assert set(seen.items) == {"image"}
     assert not plain.spans
@@ -36,7 +39,7 @@ def test_a_picture_of_an_answer_is_signals_and_its_target():
     document = Sample((Segment("text", "a cat"), Segment("image", Picture(1))))
     drawn = renderer_of(model).render(document)
     assert drawn.spans[0].kind == "made.image"
-    assert bytes(drawn.items["made.image"][0].text.tolist()) == b"a cat"
+    assert drawn.items["made.image"][0].text.equal(item.text)
     said = replied = renderer_of(model).render(Sample((Segment("image", Picture(1)), Segment("text", "a cat"))))
     assert said.spans[0].kind == replied.spans[0].kind == "image"  # what is not learned is read
 
