@@ -79,12 +79,16 @@ class Layout:
     inverse   (T) place of each packed token in the flattened (B * L) rows; None when rows are the packed order itself
     mask      (B, 1, L, L) bool, True where attention is allowed; None when `causal` alone says it
     causal    whether the kernel's own causal flag is enough
+    plain     whether the mask only hides padding
     position  (T, 3) positions for rotary and learned embeddings
     routes    None: every token takes the first weights of a routed block
     memory    None: there is nothing for cross-attention to read
     hidden    (T) bool, the tokens of spans that are not visible: no later token ever sees them, so no cache keeps them;
               None when there are none
     bias      (B, heads, L, S) added to the scores by a stack with relative positions; it holds `mask` and `causal` too
+    parts     the same documents in groups of like length, where padding all to the longest would be most of the work:
+              each a layout with `rows`, `mask` and `memory` of its own; empty: one group
+    back      (T) place of each packed token in the flattened rows of all parts, one after another
     """
 
     rows: Tensor
@@ -97,6 +101,9 @@ class Layout:
     memory: MemoryLayout | None = None
     hidden: Tensor | None = None
     bias: Tensor | None = None
+    plain: bool = False
+    parts: list[Layout] = field(default_factory=list)
+    back: Tensor | None = None
 
     def pad(self, x: Tensor) -> Tensor:
         """(T, ...) packed -> (B, L, ...) padded."""
@@ -110,10 +117,20 @@ class Layout:
         flat = x.reshape(-1, *x.shape[2:])
         return flat if self.inverse is None else flat.index_select(0, self.inverse)
 
+    def take(self, x: Tensor) -> Tensor:
+        """(T, ...) packed -> (B, L, ...) of the documents of this part."""
+        return x.index_select(0, self.rows.flatten()).view(*self.rows.shape, *x.shape[1:])
+
+    def join(self, made: list[Tensor]) -> Tensor:
+        """Of each part (B, L, ...) -> (T, ...) packed."""
+        assert self.back is not None
+        return torch.cat([one.flatten(0, 1) for one in made]).index_select(0, self.back)
+
     def to(self, device: torch.device | str) -> Layout:
         """The same on another device: compiled where the lengths are known, it costs no waiting there."""
         moved = replace(self, rows=self.rows.to(device), position=self.position.to(device))
-        for name in ("inverse", "mask", "hidden", "bias"):
+        moved.parts = [part.to(device) for part in self.parts]
+        for name in ("inverse", "mask", "hidden", "bias", "back"):
             tensor = getattr(self, name)
             setattr(moved, name, None if tensor is None else tensor.to(device))
         for name, names in (("routes", ("order", "inverse")), ("memory", ("rows", "mask", "sees", "starts", "spans"))):
@@ -153,6 +170,49 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     prefix  (documents) long, how many leading tokens of each document see each other fully (rule "prefix" only); None:
             what stands before the first span of the kinds `rule.until`
     """
+    layout = _compiled(sequence, rule, prefix)
+    _part(layout)
+    return layout
+
+
+LEAST = 1 << 17
+"""Scores that grouping documents must save, or it costs more than it brings."""
+
+
+def _part(layout: Layout) -> None:
+    """Group documents of like length: none is shorter than half the longest of its group."""
+    lengths = layout.lengths
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    groups: list[list[int]] = []
+    for index in order:
+        if not groups or 2 * lengths[index] < lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(index)
+    cells = sum(len(group) * lengths[group[0]] ** 2 for group in groups)
+    whole = layout.rows.numel() * layout.rows.shape[1]
+    if len(groups) < 2 or whole - cells < max(LEAST, whole // 2):
+        return
+    device = layout.rows.device
+    back, first = torch.zeros(sum(lengths), dtype=torch.long, device=device), 0
+    for group in groups:
+        chosen, longest = torch.tensor(group, device=device), lengths[group[0]]
+        rows, own = layout.rows[chosen, :longest], [lengths[index] for index in group]
+        even = own[-1] == longest
+        mask = layout.mask
+        if mask is not None:
+            mask = None if layout.plain and even else mask[chosen, :, :longest, :longest]
+        part = Layout(rows, None, mask, layout.causal, layout.position, lengths=own)
+        if layout.memory is not None:
+            memory = layout.memory
+            part.memory = replace(memory, rows=memory.rows[chosen], mask=memory.mask[chosen, :, :longest])
+        valid = torch.arange(longest, device=device)[None, :] < torch.tensor(own, device=device)[:, None]
+        back[rows[valid]] = first + valid.flatten().nonzero(as_tuple=True)[0]
+        first += rows.numel()
+        layout.parts.append(part)
+    layout.back = back
+
+
+def _compiled(sequence: Sequence, rule: AttentionRule, prefix: Tensor | None) -> Layout:
     rows, inverse, lengths = rows_of(sequence.doc, sequence.documents)
     layout = Layout(rows, inverse, None, True, sequence.position, lengths=lengths)
     layout.routes = _routes(sequence)
@@ -170,7 +230,7 @@ def compile_layout(sequence: Sequence, rule: AttentionRule = AttentionRule(), pr
     valid = place[None, :] < counts[:, None]  # (B, L)
     if rule.kind == "full" and not branched and apart is None:
         if inverse is not None:
-            layout.mask = valid[:, None, None, :].expand(-1, 1, length, -1)
+            layout.mask, layout.plain = valid[:, None, None, :].expand(-1, 1, length, -1), True
         return layout
     allowed = torch.ones(1, length, length, dtype=torch.bool, device=rows.device)
     if rule.kind != "full":

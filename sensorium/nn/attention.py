@@ -160,6 +160,10 @@ class Attention(Projections, Part):
 
 def attend_own(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """Tokens of packed documents attend to each other: q (T, H, W), k and v (T, G, W) -> (T, H, W)."""
+    if layout.parts and layout.bias is None:
+        return layout.join(
+            [attend(part.take(q), part.take(k), part.take(v), part.mask, part.causal) for part in layout.parts]
+        )
     mask, causal = (layout.mask, layout.causal) if layout.bias is None else (layout.bias, False)
     return layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), mask, causal))
 
@@ -169,8 +173,11 @@ def read_memory(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     memory = layout.memory
     if memory is None:
         return q * 0.0 + (k.sum() + v.sum())  # nothing is read; k and v are empty, and all stay in the graph
-    keys, values = k[memory.rows], v[memory.rows]
-    mixed = layout.pack(attend(layout.pad(q), keys, values, memory.mask, False))
+    if layout.parts:
+        every = [(part, part.memory) for part in layout.parts if part.memory is not None]
+        mixed = layout.join([attend(part.take(q), k[own.rows], v[own.rows], own.mask, False) for part, own in every])
+    else:
+        mixed = layout.pack(attend(layout.pad(q), k[memory.rows], v[memory.rows], memory.mask, False))
     return mixed if memory.sees is None else mixed * memory.sees[:, None, None].to(mixed.dtype)
 
 
