@@ -118,7 +118,7 @@ def dit(size: Size = "tiny") -> Recipe:
         data = Mixture(parts=(Part(name="pictures", source=Captions(), weight=9), Part(name="clips", source=clips)))
         stage = Stage(
             **common, train=("text.*", *parts) if size == "tiny" else parts, lr=1e-3, data=data, items=64,
-            tokens=8192 if size == "tiny" else 16_384, steps=2500 if size == "tiny" else 3000, warmup=0.05,
+            tokens=8192, steps=2500 if size == "tiny" else 2000, warmup=0.05,
             betas=(0.9, 0.99), ema=0.998,
         )  # fmt: skip
     figures = (
