@@ -30,10 +30,12 @@ PROMPT = Template(
     begin="<s>",
     plain="</s>",
 )
-RATES = {"connectors.*": 5e-4, "*": 4e-4}
-PRETRAIN = {"small": {"steps": 300, "tokens": 768, "lr": RATES}}
+RATES = {"connectors.*": 5e-5, "*": 2e-4}
+PRETRAIN = {"small": {"steps": 700, "tokens": 768, "lr": RATES}}
 REFER = {"small": {"steps": 20, "tokens": 1024, "lr": {"connectors.*": 2e-4, "*": 1e-4}}}
-NAMES = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8)
+PAPERS = ("white", "white", "white", "lightgray", "lightyellow", "lightblue", "mistyrose", "honeydew", "black")
+"""What pictures lie on: a hundred million weights soon know 2,657 pictures by heart."""
+NAMES = EmojiQuestions(families=("caption",), questions_per_picture=1, rounds=8, backgrounds=PAPERS)
 
 
 def cogvlm(size: Size = "small") -> Recipe:
@@ -73,8 +75,12 @@ def cogvlm(size: Size = "small") -> Recipe:
         "stage 1 runs at the resolution of stage 2: a model has one resolution",
         "no learned marks around a picture; the encoder's class token is dropped, as in the paper",
         "small: a picture becomes one token (a scene ten) by a linear adapter that starts from a closed-form fit to "
-        "word embeddings (train/warm.py), so that minutes on two cores suffice",
+        "word embeddings (train/warm.py), so that minutes on two cores suffice; names among four are scored relative to "
+        "what the same name has without any picture, as in the quickstart",
     )
+    fields = fields_for(size)
+    if size == "small":
+        fields["evaluations"] = tuple(task.replace(scoring="prior") for task in fields["evaluations"])
     return Recipe(
         name="cogvlm", title="CogVLM-17B", paper="arXiv 2311.03079", family="cross-attention", size=size,
         model=Fused.Config(
@@ -82,5 +88,5 @@ def cogvlm(size: Size = "small") -> Recipe:
             together=("image",),
         ),
         template=template_for(size, PROMPT), stages=stages, figures=figures if size == "paper" else (),
-        deviations=deviations, **fields_for(size),
+        deviations=deviations, **fields,
     )  # fmt: skip
