@@ -75,8 +75,8 @@ def cogvlm(size: Size = "small") -> Recipe:
         "stage 1 runs at the resolution of stage 2: a model has one resolution",
         "no learned marks around a picture; the encoder's class token is dropped, as in the paper",
         "small: a picture becomes one token (a scene ten) by a linear adapter that starts from a closed-form fit to "
-        "word embeddings (train/warm.py), so that minutes on two cores suffice; names among four are scored relative to "
-        "what the same name has without any picture, as in the quickstart",
+        "word embeddings (train/warm.py), so that minutes on two cores suffice",
+        "small: names among four are scored relative to what they have without any picture, as in the quickstart",
     )
     fields = fields_for(size)
     if size == "small":
