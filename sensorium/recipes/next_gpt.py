@@ -153,7 +153,7 @@ ALSO = {
 START = RidgeStart(data=Captions(), tokens="last", ridge=0.03, gain=1.5)
 SMALL: dict[str, dict[str, Any]] = {
     "denoise": {**DENOISE, "steps": 1500},
-    "encode": {"data": NAMES, "lr": 5e-5, "steps": 80, "tokens": 1024, "start": START},
+    "encode": {"data": NAMES, "lr": 5e-5, "steps": 40, "tokens": 1024, "start": START},
     "decode": {"data": DRAWN, "lr": 1e-3, "steps": 250, "tokens": 512},
     "instruct": {"data": MIXED, "lr": {"connectors.*": 5e-5, "*": 5e-4}, "steps": 250, "tokens": 1024},
 }

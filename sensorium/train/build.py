@@ -52,12 +52,16 @@ def load_pretrained(
 ) -> dict[str, Loaded]:
     """Fill the recipe's pretrained parts, those in `known` excepted; further routes then start as copies of the first.
 
+    The recipe names parts of its own model. Where `model` is the wiring of a stage, those it shares with that are
+    filled; of a generator's denoiser, which a stage trains by itself, those within it.
     Raises UserError when a part's weights do not fit it.
     """
     reports = {}
     modules = dict(model.named_modules())
-    for part, pretrained in recipe.init.items():
-        if part in known or part not in modules:  # a stage's wiring may do without a part
+    within = _place_of(model, recipe)
+    for name, pretrained in recipe.init.items():
+        part = name.removeprefix(within)
+        if not name.startswith(within) or part in known or part not in modules:  # a stage may do without a part
             continue
         path = fetch(pretrained, progress=progress) if progress else fetch(pretrained)
         report = load_part(modules[part], _tensors(pretrained, path))
@@ -69,6 +73,13 @@ def load_pretrained(
         if isinstance(module, Backbone) and not any(name == part or name.startswith(f"{part}.") for part in known):
             module.start_routes()
     return reports
+
+
+def _place_of(model: Wiring, recipe: Recipe) -> str:
+    """What stands before the names of a wiring's parts in the recipe's model."""
+    generators = getattr(recipe.model, "generators", {})
+    found = [kind for kind, one in generators.items() if one.denoiser == model.config]
+    return f"generators.{found[0]}.denoiser." if found else ""
 
 
 ADDED = re.compile(r"(^|\.)blocks\.\d+\.(routes|cross)\.")
