@@ -43,8 +43,10 @@ class Made:
 class Judged(EvaluationTask):
     """A picture is made from each of n names; the judge, a contrastive model, finds its name among all n.
 
-    What looks alike in the judge's eyes is as hard among real pictures, whose score stands in the table. The control
-    gives the pictures to other names. A subclass says how a picture is made (`draw`).
+    Beside it stands the CLIP score, the cosine of picture and name to the judge, at least 0 (CLIPScore without its
+    factor of 2.5; Hessel et al. 2021, arXiv 2104.08718): it shows what a rank among many does not show yet. What looks
+    alike to the judge is as hard among real pictures, whose scores stand in the table. The control gives the pictures
+    to other names. A subclass says how a picture is made (`draw`).
 
     wording  what is asked, with {name}
     """
@@ -76,21 +78,25 @@ class Judged(EvaluationTask):
         real = self._real(chosen)
         seen, own = _scores(subject.judge, made, names), torch.arange(len(names))
         blind = seen[shuffled(len(names), self.seed)]
+        every = (("made", seen), ("given to other names", blind), ("real", _scores(subject.judge, real, names)))
         place, place_blind = ranks(seen, own), ranks(blind, own)
-        place_real = ranks(_scores(subject.judge, real, names), own)
         right, control = (place < 1).double().numpy(), (place_blind < 1).double().numpy()
-        one = Evaluation.of(f"{self.name}_R@1", self.split, right, blind=control, chance=1 / len(names))
-        kinds = (("made", place), ("given to other names", place_blind), ("real", place_real))
-        rows = [(title, *(f"{float((of < k).double().mean()):.1%}" for k in (1, 5, 10))) for title, of in kinds]
-        table = Table(f"The judge's name of {len(names)} pictures of {self.split}", ("pictures", "R@1", "R@5", "R@10"),
-                      tuple(rows))  # fmt: skip
+        fits, fits_blind = (of.diagonal().clamp(0, 1).double().numpy() for of in (seen, blind))
+        found = [
+            Evaluation.of(f"{self.name}_R@1", self.split, right, blind=control, chance=1 / len(names)),
+            Evaluation.of(f"{self.name}_CLIP_score", self.split, fits, blind=fits_blind),
+        ]
+        rows = [(title, *(f"{float((ranks(of, own) < k).double().mean()):.1%}" for k in (1, 5, 10)),
+                 f"{float(of.diagonal().clamp(0, 1).mean()):.3f}") for title, of in every]  # fmt: skip
+        header = ("pictures", "R@1", "R@5", "R@10", "CLIP score")
+        table = Table(f"The judge's name of {len(names)} pictures of {self.split}", header, tuple(rows))
         some = drawn(range(len(names)), SHOWN)
         examples = [self._example(names, made, seen, blind, index) for index in some]
         lines = [[of[index] for index in some[at : at + COLUMNS]] for at in range(0, len(some), COLUMNS)
                  for of in (made, real)]  # fmt: skip
         said = ", ".join(names[index] for index in some)
         grid = (f"{self.split}: made pictures above real ones of {said}", picture_grid(lines))
-        return TaskResult([one], examples, [table], [grid])
+        return TaskResult(found, examples, [table], [grid])
 
     def _real(self, chosen: Sequence[Concept]) -> list[Image.Image]:
         """A real picture of each concept, of the split where it has one."""

@@ -103,10 +103,12 @@ def test_the_judge_finds_the_name_of_a_made_picture_among_all(monkeypatch):
     monkeypatch.setattr(drawing, "picture_vectors", vectors)
     monkeypatch.setattr(drawing, "text_vectors", lambda judge, texts: torch.eye(11)[:10])
     result = task.run(subject_with(judge=object()))
-    [one] = result.evaluations
+    one, fit = result.evaluations
     assert one.score == 0.5
     assert one.blind == 0.0
     assert one.chance == pytest.approx(0.1)
+    assert (fit.task, fit.score, fit.blind) == ("picture_from_name_CLIP_score", 0.5, 0.0)
+    assert [row[-1] for row in result.tables[0].rows] == ["0.500", "0.000", "1.000"]
     assert [row[1] for row in result.tables[0].rows] == ["50.0%", "0.0%", "100.0%"]
     assert result.examples[0].question.startswith("Draw ")
 

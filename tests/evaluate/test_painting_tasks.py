@@ -64,7 +64,7 @@ def test_pictures_are_judged_beside_their_control(subject, monkeypatch):
     monkeypatch.setattr(drawing, "_scores", scores)
     judged = SimpleNamespace(judge=object(), engine=subject.engine)
     result = task.run(judged)
-    [one] = result.evaluations
+    one, _ = result.evaluations
     assert (one.score, one.blind, one.chance) == (1.0, 0.0, 1 / 8)
     with pytest.raises(UserError, match="needs a judge"):
         task.run(subject)
