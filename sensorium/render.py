@@ -321,11 +321,7 @@ class _Builder:
         plan = self.renderer.plan(segment.kind, shape)
         if plan.signals and (segment.role == "assistant" or self._trained(segment, "token")):
             return self._signals(segment, plan, media)
-        item = Item(None, shape, media.key())
-        if self.load:
-            if self.renderer.load is None:
-                raise ValueError("this renderer plans only: give it `load` to read media")
-            item = self.renderer.load(segment.kind, media)
+        item = self._item(segment.kind, media)
         if plan.read:
             words = " ".join(str(one.data) for one in _turn(self.segments, segment))
             item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
@@ -335,6 +331,14 @@ class _Builder:
             if not one.learned or self._trained(segment):
                 self._stand(segment, one, len(members) - 1)
         return plan.mode != "memory" and self._trained(segment, plan.mode)
+
+    def _item(self, kind: str, media: Media) -> Item:
+        """What the renderer makes of media; of one that only plans, its size."""
+        if not self.load:
+            return Item(None, media.shape(), media.key())
+        if self.renderer.load is None:
+            raise ValueError("this renderer plans only: give it `load` to read media")
+        return self.renderer.load(kind, media)
 
     def _stand(self, segment: Segment, plan: Plan, item: int) -> None:
         """One span of an item."""
@@ -356,11 +360,7 @@ class _Builder:
     def _signals(self, segment: Segment, plan: Plan, media: Media) -> bool:
         """Place an item that the model says: its signals, and beside them what they are to tell a generator."""
         kind, said = made(segment.kind), self._trained(segment)
-        item = Item(None, media.shape(), media.key())
-        if self.load:
-            if self.renderer.load is None:
-                raise ValueError("this renderer plans only: give it `load` to read media")
-            item = self.renderer.load(kind, media)
+        item = self._item(kind, media)
         turn = _turn(self.segments, segment) or [one for one in self.segments if one.kind == "text"]
         words = " ".join(str(one.data) for one in turn)
         tokenizer, template = self.renderer.tokenizer, self.renderer.template
