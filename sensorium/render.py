@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensorium.config import Config
 from sensorium.errors import UserError
-from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span, made
+from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span, made, turn_of
 from sensorium.tokenizer import Tokenizer
 
 CHATML = (
@@ -222,19 +222,6 @@ def _without_oldest_turn(segments: list[Segment]) -> list[Segment] | None:
     return segments[: starts[0]] + segments[starts[1] :]
 
 
-def _turn(segments: tuple[Segment, ...], media: Segment) -> list[Segment]:
-    """The words of the turn that an item stands in; none where samples have no turns."""
-    if media.role is None:
-        return []
-    at = next(index for index, one in enumerate(segments) if one is media)
-    first = last = at
-    while first > 0 and segments[first - 1].role == media.role:
-        first -= 1
-    while last + 1 < len(segments) and segments[last + 1].role == media.role:
-        last += 1
-    return [one for one in segments[first : last + 1] if one.kind == "text" and one.branch == media.branch]
-
-
 class _Builder:
     """Collects tokens, weights and spans of one document."""
 
@@ -323,7 +310,7 @@ class _Builder:
             return self._signals(segment, plan, media)
         item = self._item(segment.kind, media)
         if plan.read:
-            words = " ".join(str(one.data) for one in _turn(self.segments, segment))
+            words = " ".join(str(one.data) for one in turn_of(self.segments, segment))
             item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
         members = self.items.setdefault(segment.kind, [])
         members.append(item)
@@ -361,7 +348,7 @@ class _Builder:
         """Place an item that the model says: its signals, and beside them what they are to tell a generator."""
         kind, said = made(segment.kind), self._trained(segment)
         item = self._item(kind, media)
-        turn = _turn(self.segments, segment) or [one for one in self.segments if one.kind == "text"]
+        turn = turn_of(self.segments, segment) or [one for one in self.segments if one.kind == "text"]
         words = " ".join(str(one.data) for one in turn)
         tokenizer, template = self.renderer.tokenizer, self.renderer.template
         ids = tokenizer.encode_trusted(template.begin) + tokenizer.encode(words)

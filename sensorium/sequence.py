@@ -121,6 +121,19 @@ class Sample:
     """What evaluation needs and the model never sees: expected answers, boxes, the concept's key."""
 
 
+def turn_of(segments: tuple[Segment, ...], media: Segment) -> list[Segment]:
+    """The words of the turn that an item stands in; none where samples have no turns."""
+    if media.role is None:
+        return []
+    at = next(index for index, one in enumerate(segments) if one is media)
+    first = last = at
+    while first > 0 and segments[first - 1].role == media.role:
+        first -= 1
+    while last + 1 < len(segments) and segments[last + 1].role == media.role:
+        last += 1
+    return [one for one in segments[first : last + 1] if one.kind == "text" and one.branch == media.branch]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How an item enters the stream, known before it is decoded; the model's own answer, asked by the renderer.
