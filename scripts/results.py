@@ -27,7 +27,8 @@ def _percent(share: float | None) -> str:
 def rows(folder: Path) -> list[str]:
     """The table rows of one run, its first one with the name and the minutes of the whole run."""
     report = json.loads((folder / "report.json").read_text())
-    name, minutes = report["recipe"]["name"], sum(report["seconds"].values()) / 60
+    stages = {stage["name"]: stage["seconds"] for stage in report["stages"]}  # over all starts of a run
+    name, minutes = report["recipe"]["name"], sum({**report["seconds"], **stages}.values()) / 60
     found = []
     for one in report["evaluations"]:
         if one["blind"] is None:  # no comparison: a measure of the model alone
