@@ -59,9 +59,14 @@ def load_pretrained(
     reports = {}
     modules = dict(model.named_modules())
     within = _place_of(model, recipe)
+
+    def is_known(part: str) -> bool:
+        """Whether a part, or one that holds it, is there already."""
+        return any(part == one or part.startswith(f"{one}.") for one in known)
+
     for name, pretrained in recipe.init.items():
         part = name.removeprefix(within)
-        if not name.startswith(within) or part in known or part not in modules:  # a stage may do without a part
+        if not name.startswith(within) or is_known(part) or part not in modules:  # a stage may do without a part
             continue
         path = fetch(pretrained, progress=progress) if progress else fetch(pretrained)
         report = load_part(modules[part], _tensors(pretrained, path))
@@ -70,7 +75,7 @@ def load_pretrained(
             raise UserError(f"{pretrained.name} does not fill {part!r} of recipe {recipe.name!r}: {report}")
         reports[part] = report
     for name, module in modules.items():
-        if isinstance(module, Backbone) and not any(name == part or name.startswith(f"{part}.") for part in known):
+        if isinstance(module, Backbone) and not is_known(name):
             module.start_routes()
     return reports
 

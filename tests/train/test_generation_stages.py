@@ -11,11 +11,13 @@ import sensorium
 from sensorium.diffusion.sampler import Euler
 from sensorium.errors import UserError
 from sensorium.evaluate.answering import Answering
+from sensorium.hub.catalog import SMOLLM2_135M_INSTRUCT
 from sensorium.infer.painting import Painting
 from sensorium.recipes.catalog import find
+from sensorium.train import build
 from sensorium.train import checkpoint as store
 from sensorium.train.ask import subject_of
-from sensorium.train.build import become, build_model
+from sensorium.train.build import become, build_model, load_pretrained
 from sensorium.train.describe import describe
 from sensorium.train.draw import draw_svg
 from sensorium.train.task import check_stages
@@ -43,6 +45,25 @@ def bits(run):
     newest = store.latest(run)
     paths = [run / "metrics.jsonl", *newest.glob("model/*")]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_pretrained_parts_of_a_denoiser_are_filled_once_and_then_stay_as_they_were_trained(monkeypatch):
+    recipe = short().replace(init={"generators.image.denoiser.text": SMOLLM2_135M_INSTRUCT})
+    first = build_model(recipe, recipe.wiring(0))
+    published = {name: torch.full_like(value, 0.5) for name, value in first.text.state_dict().items()}
+    reads = []
+    monkeypatch.setattr(build, "fetch", lambda pretrained, **_: reads.append(pretrained))
+    monkeypatch.setattr(build, "_tensors", lambda pretrained, path: published.items())
+    assert list(load_pretrained(first, recipe)) == ["text"]
+    assert all(bool((value == 0.5).all()) for value in first.text.state_dict().values())
+    with torch.no_grad():
+        for parameter in first.text.parameters():
+            parameter.add_(1.0)  # as a stage that trains it does
+    model = become(first, recipe, recipe.model)
+    assert all(bool((value == 1.5).all()) for value in model.generators["image"].denoiser.text.parameters())
+    assert len(reads) == 1
+    load_pretrained(model, recipe)
+    assert all(bool((value == 0.5).all()) for value in model.generators["image"].denoiser.text.parameters())
 
 
 def test_a_denoiser_that_a_stage_trained_goes_on_inside_a_generator():
