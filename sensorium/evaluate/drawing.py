@@ -79,15 +79,15 @@ class Judged(EvaluationTask):
         seen, own = _scores(subject.judge, made, names), torch.arange(len(names))
         blind = seen[shuffled(len(names), self.seed)]
         every = (("made", seen), ("given to other names", blind), ("real", _scores(subject.judge, real, names)))
-        place, place_blind = ranks(seen, own), ranks(blind, own)
-        right, control = (place < 1).double().numpy(), (place_blind < 1).double().numpy()
-        fits, fits_blind = (of.diagonal().clamp(0, 1).double().numpy() for of in (seen, blind))
+        places = [ranks(of, own) for _, of in every]
+        fits = [of.diagonal().clamp(0, 1).double() for _, of in every]
+        right, control = ((place < 1).double().numpy() for place in places[:2])
         found = [
             Evaluation.of(f"{self.name}_R@1", self.split, right, blind=control, chance=1 / len(names)),
-            Evaluation.of(f"{self.name}_CLIP_score", self.split, fits, blind=fits_blind),
+            Evaluation.of(f"{self.name}_CLIP_score", self.split, fits[0].numpy(), blind=fits[1].numpy()),
         ]
-        rows = [(title, *(f"{float((ranks(of, own) < k).double().mean()):.1%}" for k in (1, 5, 10)),
-                 f"{float(of.diagonal().clamp(0, 1).mean()):.3f}") for title, of in every]  # fmt: skip
+        rows = [(title, *(f"{float((place < k).double().mean()):.1%}" for k in (1, 5, 10)), f"{float(fit.mean()):.3f}")
+                for (title, _), place, fit in zip(every, places, fits)]  # fmt: skip
         header = ("pictures", "R@1", "R@5", "R@10", "CLIP score")
         table = Table(f"The judge's name of {len(names)} pictures of {self.split}", header, tuple(rows))
         some = drawn(range(len(names)), SHOWN)
