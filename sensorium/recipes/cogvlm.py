@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sensorium.connectors.mlp import MLP, GatedMLP
-from sensorium.connectors.pyramid import Pyramid
-from sensorium.data.questions import Captions, EmojiQuestions
+from sensorium.connectors.mlp import GatedMLP
+from sensorium.data.questions import EmojiQuestions
 from sensorium.encoders.vit import eva2_clip_e
 from sensorium.models.fused import Fused
 from sensorium.nn.backbone import Backbone
 from sensorium.recipes.common import (
+    FEW,
+    NAMED,
     STAND_INS,
     fields_for,
     instruct,
@@ -19,7 +20,6 @@ from sensorium.recipes.common import (
 )
 from sensorium.render import Template
 from sensorium.train.recipe import Figure, Recipe, Size
-from sensorium.train.warm import RidgeStart
 
 EXPERT = ("connectors.*", "backbone.blocks.*.routes.*")
 PROMPT = Template(
@@ -51,10 +51,8 @@ def cogvlm(size: Size = "small") -> Recipe:
     backbone: Backbone.Config = language.replace(block=language.block.replace(routes=2))
     connector = GatedMLP.Config(hidden=11_008)
     start = None
-    if size == "small":  # few and good tokens: what minutes allow, see quickstart
-        vision = vision.replace(positions="none")
-        connector = Pyramid.Config(levels=(3, 1), full_from=160, placed=True, inner=MLP.Config(depth=1))
-        start = RidgeStart(data=Captions(), tokens="last", ridge=0.03, gain=1.5)
+    if size == "small":
+        vision, connector, start = vision.replace(positions="none"), FEW, NAMED
     elif size == "tiny":
         connector = GatedMLP.Config(hidden=128)
     stages = (

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sensorium.connectors.mlp import MLP
+from sensorium.connectors.pyramid import Pyramid
 from sensorium.data.mixture import Mixture, Part
 from sensorium.data.questions import Captions, EmojiQuestions, SceneQuestions
 from sensorium.data.source import SourceConfig
@@ -30,6 +32,7 @@ from sensorium.nn.norm import Norm
 from sensorium.nn.rope import Rope
 from sensorium.render import Template
 from sensorium.train.recipe import Size, Stage
+from sensorium.train.warm import RidgeStart
 
 FAMILY = "LLM + connector"
 STARTS_RANDOM = (
@@ -166,6 +169,14 @@ def chatglm_6b() -> Backbone.Config:
         norm=Norm.Config(kind="layer"),
     )
     return Backbone.Config(vocab=130_528, width=4096, depth=28, block=block, rope=Rope.Config(), tied=True)
+
+
+# ---- few and good tokens, what minutes on two cores allow (size small)
+
+FEW = Pyramid.Config(levels=(3, 1), full_from=160, placed=True, inner=MLP.Config(depth=1))
+"""A picture becomes one token, a scene ten."""
+NAMED = RidgeStart(data=Captions(), tokens="last", ridge=0.03, gain=1.5)
+"""That one token starts as near as a linear layer brings it to the words of its name."""
 
 
 # ---- stages

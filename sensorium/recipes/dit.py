@@ -29,7 +29,7 @@ from sensorium.nn.cross import Cross
 from sensorium.nn.norm import Norm
 from sensorium.objectives.diffusion import Denoising
 from sensorium.recipes.common import BUILT_IN, language_for
-from sensorium.recipes.unified import judge_for
+from sensorium.recipes.unified import judge
 from sensorium.render import Template
 from sensorium.train.recipe import Figure, Recipe, Size, Stage
 
@@ -135,7 +135,7 @@ def dit(size: Size = "tiny") -> Recipe:
         Figure(name="vocab", published=1000, tolerance=0.0, source="ImageNet's classes"),
         Figure(name="lr.denoise", published=1e-4, tolerance=0.0, source="arXiv 2212.09748, section 4"),
     )
-    fields: dict[str, Any] = {} if size == "paper" else {"evaluations": evaluations_for(size), "judge": judge_for(size)}
+    fields: dict[str, Any] = {} if size == "paper" else {"evaluations": evaluations_for(size), "judge": judge()}
     if size == "small":
         fields |= {"tokenizer": SMOLLM2_135M_INSTRUCT, "init": {"text": SMOLLM2_135M_INSTRUCT}}
     return Recipe(

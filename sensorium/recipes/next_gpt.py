@@ -7,7 +7,6 @@ from typing import Any
 from sensorium.codecs.pixels import Pixels
 from sensorium.codecs.tokens import Signals
 from sensorium.connectors.mlp import MLP
-from sensorium.connectors.pyramid import Pyramid
 from sensorium.connectors.resampler import Resampler
 from sensorium.data.interleaved import Interleaved
 from sensorium.data.mixture import Mixture, Part
@@ -35,12 +34,11 @@ from sensorium.nn.norm import Norm
 from sensorium.objectives.diffusion import Denoising
 from sensorium.objectives.generation import ConditionDistance, GeneratedDenoising
 from sensorium.objectives.language import NextToken
-from sensorium.recipes.common import BUILT_IN, TOKENIZER, VICUNA, language_for, llama_7b, vision_for
+from sensorium.recipes.common import BUILT_IN, FEW, NAMED, TOKENIZER, VICUNA, language_for, llama_7b, vision_for
 from sensorium.recipes.dit import stable_vae
-from sensorium.recipes.unified import judge_for
+from sensorium.recipes.unified import judge
 from sensorium.render import Template
 from sensorium.train.recipe import Figure, Recipe, Size, Stage
-from sensorium.train.warm import RidgeStart
 
 FAMILY = "any to any"
 TEMPLATE = VICUNA.replace(media={"image": ("<Img>", "</Img>")})
@@ -82,9 +80,9 @@ def model_for(size: Size) -> Fused.Config:
     if size == "paper":
         vision, language, side = clip_vit_h14(224, drop_last=0), llama_7b(32_004), 512
         output = Resampler.Config(latents=77, width=512, depth=9, heads=8, head_width=64)
-    elif size == "small":  # few and good tokens, see cogvlm; states of the middle say more of a name than the last
+    elif size == "small":  # states of the middle say more of a name than the last
         vision = vision_for(size, clip_vit_h14(224)).replace(positions="none")
-        connector = Pyramid.Config(levels=(3, 1), full_from=160, placed=True, inner=connector)
+        connector = FEW
         language = language_for(size, llama_7b())
         language, layers = language.replace(vocab=language.vocab + 4), (10, 20)
         output = Resampler.Config(latents=4, width=256, depth=2, heads=8, head_width=32)
@@ -150,10 +148,9 @@ ALSO = {
     "instruct": ("encoders.*",),
 }
 """What trains along at tiny size, where nothing is pretrained."""
-START = RidgeStart(data=Captions(), tokens="last", ridge=0.03, gain=1.5)
 SMALL: dict[str, dict[str, Any]] = {
     "denoise": {**DENOISE, "steps": 1500},
-    "encode": {"data": NAMES, "lr": 5e-5, "steps": 40, "tokens": 1024, "start": START},
+    "encode": {"data": NAMES, "lr": 5e-5, "steps": 40, "tokens": 1024, "start": NAMED},
     "decode": {"data": DRAWN, "lr": 1e-3, "steps": 250, "tokens": 512},
     "instruct": {"data": MIXED, "lr": {"connectors.*": 5e-5, "*": 5e-4}, "steps": 250, "tokens": 1024},
 }
@@ -194,9 +191,9 @@ def next_gpt(size: Size = "tiny") -> Recipe:
         Figure(name="lr.encode", published=4e-4, tolerance=0.0, source="released dsconfig/stage_1.json"),
         Figure(name="lr.instruct", published=5e-4, tolerance=0.0, source="released dsconfig/stage_3.json"),
     )  # fmt: skip
-    fields: dict[str, Any] = {} if size == "paper" else {"evaluations": evaluations_for(100), "judge": judge_for(size)}
+    fields: dict[str, Any] = {} if size == "paper" else {"evaluations": evaluations_for(100), "judge": judge()}
     if size == "small":
-        text = dict.fromkeys(("backbone", "text", "generators.image.denoiser.text"), SMOLLM2_135M_INSTRUCT)
+        text = dict.fromkeys(("backbone", "generators.image.denoiser.text"), SMOLLM2_135M_INSTRUCT)
         fields |= {"tokenizer": SMOLLM2_135M_INSTRUCT, "init": {**text, "encoders.image": EFFICIENTNET_LITE0}}
     return Recipe(
         name="next-gpt", title="NExT-GPT", paper="arXiv 2309.05519", family=FAMILY, size=size, model=model,

@@ -124,9 +124,8 @@ HERE: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def judge_for(size: Size) -> Recipe:
+def judge() -> Recipe:
     """CLIP at small size, trained on the training split: a tiny one, all from scratch, tells too little apart."""
-    assert size != "paper"
     return clip("small").replace(evaluations=())
 
 
@@ -134,7 +133,7 @@ def fields_for(size: Size) -> dict[str, Any]:
     """What a size decides alone: what is asked, and who judges pictures."""
     if size == "paper":
         return {}
-    return {"evaluations": evaluations(100), "judge": judge_for(size)}
+    return {"evaluations": evaluations(100), "judge": judge()}
 
 
 def evaluations(count: int) -> tuple[EvaluationTask, ...]:

@@ -8,13 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from sensorium.connectors.mlp import MLP
-from sensorium.connectors.pyramid import Pyramid
 from sensorium.data.mixture import Mixture, Part
 from sensorium.data.questions import Captions, EmojiQuestions, SceneQuestions
 from sensorium.evaluate.choice import Choice
 from sensorium.evaluate.text import text_loss
 from sensorium.hub.cache import cache_root
+from sensorium.recipes.common import FEW, NAMED
 from sensorium.recipes.llava import llava
 from sensorium.train import checkpoint
 from sensorium.train.finish import caption_examples, evaluate, report, subject_of
@@ -22,7 +21,6 @@ from sensorium.train.loader import Batches
 from sensorium.train.recipe import Recipe
 from sensorium.train.task import Task
 from sensorium.train.trainer import Run, device_of, open_run, train
-from sensorium.train.warm import RidgeStart
 
 ALIGN_STEPS = 40
 INSTRUCT_SECONDS = 370.0  # of the second stage, whatever the machine; its steps follow from its speed
@@ -49,7 +47,6 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
     """
     recipe = llava("small")
     vision = recipe.model.encoders["image"].replace(positions="none")
-    connector = Pyramid.Config(levels=(3, 1), full_from=160, placed=True, inner=MLP.Config(depth=1))
     captions = Captions(holdout_dev=holdout_dev)
     counts = SceneQuestions(count=1000, questions_per_picture=1, families=("count",), holdout_dev=holdout_dev)
     pairs = Mixture(parts=(Part(name="captions", source=captions), Part(name="counts", source=counts)))
@@ -60,7 +57,7 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
             data=captions,
             tokens=768,
             lr=3e-4,
-            start=RidgeStart(data=pairs, tokens="last", ridge=0.03, gain=1.5, words={"place": PLACES}),
+            start=NAMED.replace(data=pairs, words={"place": PLACES}),
         ),
         instruct.replace(
             steps=instruct_steps,
@@ -71,7 +68,7 @@ def quickstart_recipe(holdout_dev: bool = False, instruct_steps: int = 130) -> R
         ),
     )
     return recipe.replace(
-        model=recipe.model.replace(encoders={"image": vision}, connectors={"image": connector}),
+        model=recipe.model.replace(encoders={"image": vision}, connectors={"image": FEW}),
         stages=stages,
         evaluations=_evaluations(holdout_dev),
         deviations=(*recipe.deviations, *DEVIATIONS),
