@@ -25,6 +25,10 @@ class CodeTokens(Config):
     row     id that ends each row (Emu3, arXiv 2409.18869, section 2.3); None: rows are counted (Chameleon)
     frame   id that ends each frame; None: none does
     weight  loss weight of an item's tokens beside text's (Emu3 section 2.4: 0.5)
+    keep    share of the codes it is to say that a model in training reads as they are; in place of the others it reads
+            any code, and still predicts what was there. A few known codes would else tell it which picture of its set
+            this is, and not its words; what it draws is made of codes that it chose itself, which are seldom those of
+            a picture of the set (Esser et al. 2021, arXiv 2012.09841; released training code: pkeep)
     """
 
     first: int = Field(ge=0)
@@ -34,14 +38,17 @@ class CodeTokens(Config):
     row: int | None = None
     frame: int | None = None
     weight: float = Field(default=1.0, ge=0)
+    keep: float = Field(default=1.0, gt=0, le=1)
 
     @classmethod
-    def after(cls, words: int, codes: int, rows: bool = True, frames: bool = False, weight: float = 1.0) -> Self:
+    def after(
+        cls, words: int, codes: int, rows: bool = True, frames: bool = False, weight: float = 1.0, keep: float = 1.0
+    ) -> Self:
         """The ids behind a vocabulary of `words`: the codes, then the marks."""
         marks = iter(range(words + codes, words + codes + 4))
         opens, closes = next(marks), next(marks)
         row, frame = next(marks) if rows else None, next(marks) if frames else None
-        return cls(first=words, codes=codes, open=opens, close=closes, row=row, frame=frame, weight=weight)
+        return cls(first=words, codes=codes, open=opens, close=closes, row=row, frame=frame, weight=weight, keep=keep)
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -87,6 +94,13 @@ class CodeTokens(Config):
         ids = torch.tensor([-1 if mark is None else mark for mark in self.places(grid)], device=codes.device)
         ids[ids < 0] = codes.long() + self.first
         return ids
+
+    def doubted(self, ids: Tensor, said: Tensor) -> Tensor:
+        """ids (T) as a model in training reads them: of those that are said (T), some codes are others, drawn from
+        torch's generator."""
+        code = said & (ids >= self.first) & (ids < self.first + self.codes)
+        other = torch.rand(ids.shape, device=ids.device) >= self.keep
+        return torch.where(code & other, torch.randint_like(ids, self.first, self.first + self.codes), ids)
 
     def read(self, ids: Sequence[int]) -> Tensor:
         """ids of an item, marks among them -> codes (positions)."""

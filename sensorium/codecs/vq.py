@@ -25,7 +25,9 @@ class Quantizer(Part):
                 parameters, drawn to their vectors by a loss of their own, `codebook` (equation 3)
     decay       of those means, and of the count of a code's uses
     revive      a code that stands for less than this share of what it would if all were used equally begins anew at a
-                vector of the step (Zeghidour et al. 2021, arXiv 2107.03312, section III.C); 0: never
+                vector of the step (Zeghidour et al. 2021, arXiv 2107.03312, section III.C), drawn in proportion to its
+                squared distance from its own code (as k-means++ draws): what is common and told well needs no second
+                code; 0: never
 
     After the first step all codes begin at vectors of that step. Keep it in float32: moving means need the digits.
     """
@@ -102,15 +104,18 @@ class Quantizer(Part):
             self.sums.lerp_(sums.to(self.sums), 1 - decay)
             self.book.copy_(self.sums / self.uses.clamp(min=1e-5)[:, None])
         dead = (self.uses < self.config.revive) | ~self.begun
-        revived = self._revive(dead.nonzero()[:, 0], vectors, ranks) if bool(dead.any()) else 0
+        revived = self._revive(dead.nonzero()[:, 0], vectors, codes, ranks) if bool(dead.any()) else 0
         found["revived"] = float(revived if bool(self.begun) else 0)
         self.begun.fill_(True)
         return found
 
-    def _revive(self, dead: Tensor, vectors: Tensor, ranks: Together) -> int:
+    def _revive(self, dead: Tensor, vectors: Tensor, codes: Tensor, ranks: Together) -> int:
         """The codes `dead` take the place of vectors drawn from the step; returns how many they are."""
         # each rank offers vectors for the codes that are its own by turns, so that all hold the same book
-        drawn = vectors[torch.randint(len(vectors), (len(dead),), device=vectors.device)]
+        far = (vectors - self.vectors(codes).float()).square().sum(1)
+        if not bool(self.begun) or not bool(far.sum() > 0):
+            far = torch.ones_like(far)
+        drawn = vectors[torch.multinomial(far, len(dead), replacement=True)]
         mine = torch.arange(len(dead), device=vectors.device) % ranks.world == ranks.rank
         drawn = ranks.sum(drawn * mine[:, None])
         self.book[dead] = drawn.to(self.book)

@@ -256,7 +256,11 @@ class Fused(LatentStream):
         """The token stream (T, D) with its items placed, by kind the tokens of those that stand beside it, and what is
         added to the stream between its blocks."""
         self._check_codes(sequence)
-        x = self.embed(sequence.ids)
+        ids = sequence.ids
+        for tokens in self.config.tokens.values():
+            if self.training and tokens.keep < 1:
+                ids = tokens.doubted(ids, sequence.weight > 0)
+        x = self.embed(ids)
         beside, deeper = {}, {}
         for kind in self.config.kinds:
             if self.config.coded(kind):  # ids already, or latents

@@ -15,6 +15,7 @@ from sensorium.evaluate.choice import Choice
 from sensorium.evaluate.drawing import Drawn
 from sensorium.evaluate.reconstruction import Reconstruction
 from sensorium.evaluate.task import EvaluationTask
+from sensorium.infer.sampling import Sampling
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
@@ -27,9 +28,12 @@ from sensorium.train.recipe import Recipe, Size, Stage
 FAMILY = "unified tokens"
 WORDS = 259
 """Ids of the byte tokenizer."""
+CODES = 512
+"""Codes in the book of a codec below paper size."""
 SMALLER = (
-    "tiny, small: 32 px pictures of 8 x 8 codes (256 in the book, moving means with revival) and a smaller language "
-    "model, all from scratch; small differs in its width",
+    "tiny, small: 32 px pictures of 4 x 4 codes (512 in the book, moving means with revival) and a smaller language "
+    "model, all from scratch; small differs in its width. Half of the codes that are said are read as other ones in "
+    "training: a few thousand pictures are else known by their first codes, and names are not needed",
     "the codec learns by squared error and commitment alone; the published perceptual and adversarial terms are not in "
     "its stage",
     BUILT_IN,
@@ -38,13 +42,13 @@ SMALLER = (
 
 
 def codec_for(size: Size, paper: VQ.Config) -> VQ.Config:
-    """The image codec at a size: as published, or 4 x 4 pixels a code."""
+    """The image codec at a size: as published, or 8 x 8 pixels a code."""
     if size == "paper":
         return paper
     return VQ.Config(
-        transform=ImageTransform(size=32), wide=64,
-        conv=Convolutions(channels=32, multipliers=(1, 2), blocks=1, attention=False, patch=2, groups=8),
-        quantizer=Quantizer.Config(codes=256, width=8, decay=0.95, revive=0.1),
+        transform=ImageTransform(size=32), wide=96,
+        conv=Convolutions(channels=48, multipliers=(1, 2), blocks=1, attention=False, patch=4, groups=8),
+        quantizer=Quantizer.Config(codes=CODES, width=8, decay=0.95, revive=0.1),
     )  # fmt: skip
 
 
@@ -55,7 +59,7 @@ def language_for(size: Size, paper: Backbone.Config) -> Backbone.Config:
     width, depth, hidden = (192, 6, 512) if size == "tiny" else (256, 6, 768)
     attention = paper.block.attention.replace(heads=width // 32, kv_heads=None)
     block = paper.block.replace(attention=attention, ffn=paper.block.ffn.replace(hidden=hidden))
-    return paper.replace(vocab=WORDS + 256 + 4, width=width, depth=depth, block=block, tied=True)
+    return paper.replace(vocab=WORDS + CODES + 4, width=width, depth=depth, block=block, tied=True)
 
 
 def tokens_for(size: Size, paper: CodeTokens) -> CodeTokens:
@@ -63,7 +67,7 @@ def tokens_for(size: Size, paper: CodeTokens) -> CodeTokens:
     if size == "paper":
         return paper
     return CodeTokens.after(
-        WORDS, 256, rows=paper.row is not None, frames=paper.frame is not None, weight=paper.weight
+        WORDS, CODES, rows=paper.row is not None, frames=paper.frame is not None, keep=0.5
     )  # fmt: skip
 
 
@@ -98,7 +102,7 @@ RECONSTRUCT = Reconstruct(weights={"commitment": 0.25})
 DOCUMENTS = Mixture(
     parts=(
         Part(name="draw", source=Interleaved(orders=("draw",), rounds=10), weight=6),
-        Part(name="name", source=Interleaved(orders=("name",), rounds=10), weight=3),
+        Part(name="name", source=Interleaved(orders=("name",), rounds=10), weight=2),
         Part(name="interleaved", source=Interleaved(pairs=2, rounds=2)),
     )
 )
@@ -108,12 +112,13 @@ REQUESTS = Mixture(
         Part(name="questions", source=EmojiQuestions(families=("caption", "choice_name"), questions_per_picture=2)),
     )
 )
+GUIDED = Sampling(temperature=1.0, top_k=64, guidance=1.5, max_tokens=1)
 CODEC = {"data": Captions(), "lr": 3e-3, "steps": 2000, "tokens": 8192, "items": 32, "betas": (0.9, 0.99)}
 COMMON = {"tokens": 4096, "weight_decay": 0.05, "betas": (0.9, 0.98)}
 HERE: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "codec": CODEC,
-        "pretrain": {"data": DOCUMENTS, "lr": 2e-3, "steps": 2800, **COMMON},
+        "pretrain": {"data": DOCUMENTS, "lr": 2e-3, "steps": 3000, **COMMON},
         "finetune": {"data": REQUESTS, "lr": 1e-3, "steps": 1000, **COMMON},
     },
     "small": {
@@ -140,7 +145,7 @@ def evaluations(count: int) -> tuple[EvaluationTask, ...]:
     """Pictures from names, names from pictures, and what comes back from the codec."""
     splits = ("val_artist", "val_concept")
     return (
-        *(Drawn(split=one, n=count) for one in splits),
+        *(Drawn(split=one, n=count, sampling=GUIDED) for one in splits),
         *(Choice(name="multiple_choice", family="emoji", split=one, n=2 * count) for one in splits),
         *(Reconstruction(split=one, n=2 * count) for one in splits),
     )

@@ -43,3 +43,18 @@ def test_marks_and_codes_must_be_apart_and_codes_must_fill_the_grid():
         CodeTokens(first=10, codes=4, open=13, close=20)
     with pytest.raises(ValueError, match="3 codes were given for a grid of 4"):
         CodeTokens.after(10, 4).write(torch.tensor([0, 1, 2]), Grid(2, 2))
+
+
+def test_of_the_codes_alone_a_share_is_read_as_other_ones_while_a_model_learns():
+    tokens = CodeTokens.after(10, 100, rows=True, keep=0.75)
+    ids = torch.cat([torch.arange(10), torch.arange(10, 110).repeat(40), torch.tensor(tokens.marks)])
+    torch.manual_seed(0)
+    said = torch.ones_like(ids, dtype=torch.bool)
+    read = tokens.doubted(ids, said)
+    code = (ids >= 10) & (ids < 110)
+    assert torch.equal(read[~code], ids[~code])
+    assert read[code].min() >= 10
+    assert read[code].max() < 110
+    assert (read[code] != ids[code]).float().mean() == pytest.approx(0.25 * 0.99, abs=0.02)
+    assert torch.equal(tokens.doubted(ids, ~said), ids)  # what is only read is read as it is
+    assert torch.equal(CodeTokens.after(10, 100).doubted(ids, said), ids)

@@ -98,6 +98,15 @@ def test_codes_that_stand_for_nothing_begin_anew_at_vectors_of_the_step():
     assert made.uses[3] == 1
 
 
+def test_a_dead_code_begins_anew_where_the_book_says_least_of_what_is_there():
+    made = quantizer(decay=0.5, revive=0.3)
+    vectors = torch.cat([torch.zeros(200, 2), torch.tensor([[0.0, 3.0]])])  # what is common has its code already
+    for _ in range(2):
+        made(vectors)
+        made.after_step(Alone())
+    assert made.book[3].tolist() == [0.0, 3.0]
+
+
 def test_after_the_first_step_every_code_stands_at_a_vector_of_it():
     made: Quantizer = Quantizer.Config(codes=8, width=2).build()
     vectors = torch.randn(5, 2)

@@ -158,3 +158,20 @@ def test_the_z_loss_is_the_squared_log_of_the_sum_of_exponentials(model):
         expected = 0.1 * outputs.logits(places).logsumexp(-1).square() * sequence.weight[places + 1]
     torch.testing.assert_close(with_z.sum - plain.sum, expected.sum(), rtol=1e-4, atol=1e-4)
     assert with_z.count == plain.count
+
+
+def test_codes_that_are_said_are_doubted_while_a_model_learns_and_only_then(model):
+    shown = Sample((Segment("image", Noise(1), train=False), Segment("text", "a cat", train=True)))
+    drawn, read = prepared(model, document("a cat", Noise(1)), shown)
+    config = model.config.tokens["image"].replace(keep=0.01)
+    doubting = token_model()
+    doubting.config = model.config.replace(tokens={"image": config})
+    with torch.no_grad():
+        torch.manual_seed(0)
+        other = doubting.train()(drawn).hidden
+        torch.testing.assert_close(doubting.train()(read).hidden, model.eval()(read).hidden)
+        same = model(drawn).hidden
+        torch.testing.assert_close(doubting.eval()(drawn).hidden, same)
+    first = drawn.spans[0].start + 1
+    torch.testing.assert_close(other[:first], same[:first])
+    assert (other[first:] - same[first:]).abs().max() > 0.01
