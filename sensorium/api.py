@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sensorium.config import explain
+from sensorium.convert.published import is_published, open_published
 from sensorium.data.formats.rows import BadRow, RowReader
 from sensorium.data.media import PictureFile
 from sensorium.encoders.base import native_bfloat16
@@ -46,7 +47,8 @@ Messages = Sequence[dict[str, Any]]
 
 
 def load(run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu") -> Model:
-    """Open a run folder (its latest checkpoint) or one checkpoint folder.
+    """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
+    and tokenizer, as transformers writes them).
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
     Raises UserError that says what is missing.
@@ -54,6 +56,11 @@ def load(run: str | os.PathLike[str], precision: Precision = "auto", device: str
     folder = Path(run)
     if not folder.exists():
         raise UserError(f"there is no folder {folder}: give a run folder, for example runs/quickstart")
+    if is_published(folder):
+        opened = open_published(folder, _dtype(precision, device))
+        recipe = Recipe(name=opened.family.name, title=folder.resolve().name, paper="", family=opened.family.name,
+                        size="paper", model=opened.model.config, template=opened.template, stages=())  # fmt: skip
+        return Model(recipe, opened.model.to(device), opened.tokenizer)
     recipe, network, tokenizer = load_checkpoint(folder, _dtype(precision, device))
     return Model(recipe, network.to(device), tokenizer)
 

@@ -186,6 +186,20 @@ def fetch(
     run_fetch(names or [], json)
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a published folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there yet.")],
+    to: Annotated[str, typer.Option(help="The layout: hf, which transformers, vLLM and SGLang open.")] = "hf",
+    family: Annotated[str | None, typer.Option(help="Family of that layout; else the first that fits.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a model in a published layout, so that other software opens it."""
+    from sensorium.commands.convert import run_convert
+
+    run_convert(source, out, to, family, json)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (default: this process's) and exit with its code."""
     try:

@@ -39,7 +39,9 @@ class Template(Config):
     system   a system message put first when the sample has none; "" for none
     asks     text before and after the words of a user, for example ("Question: ", " Answer:")
     media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
-    stop     the special token that ends an assistant's turn
+    bos      what the template finds as `bos_token`
+    stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`
+    ends     further special tokens that end an answer
     start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
              answer (of plain samples: before the last text) is then the source, ended by `plain`
     begin, plain  written around samples without roles instead of the template: a token that language models read first
@@ -50,7 +52,9 @@ class Template(Config):
     system: str = ""
     asks: tuple[str, str] = ("", "")
     media: dict[str, tuple[str, str]] = {}
+    bos: str = ""
     stop: str = "<|im_end|>"
+    ends: tuple[str, ...] = ()
     start: str = ""
     begin: str = "<|im_start|>"
     plain: str = "<|im_end|>"
@@ -186,9 +190,9 @@ class Renderer:
                 messages.append({"role": role, "content": content})
         if self.template.system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.template.system})
-        special = {"bos_token": "", "eos_token": self.template.stop}
+        given = {"bos_token": self.template.bos, "eos_token": self.template.stop, "tools": None, "documents": None}
         try:
-            text = self._chat.render(messages=messages, add_generation_prompt=generate, **special)
+            text = self._chat.render(messages=messages, add_generation_prompt=generate, **given)
         except TemplateError as error:
             raise UserError(f"the chat template cannot write this conversation: {error}") from error
         return [int(piece) if place % 2 else piece for place, piece in enumerate(_MARK.split(text)) if piece]

@@ -125,6 +125,15 @@ class Tokenizer:
         right, right_offsets = self.encode_with_offsets(text[cut:])
         return left + right, left_offsets + [(a + cut, b + cut) for a, b in right_offsets]
 
+    def around(self) -> tuple[str, str]:
+        """The special tokens that the published tokenizer puts before and after a plain text, as text; often ""."""
+        backend = tokenizers.Tokenizer.from_str(self._state)
+        mark = self.encode("a")
+        ids = backend.encode("a", add_special_tokens=True).ids
+        begin = next((at for at in range(len(ids)) if ids[at : at + len(mark)] == mark), 0)
+        before, after = ids[:begin], ids[begin + len(mark) :]
+        return "".join(self.token(id) or "" for id in before), "".join(self.token(id) or "" for id in after)
+
     def split_special(self, text: str) -> list[str | tuple[str, int]]:
         """Trusted text at its special tokens: pieces of plain text, and (token, id) for each special token."""
         pieces: list[str | tuple[str, int]] = []

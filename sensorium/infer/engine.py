@@ -70,7 +70,8 @@ class Engine:
         self.slots, self.tokens, self.items = slots, tokens, items
         self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
         tokenizer, template = renderer.tokenizer, renderer.template
-        ends = {tokenizer.special.get(template.stop), tokenizer.special.get(template.plain), tokenizer.eos}
+        said = (template.stop, template.plain, *template.ends)
+        ends = {*(tokenizer.special.get(one) for one in said), tokenizer.eos}
         self.stops = frozenset(id for id in ends if id is not None)
         self._encoders: dict[str, Callable[[list[Item]], Features]] = {}
 

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import sensorium
+from sensorium.convert.family import family_named
 from sensorium.convert.gguf import read_gguf
+from sensorium.convert.published import write_published
 from sensorium.hub import fetch
 from sensorium.hub.catalog import SMOLLM2_135M_INSTRUCT
 from sensorium.mask import compile_layout
+from sensorium.models.fused import Fused
 from sensorium.nn.backbone import llama
+from sensorium.render import Template
 from sensorium.sequence import Sequence
 from sensorium.tokenizer import Tokenizer
 
@@ -218,3 +223,24 @@ def test_saved_tokenizer_opens_in_transformers(ours, tmp_path: Path) -> None:
     prompt = again.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert "You are a helpful AI assistant named SmolLM" in prompt
     assert again.encode(prompt, add_special_tokens=False) == tokenizer.encode_trusted(prompt)
+
+
+def test_written_in_the_published_layout_it_says_the_same_there_and_here(ours, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    facts, state, tokenizer = ours
+    wanted = ("vocab", "width", "depth", "heads", "kv_heads", "hidden", "theta", "eps", "tied")
+    network = Fused.Config(backbone=llama(**{key: facts[key] for key in wanted})).build().eval()
+    network.backbone.load_state_dict(state)
+    folder = tmp_path / "smollm2"
+    write_published(folder, family_named("llama"), network, tokenizer, Template())
+    opened = sensorium.load(folder, precision="fp32")
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    names = AutoTokenizer.from_pretrained(folder)
+    for question in ("What is the capital of France?", "Name three colours.", "写一句话。"):
+        messages = [{"role": "user", "content": question}]
+        prompt = names.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        said = theirs.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        answer = opened.chat(messages, max_tokens=24)
+        assert answer == names.decode(said, skip_special_tokens=True)
+        assert len(answer) > 3

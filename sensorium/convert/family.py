@@ -1,0 +1,79 @@
+"""A family of published checkpoints: which configs are its own, what model they describe, and where its tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sensorium.convert.keys import Rule, under
+from sensorium.convert.language import LANGUAGE
+from sensorium.convert.settings import Settings
+from sensorium.convert.stack import Stack
+from sensorium.errors import UserError, nearest
+from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
+from sensorium.nn.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Family:
+    """A layout that both transformers and this program read and write.
+
+    name   as it is asked for
+    types  values of model_type
+    architecture  of a model_type, the name of the published class
+    read, write, rules, spare, copies  as those of a Stack, of a whole model
+    """
+
+    name: str
+    types: tuple[str, ...]
+    architecture: dict[str, str]
+    read: Callable[[Settings], Wiring.Config]
+    write: Callable[[Wiring.Config], dict[str, Any]]
+    rules: Callable[[Wiring.Config], Sequence[Rule]]
+    spare: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+def text_only(name: str, stack: Stack[Backbone.Config], architecture: str) -> Family:
+    """A language model by itself."""
+
+    def backbone(model: Wiring.Config) -> Backbone.Config:
+        if not isinstance(model, Fused.Config) or model.kinds or model.source is not None:
+            raise UserError(f"the layout of {name} holds a language model alone, this model is more: "
+                            f"{model.tag()} with {sorted(getattr(model, 'kinds', ()))}")  # fmt: skip
+        return model.backbone
+
+    return Family(
+        name, stack.types, dict.fromkeys(stack.types, architecture),
+        read=lambda settings: Fused.Config(backbone=stack.read(settings)),
+        write=lambda model: stack.write(backbone(model)),
+        rules=lambda model: under(stack.rules(backbone(model)), ours="backbone."),
+        spare=stack.spare, copies=stack.copies,
+    )  # fmt: skip
+
+
+_CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+
+FAMILIES: tuple[Family, ...] = tuple(text_only(stack.types[0], stack, _CLASSES[stack.types[0]]) for stack in LANGUAGE)
+
+
+def family_of(settings: Settings) -> Family:
+    """The family that a config.json belongs to, by what it says and never by its path.
+
+    Raises UserError for one that is not known.
+    """
+    name = settings.take("model_type", str, "")
+    known = {one: family for family in FAMILIES for one in family.types}
+    if name not in known:
+        raise settings.error(f"model_type is {name!r}, which cannot be opened yet: {nearest(name, known)}")
+    return known[name]
+
+
+def family_named(name: str) -> Family:
+    """Raises UserError for a name that is not known."""
+    known = {family.name: family for family in FAMILIES}
+    if name not in known:
+        raise UserError(f"there is no family {name!r}: {nearest(name, known)}")
+    return known[name]

@@ -1,0 +1,134 @@
+"""Published language models as settings of the Backbone: config.json and tensor names, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sensorium.convert.keys import Rule
+from sensorium.convert.settings import Settings
+from sensorium.convert.stack import Stack, activation, activation_name, unsaid
+from sensorium.nn.attention import Attention
+from sensorium.nn.backbone import Backbone
+from sensorium.nn.block import Block
+from sensorium.nn.ffn import FeedForward
+from sensorium.nn.norm import Norm
+from sensorium.nn.rope import Rope
+
+
+def rope_of(settings: Settings, theta: float = 10_000.0) -> Rope.Config:
+    """Rotary positions, written the old way (rope_theta, rope_scaling) or the new one (rope_parameters)."""
+    if "rope_parameters" in settings:
+        fields = settings.inner("rope_parameters")
+        theta = fields.take("rope_theta", float, theta)
+        fields.only("rope_type", "default")
+        fields.done(idle=())
+        settings.skip("rope_theta", "rope_scaling")
+    else:
+        theta = settings.take("rope_theta", float, theta)
+        settings.only("rope_scaling", None)
+    return Rope.Config(theta=theta)
+
+
+def rope_written(rope: Rope.Config) -> dict[str, Any]:
+    """Both ways, so that old and new readers find it."""
+    return {"rope_theta": rope.theta, "rope_parameters": {"rope_type": "default", "rope_theta": rope.theta}}
+
+
+# ---- Llama, Mistral, Qwen2: RMSNorm, RoPE, a gated feed-forward; they differ in biases
+
+_LLAMA_RULES = (
+    Rule("model.embed_tokens.weight", "embed.weight"),
+    Rule("model.norm.weight", "norm.weight"),
+    Rule("lm_head.weight", "head.weight"),
+    *(Rule(f"model.layers.{{}}.self_attn.{name}_proj.*", f"blocks.{{}}.attention.{name}.*") for name in "qkvo"),
+    *(Rule(f"model.layers.{{}}.mlp.{name}_proj.*", f"blocks.{{}}.ffn.{name}.*") for name in ("gate", "up", "down")),
+    Rule("model.layers.{}.input_layernorm.weight", "blocks.{}.norm1.weight"),
+    Rule("model.layers.{}.post_attention_layernorm.weight", "blocks.{}.norm2.weight"),
+)
+_LLAMA_COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
+_LLAMA_SPARE = ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+
+
+def _like_llama(settings: Settings, bias: bool, out_bias: bool | None) -> Backbone.Config:
+    width, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
+    settings.skip("max_position_embeddings")
+    head_width = settings.count("head_dim", None)
+    attention = Attention.Config(
+        heads=heads, kv_heads=settings.count("num_key_value_heads", heads), bias=bias, out_bias=out_bias,
+        head_width=None if head_width is None or head_width * heads == width else head_width,
+    )  # fmt: skip
+    ffn = FeedForward.Config(
+        hidden=settings.count("intermediate_size"), activation=activation(settings, "hidden_act", "silu"),
+        bias=settings.take("mlp_bias", bool, False),
+    )  # fmt: skip
+    block = Block.Config(attention=attention, ffn=ffn, norm=Norm.Config(eps=settings.take("rms_norm_eps", float, 1e-6)))
+    return Backbone.Config(
+        vocab=settings.count("vocab_size"), width=width, depth=settings.count("num_hidden_layers"), block=block,
+        rope=rope_of(settings), tied=settings.take("tie_word_embeddings", bool, False),
+    )  # fmt: skip
+
+
+def _read_llama(settings: Settings) -> Backbone.Config:
+    return _like_llama(settings, settings.take("attention_bias", bool, False), None)
+
+
+def _read_mistral(settings: Settings) -> Backbone.Config:
+    if "sliding_window" not in settings.values:
+        raise settings.error("it says nothing of sliding_window, which then is 4096: null alone can be said here")
+    settings.only("sliding_window", None)
+    return _like_llama(settings, False, None)
+
+
+def _read_qwen2(settings: Settings) -> Backbone.Config:
+    settings.only("use_sliding_window", False)
+    settings.skip("sliding_window", "max_window_layers", "layer_types")
+    return _like_llama(settings, True, False)
+
+
+def _fields(config: Backbone.Config, kind: str) -> dict[str, Any]:
+    attention, ffn = config.block.attention, config.block.ffn
+    rope = {} if config.rope is None else rope_written(config.rope)
+    return {
+        "model_type": kind, "vocab_size": config.vocab, "hidden_size": config.width, "num_hidden_layers": config.depth,
+        "num_attention_heads": attention.heads, "num_key_value_heads": attention.kv_heads or attention.heads,
+        "intermediate_size": ffn.hidden, "hidden_act": activation_name(ffn.activation),
+        "rms_norm_eps": config.block.norm.eps, "tie_word_embeddings": config.tied, **rope,
+    }  # fmt: skip
+
+
+def _write_llama(config: Backbone.Config) -> dict[str, Any]:
+    attention = config.block.attention
+    own = {"attention_bias": attention.bias, "mlp_bias": config.block.ffn.bias}
+    head = {"head_dim": attention.width_of_head(config.width)}
+    return _said({**_fields(config, "llama"), **head, **own}, _read_llama, config, "Llama")
+
+
+def _write_mistral(config: Backbone.Config) -> dict[str, Any]:
+    own = {"head_dim": config.block.attention.width_of_head(config.width), "sliding_window": None}
+    return _said({**_fields(config, "mistral"), **own}, _read_mistral, config, "Mistral")
+
+
+def _write_qwen2(config: Backbone.Config) -> dict[str, Any]:
+    return _said({**_fields(config, "qwen2"), "use_sliding_window": False}, _read_qwen2, config, "Qwen2")
+
+
+def _said(
+    written: dict[str, Any], read: Callable[[Settings], Backbone.Config], config: Backbone.Config, name: str
+) -> dict[str, Any]:
+    """What was written, once it reads as the very same value. Raises UserError otherwise."""
+    again = read(Settings(written))
+    kv_heads = config.block.attention.kv_heads or config.block.attention.heads
+    same = config.replace(block=config.block.replace(attention=config.block.attention.replace(kv_heads=kv_heads)))
+    differs = [field for field in type(same).model_fields if getattr(same, field) != getattr(again, field)]
+    if differs:
+        raise unsaid(name, f"its {differs[0]} is {getattr(same, differs[0])!r}, and {getattr(again, differs[0])!r} is "
+                           "what would be read")  # fmt: skip
+    return written
+
+
+LLAMA = Stack(("llama",), _read_llama, _write_llama, lambda config: _LLAMA_RULES, _LLAMA_SPARE, _LLAMA_COPIES)
+MISTRAL = Stack(("mistral",), _read_mistral, _write_mistral, lambda config: _LLAMA_RULES, _LLAMA_SPARE, _LLAMA_COPIES)
+QWEN2 = Stack(("qwen2",), _read_qwen2, _write_qwen2, lambda config: _LLAMA_RULES, _LLAMA_SPARE, _LLAMA_COPIES)
+
+LANGUAGE: tuple[Stack[Backbone.Config], ...] = (LLAMA, MISTRAL, QWEN2)

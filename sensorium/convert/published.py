@@ -1,0 +1,189 @@
+"""Open a published checkpoint folder as a model here, and write a model here as such a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensorium.convert.family import Family, family_of
+from sensorium.convert.keys import Pair, Rule, pairs
+from sensorium.convert.settings import Settings
+from sensorium.convert.stored import Stored, write
+from sensorium.errors import UserError
+from sensorium.models.wiring import Wiring
+from sensorium.render import Template
+from sensorium.tokenizer import Tokenizer
+
+NO_CHAT = "{{ raise_exception('this model has no chat template: it continues plain text') }}"
+
+
+@dataclass(slots=True)
+class Opened:
+    """A published checkpoint.
+
+    config  its config.json
+    loaded  how many published tensors fill the model
+    spare   names of those that hold nothing of their own
+    """
+
+    family: Family
+    model: Wiring
+    tokenizer: Tokenizer
+    template: Template
+    config: dict[str, Any]
+    loaded: int
+    spare: list[str]
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is laid out as published checkpoints are, and not as a run."""
+    return (folder / "config.json").exists() and not (folder / "recipe.json").exists()
+
+
+def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
+    """The model of a folder with config.json, safetensors and tokenizer, in evaluation mode.
+
+    Tensors come one at a time, so memory holds the model and little more. dtype None keeps the stored one.
+    Raises UserError, before anything is loaded, for a config that cannot be said here, a tokenizer that does not fit,
+    or tensors that are missing, unknown or of another shape.
+    """
+    settings = Settings.load(folder / "config.json")
+    family = family_of(settings)
+    config = family.read(settings)
+    settings.done()
+    tokenizer = Tokenizer.load(folder)
+    _check_tokenizer(tokenizer, config, folder)
+    template = _template(tokenizer, folder)
+    with torch.device("meta"):
+        model = config.build()
+    with Stored(folder) as stored:
+        loaded, spare = _fill(model, stored, family, dtype)
+    return Opened(family, model.eval(), tokenizer, template, settings.values, loaded, spare)
+
+
+def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | None) -> tuple[int, list[str]]:
+    own = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    plan = pairs(family.rules(model.config), own)
+    used = {name for pair in plan for name in pair.theirs}
+    spare = _spare(set(stored.where) - used, family, stored)
+    missing = sorted(used - set(stored.where))
+    unexpected = sorted(set(stored.where) - used - set(spare))
+    if missing or unexpected:
+        raise UserError(
+            f"{stored.folder}: its config.json describes a model of {len(used)} tensors, its files hold "
+            f"{len(stored.where)}; missing: {_some(missing)}; unexpected: {_some(unexpected)}. The files and the "
+            "config are not of one model"
+        )
+    made: dict[str, Tensor] = {}
+    for pair in plan:
+        tensors = [stored.read(name) for name in pair.theirs]
+        for name, tensor in pair.into(tensors, shapes).items():
+            tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+            made[name] = tensor.clone() if tensor._base is not None or not tensor.is_contiguous() else tensor
+    model.load_state_dict(made, assign=True)
+    return len(used), spare
+
+
+def _spare(names: set[str], family: Family, stored: Stored) -> list[str]:
+    """Of the names, those that the family knows to hold nothing of their own: tables that are computed, and copies.
+
+    Raises UserError for a copy that differs.
+    """
+    templates = [Rule(one, one) for one in family.spare]
+    found = []
+    for name in sorted(names):
+        if name in family.copies and family.copies[name] in stored.where:
+            if not torch.equal(stored.read(name), stored.read(family.copies[name])):
+                raise UserError(f"{stored.folder}: config.json says that {name} is {family.copies[name]}, and in the "
+                                "files they differ")  # fmt: skip
+            found.append(name)
+            continue
+        try:
+            pairs(templates, [name])
+        except ValueError:
+            continue
+        found.append(name)
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "none"
+
+
+def _check_tokenizer(tokenizer: Tokenizer, config: Wiring.Config, folder: Path) -> None:
+    if config.reads_text and tokenizer.vocab_size > config.stack.vocab:
+        raise UserError(f"{folder}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, and its config.json a "
+                        f"vocabulary of {config.stack.vocab}: they are of different models")  # fmt: skip
+
+
+def _template(tokenizer: Tokenizer, folder: Path) -> Template:
+    """The prompt as the folder says it: its chat template, and what its tokenizer puts around plain text."""
+    begin, end = tokenizer.around()
+    stop = _token(tokenizer, tokenizer.eos)
+    if not stop:
+        raise UserError(f"{folder}: its tokenizer names no token that ends a text (eos_token), so no answer would end")
+    return Template(
+        chat=tokenizer.chat_template or NO_CHAT, stop=stop, begin=begin, plain=end or stop,
+        bos=_token(tokenizer, tokenizer.bos), ends=_ends(tokenizer, folder),
+    )  # fmt: skip
+
+
+def _ends(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
+    """The tokens that end an answer, where the folder names several (generation_config.json)."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return ()
+    try:
+        ids = json.loads(path.read_text("utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no JSON object: {error}") from error
+    ids = ids if isinstance(ids, list) else [ids] if ids is not None else []
+    if not all(isinstance(id, int) and 0 <= id < tokenizer.vocab_size for id in ids):
+        raise UserError(f"{path} ends answers with {ids}, and the tokenizer has {tokenizer.vocab_size} tokens")
+    return tuple(_token(tokenizer, id) for id in ids)
+
+
+def _token(tokenizer: Tokenizer, id: int | None) -> str:
+    return "" if id is None else tokenizer.token(id) or ""
+
+
+def write_published(
+    folder: Path, family: Family, model: Wiring, tokenizer: Tokenizer, template: Template,
+    config: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write a model as a folder that transformers opens; it is complete or absent.
+
+    template  says which tokens end an answer
+    config  the config.json it once came with, for what changes no number (its longest position, its labels)
+    Raises UserError for a model that the family's layout cannot say, or a folder that is there already.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: give a folder that is not")
+    said = family.write(model.config)
+    roles = {f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")}
+    said = {**(config or {}), **roles, **said, "architectures": [family.architecture[said["model_type"]]]}
+    plan = pairs(family.rules(model.config), model.state_dict())
+    draft = folder.with_name(f".writing_{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    write(draft, _published(model, plan))
+    (draft / "config.json").write_text(json.dumps(said, indent=2), "utf-8")
+    stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
+    answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}
+    (draft / "generation_config.json").write_text(json.dumps(answers, indent=2), "utf-8")
+    tokenizer.save(draft)
+    draft.replace(folder)
+
+
+def _published(model: nn.Module, plan: list[Pair]) -> Iterator[tuple[str, Tensor]]:
+    tensors = model.state_dict()
+    for pair in plan:
+        yield from pair.back([tensors[name] for name in pair.ours]).items()

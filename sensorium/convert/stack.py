@@ -1,0 +1,67 @@
+"""A published stack (a language model, a vision tower): how its config and its tensors are said here, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from sensorium.config import Config
+from sensorium.convert.keys import Rule
+from sensorium.convert.settings import Settings
+from sensorium.errors import UserError, nearest
+from sensorium.nn.ffn import Activation
+
+C = TypeVar("C", bound=Config)
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu", "relu": "relu", "relu2": "relu2",
+}  # fmt: skip
+"""Published names -> those of sensorium.nn.ffn."""
+_WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu",
+            "relu": "relu", "relu2": "relu2"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stack(Generic[C]):
+    """What a family's files say of one stack.
+
+    types  values of `model_type` in the config
+    read   the config's fields -> the part here; it asks for every field that decides a number
+    write  the part -> fields of a config. Raises UserError for one that this family cannot say
+    rules  names of its tensors there and here, both without what stands before them
+    spare  templates of published tensors that hold nothing of their own: tables that are computed
+    copies  tensors that old files hold a second time, and of which
+    """
+
+    types: tuple[str, ...]
+    read: Callable[[Settings], C]
+    write: Callable[[C], dict[str, Any]]
+    rules: Callable[[C], Sequence[Rule]]
+    spare: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+def stack_of(stacks: Sequence[Stack[C]], settings: Settings, default: str | None = None) -> Stack[C]:
+    """The stack that a config's model_type names. Raises UserError for one that is not known."""
+    name = settings.take("model_type", str, "" if default is None else default)
+    known = {one: stack for stack in stacks for one in stack.types}
+    if name not in known:
+        raise settings.error(f"model_type is {name!r}, which cannot be read yet: {nearest(name, known)}")
+    return known[name]
+
+
+def activation(settings: Settings, name: str, default: str) -> Activation:
+    """The activation that a field of a config names."""
+    return settings.choose(name, ACTIVATIONS, default)
+
+
+def activation_name(kind: Activation) -> str:
+    """How a config names an activation."""
+    return _WRITTEN[kind]
+
+
+def unsaid(what: str, why: str) -> UserError:
+    """A part that a published layout has no words for."""
+    return UserError(f"the layout of {what} cannot say this model: {why}")

@@ -1,0 +1,50 @@
+"""`sensorium convert`: a published folder, a run, and what no layout says."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from reference import saved
+from test_language import SIZE
+
+from sensorium.cli import main
+from sensorium.recipes.catalog import find
+from sensorium.tokenizer import Tokenizer
+from sensorium.train.build import build_model
+from sensorium.train.checkpoint import save_checkpoint
+
+
+def run(*arguments) -> int:
+    with pytest.raises(SystemExit) as done:
+        main(list(map(str, arguments)))
+    return int(done.value.code or 0)
+
+
+def test_a_published_folder_is_written_again_with_all_that_its_config_said(tmp_path, capsys):
+    config = transformers.LlamaConfig(**SIZE, max_position_embeddings=77)
+    reference = saved(transformers.LlamaForCausalLM, config, tmp_path / "model")
+    assert run("convert", tmp_path / "model", tmp_path / "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["family"] == "llama"
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.config.max_position_embeddings == 77
+    ids = torch.tensor([[256, 65, 66]])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, reference(ids).logits)
+    assert run("convert", tmp_path / "model", tmp_path / "out") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run("convert", tmp_path / "model", tmp_path / "other", "--to", "hff") == 2
+    assert "did you mean 'hf'?" in capsys.readouterr().err
+    assert run("convert", tmp_path / "model", tmp_path / "other", "--family", "mistral") == 0
+    assert type(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "other")).__name__ == "MistralForCausalLM"
+
+
+def test_what_no_layout_says_is_refused_with_the_reasons(tmp_path, capsys):
+    recipe = find("clip", "tiny")
+    state = dict.fromkeys(("stage", "wiring", "stage_step", "position", "step"), 0)
+    state |= {"finished": True, "results": [], "phases": {}, "adapters": []}
+    save_checkpoint(tmp_path, 1, recipe, build_model(recipe), Tokenizer.bytes(), state)
+    assert run("convert", tmp_path, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "llama: the layout of llama holds a language model alone" in said
+    assert not (tmp_path / "out").exists()

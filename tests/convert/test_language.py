@@ -1,0 +1,96 @@
+"""Language models of transformers, opened here and written back: the same numbers, the same text, the same bits."""
+
+import pytest
+import torch
+import transformers
+from reference import WORDS, saved, tokenizer
+from safetensors.torch import load_file
+
+import sensorium
+from sensorium.convert.family import family_named
+from sensorium.convert.published import open_published, write_published
+from sensorium.sequence import Sample, Segment
+
+SIZE = {"vocab_size": WORDS, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}  # fmt: skip
+ODD = {**SIZE, "vocab_size": WORDS + 7, "hidden_size": 60, "intermediate_size": 101, "num_attention_heads": 6,
+       "num_key_value_heads": 3, "head_dim": 14, "rms_norm_eps": 1e-5, "num_hidden_layers": 3}  # fmt: skip
+NO_HEAD_DIM = {name: value for name, value in ODD.items() if name != "head_dim"}
+CASES = {
+    "llama": ("Llama", SIZE, {}),
+    "llama, odd": ("Llama", ODD, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True,
+                                  "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
+    "mistral": ("Mistral", SIZE, {"sliding_window": None, "num_key_value_heads": 2}),
+    "mistral, odd": ("Mistral", ODD, {"sliding_window": None, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", SIZE, {"num_key_value_heads": 2}),
+    "qwen2, odd": ("Qwen2", NO_HEAD_DIM, {"tie_word_embeddings": True}),
+}  # fmt: skip
+TEXTS = ("a cat", "Two birds sit on a wire, and one of them sings.", "é")
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request, tmp_path_factory):
+    name, size, changes = CASES[request.param]
+    folder = tmp_path_factory.mktemp("published") / "model"
+    config = getattr(transformers, f"{name}Config")(**{**size, **changes})
+    reference = saved(getattr(transformers, f"{name}ForCausalLM"), config, folder)
+    return folder, reference, sensorium.load(folder, precision="fp32")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_logits_are_the_references(both, text):
+    folder, reference, model = both
+    ids, logits = model.engine.logits(Sample((Segment("text", text),)), generate=True)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)(text).input_ids
+    assert ids.tolist() == theirs
+    with torch.no_grad():
+        expected = reference(torch.tensor([theirs])).logits[0]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-4)
+
+
+def test_greedy_text_is_the_references(both):
+    folder, reference, model = both
+    messages = [{"role": "user", "content": "Say something."}]
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    prompt = theirs.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = reference.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    answer = model.chat(messages, max_tokens=20)
+    assert answer == theirs.decode(said, skip_special_tokens=True)
+
+
+def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, tmp_path):
+    folder, reference, _ = both
+    written = tmp_path / "written"
+    opened = open_published(folder)
+    write_published(written, opened.family, opened.model, opened.tokenizer, opened.template, opened.config)
+    before, after = load_file(folder / "model.safetensors"), load_file(written / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    again = transformers.AutoModelForCausalLM.from_pretrained(written)
+    assert type(again) is type(reference)
+    for name, tensor in reference.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    ids = torch.tensor([[256, *b"a cat"]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, reference(ids).logits, rtol=0, atol=0)
+
+
+def test_a_model_that_never_was_published_is_written_from_its_value_alone(both, tmp_path):
+    folder, reference, _ = both
+    opened = open_published(folder)
+    written = tmp_path / "written"
+    write_published(written, family_named(opened.family.name), opened.model, opened.tokenizer, opened.template)
+    again = transformers.AutoModelForCausalLM.from_pretrained(written)
+    ids = torch.tensor([[256, *b"two birds"]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, reference(ids).logits, rtol=0, atol=0)
+
+
+def test_shards_are_read_as_one_file_is(both, tmp_path):
+    _, reference, model = both
+    reference.save_pretrained(tmp_path, max_shard_size="50KB")
+    tokenizer().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    sharded = open_published(tmp_path, torch.float32).model.state_dict()
+    assert all(torch.equal(sharded[name], tensor) for name, tensor in model.network.state_dict().items())
