@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensorium.commands.output import console_for, print_json
 from sensorium.convert.family import FAMILIES, Family, family_named
 from sensorium.convert.published import is_published, open_published, write_published
 from sensorium.errors import UserError, nearest
-from sensorium.models.wiring import Wiring
 from sensorium.train.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from sensorium.models.wiring import Wiring
 
 LAYOUTS = ("hf",)
 

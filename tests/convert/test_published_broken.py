@@ -7,8 +7,8 @@ import struct
 import pytest
 import torch
 import transformers
-from reference import saved
-from test_language import SIZE
+from published import saved
+from test_published import SIZE
 
 import sensorium
 from sensorium.errors import UserError

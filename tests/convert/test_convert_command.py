@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 import transformers
-from reference import saved
-from test_language import SIZE
+from published import saved
+from test_published import SIZE
 
 from sensorium.cli import main
 from sensorium.recipes.catalog import find

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from reference import WORDS, saved, tokenizer
+from published import WORDS, saved, tokenizer
 from safetensors.torch import load_file
 
 import sensorium
