@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sensorium.convert.gpt2 import GPT2
 from sensorium.convert.keys import Rule, under
-from sensorium.convert.language import LANGUAGE
+from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2
+from sensorium.convert.opt import OPT
 from sensorium.convert.settings import Settings
 from sensorium.convert.stack import Stack
 from sensorium.errors import UserError, nearest
@@ -23,7 +25,7 @@ class Family:
     name   as it is asked for
     types  values of model_type
     architecture  of a model_type, the name of the published class
-    read, write, rules, spare, copies  as those of a Stack, of a whole model
+    read, write, rules, spare, copies, root  as those of a Stack, of a whole model
     """
 
     name: str
@@ -34,10 +36,12 @@ class Family:
     rules: Callable[[Wiring.Config], Sequence[Rule]]
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
 
 
-def text_only(name: str, stack: Stack[Backbone.Config], architecture: str) -> Family:
+def text_only(stack: Stack[Backbone.Config]) -> Family:
     """A language model by itself."""
+    name = stack.types[0]
 
     def backbone(model: Wiring.Config) -> Backbone.Config:
         if not isinstance(model, Fused.Config) or model.kinds or model.source is not None:
@@ -46,17 +50,16 @@ def text_only(name: str, stack: Stack[Backbone.Config], architecture: str) -> Fa
         return model.backbone
 
     return Family(
-        name, stack.types, dict.fromkeys(stack.types, architecture),
+        name, stack.types, dict.fromkeys(stack.types, stack.architecture),
         read=lambda settings: Fused.Config(backbone=stack.read(settings)),
         write=lambda model: stack.write(backbone(model)),
         rules=lambda model: under(stack.rules(backbone(model)), ours="backbone."),
-        spare=stack.spare, copies=stack.copies,
+        spare=stack.spare, copies=stack.copies, root=stack.root,
     )  # fmt: skip
 
 
-_CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-
-FAMILIES: tuple[Family, ...] = tuple(text_only(stack.types[0], stack, _CLASSES[stack.types[0]]) for stack in LANGUAGE)
+LANGUAGE = (LLAMA, MISTRAL, QWEN2, GPT2, OPT)
+FAMILIES: tuple[Family, ...] = tuple(map(text_only, LANGUAGE))
 
 
 def family_of(settings: Settings) -> Family:

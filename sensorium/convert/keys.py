@@ -63,19 +63,23 @@ class Reshaped(Fit):
 
 
 class Split(Fit):
-    """One published tensor is several here, one after another along an axis."""
+    """The rows of one published tensor are those of several here, one after another.
 
-    def __init__(self, dim: int = 0) -> None:
-        self.dim = dim
+    before  what happens to the published tensor first
+    """
+
+    def __init__(self, before: Fit = SAME) -> None:
+        self.before = before
 
     def into(self, tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
-        sizes = [shape[self.dim] for shape in shapes]
-        if sum(sizes) != tensors[0].shape[self.dim]:
-            raise ValueError(f"{tuple(tensors[0].shape)} does not split into {sizes} along axis {self.dim}")
-        return list(tensors[0].split(sizes, self.dim))
+        [whole] = self.before.into(tensors, [])
+        sizes = [shape[0] for shape in shapes]
+        if sum(sizes) != len(whole):
+            raise ValueError(f"{len(whole)} rows do not split into {sizes}")
+        return list(whole.split(sizes))
 
     def back(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [torch.cat(tensors, self.dim)]
+        return self.before.back([torch.cat(tensors)])
 
 
 class Woven(Fit):

@@ -72,6 +72,8 @@ def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | No
     own = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     plan = pairs(family.rules(model.config), own)
+    if family.root and not any(name.startswith(family.root) for name in stored.where):
+        stored.name_under(family.root)
     used = {name for pair in plan for name in pair.theirs}
     spare = _spare(set(stored.where) - used, family, stored)
     missing = sorted(used - set(stored.where))

@@ -10,6 +10,7 @@ from sensorium.config import Config
 from sensorium.convert.keys import Rule
 from sensorium.convert.settings import Settings
 from sensorium.errors import UserError, nearest
+from sensorium.nn.backbone import Backbone
 from sensorium.nn.ffn import Activation
 
 C = TypeVar("C", bound=Config)
@@ -28,19 +29,23 @@ class Stack(Generic[C]):
     """What a family's files say of one stack.
 
     types  values of `model_type` in the config
+    architecture  the published class, a language model's own
     read   the config's fields -> the part here; it asks for every field that decides a number
     write  the part -> fields of a config. Raises UserError for one that this family cannot say
     rules  names of its tensors there and here, both without what stands before them
     spare  templates of published tensors that hold nothing of their own: tables that are computed
     copies  tensors that old files hold a second time, and of which
+    root   what the names begin with where a head stands beside them; files of the stack alone leave it out
     """
 
     types: tuple[str, ...]
+    architecture: str
     read: Callable[[Settings], C]
     write: Callable[[C], dict[str, Any]]
     rules: Callable[[C], Sequence[Rule]]
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
 
 
 def stack_of(stacks: Sequence[Stack[C]], settings: Settings, default: str | None = None) -> Stack[C]:
@@ -62,6 +67,37 @@ def activation_name(kind: Activation) -> str:
     return _WRITTEN[kind]
 
 
-def unsaid(what: str, why: str) -> UserError:
-    """A part that a published layout has no words for."""
-    return UserError(f"the layout of {what} cannot say this model: {why}")
+def said(
+    written: dict[str, Any], read: Callable[[Settings], Backbone.Config], config: Backbone.Config, name: str
+) -> dict[str, Any]:
+    """What was written of a language model, once it reads as the very same value.
+
+    Raises UserError for a model that the layout has no words for.
+    """
+    again = read(Settings(written))
+    first, second = _plain(config), _plain(again)
+    for path in first.keys() | second.keys():
+        if first.get(path) != second.get(path):
+            raise UserError(f"the layout of {name} cannot say this model: its {path} is {first.get(path)!r}, and "
+                            f"{second.get(path)!r} is what would be read")  # fmt: skip
+    return written
+
+
+def _plain(config: Backbone.Config) -> dict[str, Any]:
+    """Fields by path, what follows from others written out."""
+    attention = config.block.attention
+    whole = attention.replace(
+        kv_heads=attention.kv_heads or attention.heads, head_width=attention.width_of_head(config.width),
+        out_bias=attention.bias if attention.out_bias is None else attention.out_bias,
+    )  # fmt: skip
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(inner, f"{path}.{name}" if path else name)
+        else:
+            found[path] = value
+
+    walk(config.replace(block=config.block.replace(attention=whole)).model_dump(mode="json"), "")
+    return found

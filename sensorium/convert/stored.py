@@ -29,6 +29,7 @@ class Stored:
         self.folder = folder
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
+        self._root = ""
         self.where: dict[str, str] = {}
         """Tensor name -> file name."""
 
@@ -93,10 +94,15 @@ class Stored:
                              "is opened. It is not: take the release with safetensors")  # fmt: skip
         return UserError(f"{self.folder} has no weights: it needs {SINGLE}, or {INDEX} with its files")
 
+    def name_under(self, root: str) -> None:
+        """From now on the names begin with a root that the files leave out."""
+        self._root = root
+        self.where = {root + name: file for name, file in self.where.items()}
+
     def read(self, name: str) -> Tensor:
         """A tensor, in memory of its own."""
         try:
-            return self._files[self.where[name]].get_tensor(name)
+            return self._files[self.where[name]].get_tensor(name.removeprefix(self._root))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.folder / self.where[name]}: {name} cannot be read: {error}") from error
 

@@ -53,6 +53,7 @@ class Backbone(Part):
     vocab       0: the stack reads embeddings only and has no head (a ViT)
     rope        rotary positions; None when positions are learned or come from outside
     positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
+    unused_positions  rows of their table before that of position 0, which no token takes (OPT: 2)
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
@@ -67,6 +68,7 @@ class Backbone(Part):
         vocab: int = 0
         rope: Rope.Config | None = None
         positions: int = 0
+        unused_positions: int = Field(default=0, ge=0)
         relative: RelativeBias.Config | None = None
         embed_norm: bool = False
         final_norm: bool = True
@@ -84,7 +86,7 @@ class Backbone(Part):
         self.config = config
         width = config.width
         self.embed = nn.Embedding(config.vocab, width) if config.vocab else None
-        self.place = nn.Embedding(config.positions, width) if config.positions else None
+        self.place = _table(config) if config.positions else None
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
         self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
@@ -163,7 +165,7 @@ class Backbone(Part):
             memory = x.new_zeros(0, cross.memory or self.config.width)
         if self.place is not None:
             at = layout.position[:, :1]
-            x = x + self.place(at[:, 0].clamp(min=0)) * (at >= 0).to(x.dtype)
+            x = x + self.place(at[:, 0].clamp(min=0) + self.config.unused_positions) * (at >= 0).to(x.dtype)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         rope = None
@@ -207,6 +209,11 @@ class Backbone(Part):
         if self.embed is None:
             raise ValueError("this backbone has no vocabulary, so it has no logits")
         return nn.functional.linear(hidden, self.embed.weight)
+
+
+def _table(config: Backbone.Config) -> nn.Embedding:
+    """Of learned positions."""
+    return nn.Embedding(config.positions + config.unused_positions, config.width)
 
 
 def llama(

@@ -15,6 +15,9 @@ SIZE = {"vocab_size": WORDS, "hidden_size": 64, "intermediate_size": 96, "num_hi
         "num_attention_heads": 4, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}  # fmt: skip
 ODD = {**SIZE, "vocab_size": WORDS + 7, "hidden_size": 60, "intermediate_size": 101, "num_attention_heads": 6,
        "num_key_value_heads": 3, "head_dim": 14, "rms_norm_eps": 1e-5, "num_hidden_layers": 3}  # fmt: skip
+GPT2 = {"vocab_size": WORDS, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 90, "bos_token_id": 256,
+        "eos_token_id": 257}  # fmt: skip
+OPT = {**SIZE, "ffn_dim": 96, "max_position_embeddings": 90, "word_embed_proj_dim": 64}
 NO_HEAD_DIM = {name: value for name, value in ODD.items() if name != "head_dim"}
 CASES = {
     "llama": ("Llama", SIZE, {}),
@@ -24,6 +27,12 @@ CASES = {
     "mistral, odd": ("Mistral", ODD, {"sliding_window": None, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", SIZE, {"num_key_value_heads": 2}),
     "qwen2, odd": ("Qwen2", NO_HEAD_DIM, {"tie_word_embeddings": True}),
+    "gpt2": ("GPT2", GPT2, {}),
+    "gpt2, odd": ("GPT2", {**GPT2, "n_embd": 42, "n_head": 3}, {"n_inner": 55, "activation_function": "relu",
+                                                                "tie_word_embeddings": False}),
+    "opt": ("OPT", OPT, {}),
+    "opt, odd": ("OPT", {**OPT, "hidden_size": 42, "word_embed_proj_dim": 42, "num_attention_heads": 3},
+                 {"enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu"}),
 }  # fmt: skip
 TEXTS = ("a cat", "Two birds sit on a wire, and one of them sings.", "é")
 
@@ -32,8 +41,11 @@ TEXTS = ("a cat", "Two birds sit on a wire, and one of them sings.", "é")
 def both(request, tmp_path_factory):
     name, size, changes = CASES[request.param]
     folder = tmp_path_factory.mktemp("published") / "model"
+    size = {key: value for key, value in size.items() if name != "OPT" or key != "intermediate_size"}
     config = getattr(transformers, f"{name}Config")(**{**size, **changes})
-    reference = saved(getattr(transformers, f"{name}ForCausalLM"), config, folder)
+    reference = saved(
+        getattr(transformers, f"{name}{'LMHeadModel' if name == 'GPT2' else 'ForCausalLM'}"), config, folder
+    )
     return folder, reference, sensorium.load(folder, precision="fp32")
 
 

@@ -1,13 +1,12 @@
-"""Published language models as settings of the Backbone: config.json and tensor names, both ways."""
+"""Llama, Mistral and Qwen2: RMSNorm, RoPE, a gated feed-forward; they differ in biases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sensorium.convert.keys import Rule
 from sensorium.convert.settings import Settings
-from sensorium.convert.stack import Stack, activation, activation_name, unsaid
+from sensorium.convert.stack import Stack, activation, activation_name, said
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.block import Block
@@ -35,9 +34,7 @@ def rope_written(rope: Rope.Config) -> dict[str, Any]:
     return {"rope_theta": rope.theta, "rope_parameters": {"rope_type": "default", "rope_theta": rope.theta}}
 
 
-# ---- Llama, Mistral, Qwen2: RMSNorm, RoPE, a gated feed-forward; they differ in biases
-
-_LLAMA_RULES = (
+_RULES = (
     Rule("model.embed_tokens.weight", "embed.weight"),
     Rule("model.norm.weight", "norm.weight"),
     Rule("lm_head.weight", "head.weight"),
@@ -46,8 +43,11 @@ _LLAMA_RULES = (
     Rule("model.layers.{}.input_layernorm.weight", "blocks.{}.norm1.weight"),
     Rule("model.layers.{}.post_attention_layernorm.weight", "blocks.{}.norm2.weight"),
 )
-_LLAMA_COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
-_LLAMA_SPARE = ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+_MORE = {
+    "spare": ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+    "copies": {"lm_head.weight": "model.embed_tokens.weight"},
+    "root": "model.",
+}
 
 
 def _like_llama(settings: Settings, bias: bool, out_bias: bool | None) -> Backbone.Config:
@@ -101,34 +101,18 @@ def _write_llama(config: Backbone.Config) -> dict[str, Any]:
     attention = config.block.attention
     own = {"attention_bias": attention.bias, "mlp_bias": config.block.ffn.bias}
     head = {"head_dim": attention.width_of_head(config.width)}
-    return _said({**_fields(config, "llama"), **head, **own}, _read_llama, config, "Llama")
+    return said({**_fields(config, "llama"), **head, **own}, _read_llama, config, "Llama")
 
 
 def _write_mistral(config: Backbone.Config) -> dict[str, Any]:
     own = {"head_dim": config.block.attention.width_of_head(config.width), "sliding_window": None}
-    return _said({**_fields(config, "mistral"), **own}, _read_mistral, config, "Mistral")
+    return said({**_fields(config, "mistral"), **own}, _read_mistral, config, "Mistral")
 
 
 def _write_qwen2(config: Backbone.Config) -> dict[str, Any]:
-    return _said({**_fields(config, "qwen2"), "use_sliding_window": False}, _read_qwen2, config, "Qwen2")
+    return said({**_fields(config, "qwen2"), "use_sliding_window": False}, _read_qwen2, config, "Qwen2")
 
 
-def _said(
-    written: dict[str, Any], read: Callable[[Settings], Backbone.Config], config: Backbone.Config, name: str
-) -> dict[str, Any]:
-    """What was written, once it reads as the very same value. Raises UserError otherwise."""
-    again = read(Settings(written))
-    kv_heads = config.block.attention.kv_heads or config.block.attention.heads
-    same = config.replace(block=config.block.replace(attention=config.block.attention.replace(kv_heads=kv_heads)))
-    differs = [field for field in type(same).model_fields if getattr(same, field) != getattr(again, field)]
-    if differs:
-        raise unsaid(name, f"its {differs[0]} is {getattr(same, differs[0])!r}, and {getattr(again, differs[0])!r} is "
-                           "what would be read")  # fmt: skip
-    return written
-
-
-LLAMA = Stack(("llama",), _read_llama, _write_llama, lambda config: _LLAMA_RULES, _LLAMA_SPARE, _LLAMA_COPIES)
-MISTRAL = Stack(("mistral",), _read_mistral, _write_mistral, lambda config: _LLAMA_RULES, _LLAMA_SPARE, _LLAMA_COPIES)
-QWEN2 = Stack(("qwen2",), _read_qwen2, _write_qwen2, lambda config: _LLAMA_RULES, _LLAMA_SPARE, _LLAMA_COPIES)
-
-LANGUAGE: tuple[Stack[Backbone.Config], ...] = (LLAMA, MISTRAL, QWEN2)
+LLAMA = Stack(("llama",), "LlamaForCausalLM", _read_llama, _write_llama, lambda config: _RULES, **_MORE)
+MISTRAL = Stack(("mistral",), "MistralForCausalLM", _read_mistral, _write_mistral, lambda config: _RULES, **_MORE)
+QWEN2 = Stack(("qwen2",), "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, lambda config: _RULES, **_MORE)
