@@ -12,26 +12,53 @@ from sensorium.nn.backbone import Backbone
 from sensorium.nn.block import Block
 from sensorium.nn.ffn import FeedForward
 from sensorium.nn.norm import Norm
-from sensorium.nn.rope import Rope
+from sensorium.nn.rope import Rope, Scaling
 
 
 def rope_of(settings: Settings, theta: float = 10_000.0) -> Rope.Config:
     """Rotary positions, written the old way (rope_theta, rope_scaling) or the new one (rope_parameters)."""
     if "rope_parameters" in settings:
+        settings.skip("rope_theta", "rope_scaling")
         fields = settings.inner("rope_parameters")
         theta = fields.take("rope_theta", float, theta)
-        fields.only("rope_type", "default")
-        fields.done(idle=())
-        settings.skip("rope_theta", "rope_scaling")
-    else:
-        theta = settings.take("rope_theta", float, theta)
-        settings.only("rope_scaling", None)
-    return Rope.Config(theta=theta)
+        return Rope.Config(theta=theta, scaling=_scaling(fields))
+    theta = settings.take("rope_theta", float, theta)
+    if "rope_scaling" not in settings:
+        settings.skip("rope_scaling")
+        return Rope.Config(theta=theta)
+    return Rope.Config(theta=theta, scaling=_scaling(settings.inner("rope_scaling")))
+
+
+def _scaling(fields: Settings) -> Scaling | None:
+    kind = fields.take("type", str, fields.take("rope_type", str, "default"))
+    found = None
+    if kind == "linear":
+        found = Scaling(factor=fields.take("factor", float))
+    elif kind == "llama3":
+        found = Scaling(
+            kind="llama3", factor=fields.take("factor", float), low=fields.take("low_freq_factor", float),
+            high=fields.take("high_freq_factor", float), original=fields.count("original_max_position_embeddings"),
+        )  # fmt: skip
+    elif kind != "default":
+        raise fields.error(f"rope_type is {kind!r}; only 'default', 'linear' and 'llama3' can be said here")
+    fields.done(idle=())
+    return found
 
 
 def rope_written(rope: Rope.Config) -> dict[str, Any]:
     """Both ways, so that old and new readers find it."""
-    return {"rope_theta": rope.theta, "rope_parameters": {"rope_type": "default", "rope_theta": rope.theta}}
+    scaling = rope.scaling
+    if scaling is None:
+        said: dict[str, Any] = {"rope_type": "default"}
+    elif scaling.kind == "linear":
+        said = {"rope_type": "linear", "factor": scaling.factor}
+    else:
+        said = {"rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low,
+                "high_freq_factor": scaling.high, "original_max_position_embeddings": scaling.original}  # fmt: skip
+    return {
+        "rope_theta": rope.theta, "rope_scaling": None if scaling is None else said,
+        "rope_parameters": {**said, "rope_theta": rope.theta},
+    }  # fmt: skip
 
 
 _RULES = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -10,17 +13,43 @@ from sensorium.config import Config as Value
 from sensorium.nn.part import Part
 
 
+class Scaling(Value):
+    """How frequencies were lowered so that a model reads longer texts than it was first trained on.
+
+    kind      linear: all by the factor (Chen et al. 2023, arXiv 2306.15595). llama3: those whose wave is longer than
+              `original / low` by the factor, those shorter than `original / high` not at all, and what lies between in
+              proportion (Llama Team 2024, arXiv 2407.21783, released configuration)
+    original  the longest text, in tokens, before
+    """
+
+    kind: Literal["linear", "llama3"] = "linear"
+    factor: float = Field(gt=0)
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """frequency (R / 2), radians a token -> the lowered ones."""
+        if self.kind == "linear":
+            return frequency / self.factor
+        turns = self.original * frequency / (2 * math.pi)  # of a wave within the original length
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return (1 - kept) * frequency / self.factor + kept * frequency
+
+
 class Rope(Part):
     """Tables for rotating queries and keys.
 
     sections  None: column 0 of the positions turns every frequency. (a, b, c): the first a frequency pairs follow time,
               the next b rows, the last c columns (M-RoPE, Qwen2-VL section 2.1); a + b + c = head width / 2.
+    scaling   how frequencies were lowered for longer texts
     share     of a head's width that is turned, its beginning; the rest stays (GPT-NeoX, Persimmon)
     """
 
     class Config(Value):
         theta: float = 10_000.0
         sections: tuple[int, int, int] | None = None
+        scaling: Scaling | None = None
         share: float = Field(default=1.0, gt=0, le=1)
 
     def __init__(self, config: Config, head_width: int) -> None:
@@ -38,6 +67,8 @@ class Rope(Part):
         half = self.head_width // 2
         exponent = torch.arange(half, device=position.device, dtype=torch.float32) / half
         frequency = 1.0 / self.config.theta**exponent
+        if self.config.scaling is not None:
+            frequency = self.config.scaling(frequency)
         if self.config.sections is None:
             angle = position[:, :1].float() * frequency
         else:

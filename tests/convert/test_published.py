@@ -23,6 +23,10 @@ CASES = {
     "llama": ("Llama", SIZE, {}),
     "llama, odd": ("Llama", ODD, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True,
                                   "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
+    "llama, longer": ("Llama", {**SIZE, "hidden_size": 128}, {"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}}),
+    "llama, linear": ("Llama", SIZE, {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     "mistral": ("Mistral", SIZE, {"sliding_window": None, "num_key_value_heads": 2}),
     "mistral, odd": ("Mistral", ODD, {"sliding_window": None, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", SIZE, {"num_key_value_heads": 2}),
