@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sensorium.convert.bloom import BLOOM
 from sensorium.convert.gpt2 import GPT2
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2
@@ -58,7 +59,7 @@ def text_only(stack: Stack[Backbone.Config]) -> Family:
     )  # fmt: skip
 
 
-LANGUAGE = (LLAMA, MISTRAL, QWEN2, GPT2, OPT)
+LANGUAGE = (LLAMA, MISTRAL, QWEN2, GPT2, OPT, BLOOM)
 FAMILIES: tuple[Family, ...] = tuple(map(text_only, LANGUAGE))
 
 

@@ -19,7 +19,7 @@ from sensorium.nn.block import Block, columns
 from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
-from sensorium.nn.relative import RelativeBias
+from sensorium.nn.relative import LinearBias, RelativeBias
 from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Backbone(Part):
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
-    relative    bias of attention scores by distance, shared by all blocks (T5)
+    relative    bias of attention scores by distance, the same in all blocks (T5; BLOOM's is linear)
     cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
     """
 
@@ -69,7 +69,7 @@ class Backbone(Part):
         rope: Rope.Config | None = None
         positions: int = 0
         unused_positions: int = Field(default=0, ge=0)
-        relative: RelativeBias.Config | None = None
+        relative: RelativeBias.Config | LinearBias.Config | None = None
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True

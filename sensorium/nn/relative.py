@@ -1,4 +1,4 @@
-"""Relative position bias: the distance of two tokens, added to their attention score (T5, arXiv 1910.10683, 2.1)."""
+"""The distance of two tokens, added to their attention score: learned (T5) or linear (ALiBi)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensorium.nn.part import Part
 
 
 class RelativeBias(Part):
-    """One learned number for each bucket of distances and head, shared by all blocks of a stack.
+    """One learned number for each bucket of distances and head, shared by all blocks (T5, arXiv 1910.10683, 2.1).
 
     buckets   half of them hold one distance each, the others ever wider ranges of it
     distance  from here on all are in the last bucket
@@ -52,7 +52,34 @@ class RelativeBias(Part):
         causal  the same for a plain causal mask, L = S
         """
         bias = self.table(self.bucket(keys[:, None, :] - queries[:, :, None])).permute(0, 3, 1, 2)
-        if causal:
-            length = queries.shape[1]
-            mask = torch.ones(length, length, dtype=torch.bool, device=bias.device).tril()
-        return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+        return _masked(bias, mask, causal)
+
+
+class LinearBias(Part):
+    """ALiBi: scores fall with the distance, by a slope of the head's own (Press et al. 2021, arXiv 2108.12409, 3).
+
+    Nothing is learned. Of n heads, n a power of 2, head i (from 1) has the slope 2^(-8 i / n); of other numbers
+    of heads the first have those of the next lower power p, the rest every second of those of 2 p (released code).
+    """
+
+    class Config(Value):
+        pass
+
+    def __init__(self, config: Config, heads: int) -> None:
+        super().__init__()
+        self.config = config
+        lower = 2 ** math.floor(math.log2(heads))
+        further = [2 ** (-4 * place / lower) for place in range(1, 2 * (heads - lower), 2)]
+        self.slopes = [*(2 ** (-8 * place / lower) for place in range(1, lower + 1)), *further]
+
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """As RelativeBias."""
+        slopes = torch.tensor(self.slopes, device=keys.device)[None, :, None, None]
+        return _masked(-slopes * (keys[:, None, :] - queries[:, :, None]).abs()[:, None], mask, causal)
+
+
+def _masked(bias: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """bias (B, heads, L, S), -inf where attention is not allowed."""
+    if causal:
+        mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))

@@ -18,6 +18,7 @@ ODD = {**SIZE, "vocab_size": WORDS + 7, "hidden_size": 60, "intermediate_size": 
 GPT2 = {"vocab_size": WORDS, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 90, "bos_token_id": 256,
         "eos_token_id": 257}  # fmt: skip
 OPT = {**SIZE, "ffn_dim": 96, "max_position_embeddings": 90, "word_embed_proj_dim": 64}
+BLOOM = {"vocab_size": WORDS, "hidden_size": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 256, "eos_token_id": 257}
 NO_HEAD_DIM = {name: value for name, value in ODD.items() if name != "head_dim"}
 CASES = {
     "llama": ("Llama", SIZE, {}),
@@ -37,6 +38,8 @@ CASES = {
     "opt": ("OPT", OPT, {}),
     "opt, odd": ("OPT", {**OPT, "hidden_size": 42, "word_embed_proj_dim": 42, "num_attention_heads": 3},
                  {"enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu"}),
+    "bloom": ("Bloom", BLOOM, {}),
+    "bloom, odd": ("Bloom", {**BLOOM, "hidden_size": 60, "n_head": 6}, {"tie_word_embeddings": False, "n_layer": 3}),
 }  # fmt: skip
 TEXTS = ("a cat", "Two birds sit on a wire, and one of them sings.", "é")
 

@@ -6,7 +6,7 @@ import torch
 from sensorium.infer.cache import Cache
 from sensorium.mask import AttentionRule, compile_layout
 from sensorium.nn.backbone import t5
-from sensorium.nn.relative import RelativeBias
+from sensorium.nn.relative import LinearBias, RelativeBias
 from sensorium.sequence import Sequence, Span
 
 
@@ -38,10 +38,11 @@ def packed(lengths, spans=(), seed=0, begin=0):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("relative", [RelativeBias.Config(buckets=8, distance=6, both=False), LinearBias.Config()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_reading_on_equals_reading_everything(dtype):
+def test_reading_on_equals_reading_everything(dtype, relative):
     config = t5(vocab=30, width=16, depth=2, heads=4, hidden=24, head_width=4, decoder=True)
-    model = config.replace(relative=RelativeBias.Config(buckets=8, distance=6, both=False)).build().eval()
+    model = config.replace(relative=relative).build().eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.3)
@@ -72,3 +73,16 @@ def test_reading_on_equals_reading_everything(dtype):
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.15, "rtol": 0.05}
     torch.testing.assert_close(torch.cat(found[0]), first[:8], **close)
     torch.testing.assert_close(torch.cat(found[1]), second[:6], **close)
+
+
+@pytest.mark.parametrize(("heads", "slopes"), [
+    (4, [2**-2, 2**-4, 2**-6, 2**-8]), (1, [2**-8]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+])  # fmt: skip
+def test_a_linear_bias_falls_by_the_slope_of_each_head(heads, slopes):
+    bias = LinearBias.Config().build(heads)
+    found = bias(torch.tensor([[3, 4]]), torch.tensor([[0, 3, 4]]), None, False)
+    for head, slope in enumerate(slopes):
+        assert found[0, head].tolist() == [[-3 * slope, 0, -slope], [-4 * slope, -slope, 0]]
+    masked = bias(torch.arange(2)[None], torch.arange(2)[None], None, True)
+    assert masked[0, :, 0, 1].tolist() == [float("-inf")] * heads
+    assert not list(bias.parameters())
