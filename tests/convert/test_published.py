@@ -113,3 +113,14 @@ def test_shards_are_read_as_one_file_is(both, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     sharded = open_published(tmp_path, torch.float32).model.state_dict()
     assert all(torch.equal(sharded[name], tensor) for name, tensor in model.network.state_dict().items())
+
+
+def test_a_file_of_the_stack_alone_leaves_out_what_its_names_begin_with(tmp_path):
+    reference = saved(transformers.GPT2LMHeadModel, transformers.GPT2Config(**GPT2), tmp_path / "whole")
+    reference.transformer.save_pretrained(tmp_path / "stack")
+    tokenizer().save_pretrained(tmp_path / "stack")
+    assert "wte.weight" in load_file(tmp_path / "stack/model.safetensors")
+    whole = sensorium.load(tmp_path / "whole", "fp32").network.state_dict()
+    alone = sensorium.load(tmp_path / "stack", "fp32").network.state_dict()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in alone.items())
+    assert whole.keys() == alone.keys()
