@@ -25,13 +25,13 @@ class Family:
 
     name   as it is asked for
     types  values of model_type
-    architecture  of a model_type, the name of the published class
+    architecture  the name of the published class
     read, write, rules, spare, copies, root  as those of a Stack, of a whole model
     """
 
     name: str
     types: tuple[str, ...]
-    architecture: dict[str, str]
+    architecture: str
     read: Callable[[Settings], Wiring.Config]
     write: Callable[[Wiring.Config], dict[str, Any]]
     rules: Callable[[Wiring.Config], Sequence[Rule]]
@@ -51,7 +51,7 @@ def text_only(stack: Stack[Backbone.Config]) -> Family:
         return model.backbone
 
     return Family(
-        name, stack.types, dict.fromkeys(stack.types, stack.architecture),
+        name, stack.types, stack.architecture,
         read=lambda settings: Fused.Config(backbone=stack.read(settings)),
         write=lambda model: stack.write(backbone(model)),
         rules=lambda model: under(stack.rules(backbone(model)), ours="backbone."),

@@ -51,8 +51,8 @@ def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
     """The model of a folder with config.json, safetensors and tokenizer, in evaluation mode.
 
     Tensors come one at a time, so memory holds the model and little more. dtype None keeps the stored one.
-    Raises UserError, before anything is loaded, for a config that cannot be said here, a tokenizer that does not fit,
-    or tensors that are missing, unknown or of another shape.
+    Raises UserError for a config that cannot be said here, a tokenizer that does not fit, or tensors that are missing,
+    unknown or of another shape: there is then no model, and not half of one.
     """
     settings = Settings.load(folder / "config.json")
     family = family_of(settings)
@@ -171,7 +171,7 @@ def write_published(
         raise UserError(f"{folder} is there already: give a folder that is not")
     said = family.write(model.config)
     roles = {f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")}
-    said = {**(config or {}), **roles, **said, "architectures": [family.architecture[said["model_type"]]]}
+    said = {**(config or {}), **roles, **said, "architectures": [family.architecture]}
     plan = pairs(family.rules(model.config), model.state_dict())
     draft = folder.with_name(f".writing_{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from sensorium.config import Config
 from sensorium.convert.keys import Rule
 from sensorium.convert.settings import Settings
-from sensorium.errors import UserError, nearest
+from sensorium.errors import UserError
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.ffn import Activation
 
@@ -46,15 +46,6 @@ class Stack(Generic[C]):
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
-
-
-def stack_of(stacks: Sequence[Stack[C]], settings: Settings, default: str | None = None) -> Stack[C]:
-    """The stack that a config's model_type names. Raises UserError for one that is not known."""
-    name = settings.take("model_type", str, "" if default is None else default)
-    known = {one: stack for stack in stacks for one in stack.types}
-    if name not in known:
-        raise settings.error(f"model_type is {name!r}, which cannot be read yet: {nearest(name, known)}")
-    return known[name]
 
 
 def activation(settings: Settings, name: str, default: str) -> Activation:

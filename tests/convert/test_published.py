@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import sensorium
 from sensorium.convert.family import family_named
 from sensorium.convert.published import open_published, write_published
+from sensorium.convert.stored import Stored, write
 from sensorium.sequence import Sample, Segment
 
 SIZE = {"vocab_size": WORDS, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -124,3 +125,13 @@ def test_a_file_of_the_stack_alone_leaves_out_what_its_names_begin_with(tmp_path
     alone = sensorium.load(tmp_path / "stack", "fp32").network.state_dict()
     assert all(torch.equal(whole[name], tensor) for name, tensor in alone.items())
     assert whole.keys() == alone.keys()
+
+
+def test_a_large_model_is_written_in_shards_that_both_sides_read(tmp_path):
+    tensors = {f"part.{number}.weight": torch.randn(number + 1, 100) for number in range(5)}
+    write(tmp_path, iter(tensors.items()), shard_bytes=1300)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [*(f"model-{at:05d}-of-00004.safetensors" for at in range(1, 5)), "model.safetensors.index.json"]
+    with Stored(tmp_path) as stored:
+        assert stored.where.keys() == tensors.keys()
+        assert all(torch.equal(stored.read(name), tensor) for name, tensor in tensors.items())
