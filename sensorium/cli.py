@@ -190,7 +190,7 @@ def fetch(
 def convert(
     source: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a published folder.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there yet.")],
-    to: Annotated[str, typer.Option(help="The layout: hf, which transformers, vLLM and SGLang open.")] = "hf",
+    to: Annotated[str, typer.Option(help="The layout: hf, which transformers opens.")] = "hf",
     family: Annotated[str | None, typer.Option(help="Family of that layout; else the first that fits.")] = None,
     json: Json = False,
 ) -> None:
