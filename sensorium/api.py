@@ -16,6 +16,7 @@ from typing import Any, Literal, overload
 import torch
 from PIL import Image, ImageOps
 from pydantic import ValidationError
+from rich.console import Console
 from torch import Tensor
 
 from sensorium.config import explain
@@ -46,11 +47,14 @@ Messages = Sequence[dict[str, Any]]
 "image_url": {"url": X}}, where X is a path, a data: URL, encoded bytes, a PIL image or Media."""
 
 
-def load(run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu") -> Model:
+def load(
+    run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None
+) -> Model:
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
     and tokenizer, as transformers writes them).
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
+    console    where it is said what was loaded of a published folder; None: standard error
     Raises UserError that says what is missing.
     """
     folder = Path(run)
@@ -58,6 +62,7 @@ def load(run: str | os.PathLike[str], precision: Precision = "auto", device: str
         raise UserError(f"there is no folder {folder}: give a run folder, for example runs/quickstart")
     if is_published(folder):
         opened = open_published(folder, _dtype(precision, device))
+        (console or Console(stderr=True)).print(opened.summary(), markup=False, highlight=False, soft_wrap=True)
         recipe = Recipe(name=opened.family.name, title=folder.resolve().name, paper="", family=opened.family.name,
                         size="paper", model=opened.model.config, template=opened.template, stages=())  # fmt: skip
         return Model(recipe, opened.model.to(device), opened.tokenizer)
@@ -83,13 +88,23 @@ def _dtype(precision: Precision, device: str) -> torch.dtype | None:
 class Model:
     """A trained system: network, tokenizer, prompt format.
 
-    engine  what answers; see sensorium.infer.engine for batched use
+    tokenizer  None: it reads no text
+    engine     what answers; see sensorium.infer.engine for batched use
     """
 
-    def __init__(self, recipe: Recipe, network: Wiring, tokenizer: Tokenizer) -> None:
+    def __init__(self, recipe: Recipe, network: Wiring, tokenizer: Tokenizer | None) -> None:
         self.recipe, self.network, self.tokenizer = recipe, network, tokenizer
-        renderer = Renderer(tokenizer, recipe.template, recipe.model.plan, item_loader(network))
-        self.engine = Engine(network, renderer)
+        self._load = item_loader(network)
+        self._engine: Engine | None = None
+        if tokenizer is not None:
+            self._engine = Engine(network, Renderer(tokenizer, recipe.template, recipe.model.plan, self._load))
+
+    @property
+    def engine(self) -> Engine:
+        """Raises UserError for a model that reads no text."""
+        if self._engine is None:
+            raise UserError(f"{self.recipe.title} reads no text, so it answers nothing: use features")
+        return self._engine
 
     def __repr__(self) -> str:
         count = sum(parameter.numel() for parameter in self.network.parameters())
@@ -191,6 +206,15 @@ class Model:
         if _is_one(inputs):
             return self.engine.embed([_embedded(inputs)])[0]
         return self.engine.embed(_embedded(value) for value in inputs)
+
+    @torch.no_grad()
+    def features(self, picture: Any, kind: str = "image") -> Tensor:
+        """What the encoder makes of a picture, before any connector: (tokens, width) float32.
+
+        picture  a path, encoded bytes, a PIL image, or Media
+        """
+        media = picture_of(picture)
+        return self.network.encoder(kind)([self._load(kind, media)]).values.float()
 
     def _shared(self, inputs: list[Any]) -> Tensor:
         """(N, E) of pictures and texts. Raises UserError for a conversation, and where an item has many vectors."""

@@ -9,55 +9,17 @@ which segment it belongs to. There is nothing to find again afterwards, so nothi
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sensorium.config import Config
 from sensorium.errors import UserError
 from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span, made, turn_of
+from sensorium.template import Chat, Template
 from sensorium.tokenizer import Tokenizer
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
-    "{% if not loop.last or message['role'] != 'assistant' %}{{ '\\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-_MARK = re.compile("\ue000(\\d+)\ue001")
-
-
-class Template(Config):
-    """How a conversation is written down.
-
-    chat     Jinja source in the Hugging Face convention: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`
-    system   a system message put first when the sample has none; "" for none
-    asks     text before and after the words of a user, for example ("Question: ", " Answer:")
-    media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
-    bos      what the template finds as `bos_token`
-    stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`
-    ends     further special tokens that end an answer
-    start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
-             answer (of plain samples: before the last text) is then the source, ended by `plain`
-    begin, plain  written around samples without roles instead of the template: a token that language models read first
-             and lean on (attention sink, Xiao et al. 2023), and the token that ends
-    """
-
-    chat: str = CHATML
-    system: str = ""
-    asks: tuple[str, str] = ("", "")
-    media: dict[str, tuple[str, str]] = {}
-    bos: str = ""
-    stop: str = "<|im_end|>"
-    ends: tuple[str, ...] = ()
-    start: str = ""
-    begin: str = "<|im_start|>"
-    plain: str = "<|im_end|>"
 
 
 class TooLong(UserError, ValueError):
@@ -79,12 +41,7 @@ class Renderer:
         load: Callable[[str, Media], Item] | None = None,
     ) -> None:
         self.tokenizer, self.template, self.plan, self.load = tokenizer, template, plan, load
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-        environment.globals["raise_exception"] = _refuse
-        try:
-            self._chat = environment.from_string(template.chat)
-        except TemplateError as error:
-            raise UserError(f"the chat template is not valid Jinja: {error}") from error
+        self._chat = Chat(template)
         if template.stop not in tokenizer.special:
             known = ", ".join(sorted(tokenizer.special))
             raise UserError(f"the template stops at {template.stop!r}, which the tokenizer lacks; it has: {known}")
@@ -121,7 +78,7 @@ class Renderer:
         elif all(segment.role is None for segment in segments):
             pieces = [(0, _plain(segments, self.template, generate))]
         else:
-            pieces = [(0, self._chat_pieces(list(segments), generate))]
+            pieces = [(0, self._chat.pieces(list(segments), generate))]
         build = _Builder(self, segments, items)
         for branch, run in pieces:
             build.add(branch, run)
@@ -139,7 +96,7 @@ class Renderer:
             raise UserError(f"sample {sample.id or '(no id)'}: an encoder-decoder reads one prompt a document, here "
                             "prompts are branches: give each question a sample of its own")  # fmt: skip
         plain = all(one.role is None for one in segments)
-        run = _plain(asked, template.replace(begin=""), False) if plain else self._chat_pieces(list(asked), True)
+        run = _plain(asked, template.replace(begin=""), False) if plain else self._chat.pieces(list(asked), True)
         read = _Builder(self, tuple(replace(one, train=False) for one in asked), items)
         read.add(0, run if plain else [*run, template.plain])
         source = read.finish(sample)
@@ -166,40 +123,13 @@ class Renderer:
             if all(segments[index].role is None for index in chosen):
                 run = _plain([segments[index] for index in chosen], self.template, generate, chosen)
             else:
-                run = self._chat_pieces([segments[index] for index in chosen], generate, chosen)
+                run = self._chat.pieces([segments[index] for index in chosen], generate, chosen)
             runs.append(run)
         trunk = [index for index, segment in enumerate(segments) if segment.branch == 0]
         last = max((place for place, piece in enumerate(runs[0]) if piece in trunk), default=-1) if trunk else -1
         if any(run[: last + 1] != runs[0][: last + 1] for run in runs):
             raise UserError("the branches of a sample must share their beginning: put shared segments first")
         return [(0, runs[0][: last + 1]), *((number, run[last + 1 :]) for number, run in zip(numbers, runs))]
-
-    def _chat_pieces(self, segments: list[Segment], generate: bool, indices: list[int] | None = None) -> list[Any]:
-        """Template text (str) and segment indices (int) in the order the template writes them."""
-        indices = list(range(len(segments))) if indices is None else indices
-        messages: list[dict[str, str]] = []
-        for segment, index in zip(segments, indices):
-            role = segment.role or "user"
-            mark = f"\ue000{index}\ue001"
-            asked = self.template.asks if segment.kind == "text" and role == "user" else ("", "")
-            before, after = ("", "") if role == "assistant" else self.template.media.get(segment.kind, asked)
-            content = f"{before}{mark}{after}"
-            if messages and messages[-1]["role"] == role:
-                messages[-1]["content"] += content
-            else:
-                messages.append({"role": role, "content": content})
-        if self.template.system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.template.system})
-        given = {"bos_token": self.template.bos, "eos_token": self.template.stop, "tools": None, "documents": None}
-        try:
-            text = self._chat.render(messages=messages, add_generation_prompt=generate, **given)
-        except TemplateError as error:
-            raise UserError(f"the chat template cannot write this conversation: {error}") from error
-        return [int(piece) if place % 2 else piece for place, piece in enumerate(_MARK.split(text)) if piece]
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
 
 
 def _plain(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sensorium.commands.output import console_for, print_json
 from sensorium.convert.family import FAMILIES, Family, family_named
+from sensorium.convert.files import Files
 from sensorium.convert.published import is_published, open_published, write_published
 from sensorium.errors import UserError, nearest
 from sensorium.train.checkpoint import load_checkpoint
@@ -22,18 +23,18 @@ def run_convert(source: Path, out: Path, to: str, family: str | None, json: bool
         raise UserError(f"there is no layout {to!r}: {nearest(to, LAYOUTS)}")
     if not source.is_dir():
         raise UserError(f"there is no folder {source}: give a run, a checkpoint or a published folder")
-    config: dict[str, Any] | None = None
+    came: Files | None = None
     if is_published(source):
         opened = open_published(source)
         model, tokenizer, template = opened.model, opened.tokenizer, opened.template
-        chosen, config = opened.family, opened.config
+        chosen, came = opened.family, opened.files
         if family is not None and family != chosen.name:
-            chosen, config = family_named(family), None
+            chosen, came = family_named(family), None
     else:
         recipe, model, tokenizer = load_checkpoint(source)
         template = recipe.template_of(model.config)
         chosen = family_named(family) if family is not None else _that_can(model)
-    write_published(out, chosen, model, tokenizer, template, config)
+    write_published(out, chosen, model, tokenizer, template, came)
     files = sorted(path.name for path in out.iterdir())
     if json:
         print_json({"out": str(out), "family": chosen.name, "files": files})

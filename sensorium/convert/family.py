@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sensorium.convert.bloom import BLOOM
+from sensorium.convert.files import Files, Written
 from sensorium.convert.gpt2 import GPT2
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2
@@ -17,6 +17,7 @@ from sensorium.errors import UserError, nearest
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
+from sensorium.render import Template
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,23 @@ class Family:
     name   as it is asked for
     types  values of model_type
     architecture  the name of the published class
-    read, write, rules, spare, copies, root  as those of a Stack, of a whole model
+    read   what the folder says -> the model; write: the model -> what a folder says of it
+    rules, spare, copies, root  as those of a Stack, of a whole model
+    older  beginnings of names in files of older releases, and what they are today
+    prompts  how the folder has conversations written down, where items stand among the words
     """
 
     name: str
     types: tuple[str, ...]
     architecture: str
-    read: Callable[[Settings], Wiring.Config]
-    write: Callable[[Wiring.Config], dict[str, Any]]
+    read: Callable[[Files], Wiring.Config]
+    write: Callable[[Wiring.Config], Written]
     rules: Callable[[Wiring.Config], Sequence[Rule]]
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
+    older: tuple[tuple[str, str], ...] = ()
+    prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
 
 
 def text_only(stack: Stack[Backbone.Config]) -> Family:
@@ -52,8 +58,8 @@ def text_only(stack: Stack[Backbone.Config]) -> Family:
 
     return Family(
         name, stack.types, stack.architecture,
-        read=lambda settings: Fused.Config(backbone=stack.read(settings)),
-        write=lambda model: stack.write(backbone(model)),
+        read=lambda files: Fused.Config(backbone=stack.read(files.config)),
+        write=lambda model: Written(stack.write(backbone(model))),
         rules=lambda model: under(stack.rules(backbone(model)), ours="backbone."),
         spare=stack.spare, copies=stack.copies, root=stack.root,
     )  # fmt: skip

@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sensorium.convert.family import Family, family_of
+from sensorium.convert.files import Files
 from sensorium.convert.keys import Pair, Rule, pairs
-from sensorium.convert.settings import Settings
 from sensorium.convert.stored import Stored, write
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
@@ -28,18 +27,24 @@ NO_CHAT = "{{ raise_exception('this model has no chat template: it continues pla
 class Opened:
     """A published checkpoint.
 
-    config  its config.json
+    tokenizer  None: of a model that reads no text, in a folder without one
+    files   what it says beside its tensors
     loaded  how many published tensors fill the model
     spare   names of those that hold nothing of their own
     """
 
     family: Family
     model: Wiring
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     template: Template
-    config: dict[str, Any]
+    files: Files
     loaded: int
     spare: list[str]
+
+    def summary(self) -> str:
+        """One line: missing and unexpected tensors are errors, so of a model that opened there are none."""
+        return (f"{self.files.folder}: {self.family.name}, {self.loaded} tensors loaded, 0 missing, 0 unexpected, "
+                f"{len(self.spare)} that hold nothing of their own")  # fmt: skip
 
 
 def is_published(folder: Path) -> bool:
@@ -48,32 +53,35 @@ def is_published(folder: Path) -> bool:
 
 
 def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
-    """The model of a folder with config.json, safetensors and tokenizer, in evaluation mode.
+    """The model of a folder with config.json, safetensors and, if it reads text, tokenizer, in evaluation mode.
 
     Tensors come one at a time, so memory holds the model and little more. dtype None keeps the stored one.
     Raises UserError for a config that cannot be said here, a tokenizer that does not fit, or tensors that are missing,
     unknown or of another shape: there is then no model, and not half of one.
     """
-    settings = Settings.load(folder / "config.json")
-    family = family_of(settings)
-    config = family.read(settings)
-    settings.done()
-    tokenizer = Tokenizer.load(folder)
-    _check_tokenizer(tokenizer, config, folder)
-    template = _template(tokenizer, folder)
+    files = Files.open(folder)
+    family = family_of(files.config)
+    config = family.read(files)
+    tokenizer, template = files.tokenizer, Template()
+    if config.reads_text:
+        tokenizer = files.words()
+        _check_tokenizer(tokenizer, config, folder)
+        template = family.prompts(files, _template(tokenizer, folder))
+    files.done()
     with torch.device("meta"):
         model = config.build()
     with Stored(folder) as stored:
         loaded, spare = _fill(model, stored, family, dtype)
-    return Opened(family, model.eval(), tokenizer, template, settings.values, loaded, spare)
+    return Opened(family, model.eval(), tokenizer, template, files, loaded, spare)
 
 
 def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | None) -> tuple[int, list[str]]:
     own = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     plan = pairs(family.rules(model.config), own)
+    stored.rename(lambda name: _today(name, family.older))
     if family.root and not any(name.startswith(family.root) for name in stored.where):
-        stored.name_under(family.root)
+        stored.rename(lambda name: family.root + name)
     used = {name for pair in plan for name in pair.theirs}
     spare = _spare(set(stored.where) - used, family, stored)
     missing = sorted(used - set(stored.where))
@@ -92,6 +100,14 @@ def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | No
             made[name] = tensor.clone() if tensor._base is not None or not tensor.is_contiguous() else tensor
     model.load_state_dict(made, assign=True)
     return len(used), spare
+
+
+def _today(name: str, older: tuple[tuple[str, str], ...]) -> str:
+    """A tensor's name in the newest release of its layout."""
+    for before, after in older:
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name
 
 
 def _spare(names: set[str], family: Family, stored: Stored) -> list[str]:
@@ -158,31 +174,40 @@ def _token(tokenizer: Tokenizer, id: int | None) -> str:
 
 
 def write_published(
-    folder: Path, family: Family, model: Wiring, tokenizer: Tokenizer, template: Template,
-    config: dict[str, Any] | None = None,
+    folder: Path, family: Family, model: Wiring, tokenizer: Tokenizer | None, template: Template,
+    came: Files | None = None,
 ) -> None:  # fmt: skip
     """Write a model as a folder that transformers opens; it is complete or absent.
 
     template  says which tokens end an answer
-    config  the config.json it once came with, for what changes no number (its longest position, its labels)
+    came      what it once came with, for what changes no number (its longest position, its labels)
     Raises UserError for a model that the family's layout cannot say, or a folder that is there already.
     """
     if folder.exists():
         raise UserError(f"{folder} is there already: give a folder that is not")
     said = family.write(model.config)
-    roles = {f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")}
-    said = {**(config or {}), **roles, **said, "architectures": [family.architecture]}
     plan = pairs(family.rules(model.config), model.state_dict())
     draft = folder.with_name(f".writing_{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     write(draft, _published(model, plan))
-    (draft / "config.json").write_text(json.dumps(said, indent=2), "utf-8")
-    stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
-    answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}
-    (draft / "generation_config.json").write_text(json.dumps(answers, indent=2), "utf-8")
-    tokenizer.save(draft)
+    roles = {} if tokenizer is None else _write_words(draft, tokenizer, template)
+    said.config = {**roles, **said.config, "architectures": [family.architecture]}
+    said.save(draft, came)
     draft.replace(folder)
+
+
+def _write_words(draft: Path, tokenizer: Tokenizer, template: Template) -> dict[str, int | None]:
+    """The tokenizer, and what ends an answer -> fields of config.json: which ids begin, end and pad."""
+    roles = {f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")}
+    if template.stop in tokenizer.special:
+        stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
+        answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}
+        (draft / "generation_config.json").write_text(json.dumps(answers, indent=2), "utf-8")
+    tokenizer.save(draft)
+    if template.placeholder and tokenizer.chat_template is not None:
+        (draft / "chat_template.jinja").write_text(tokenizer.chat_template, "utf-8")  # where processors look for it
+    return roles
 
 
 def _published(model: nn.Module, plan: list[Pair]) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ class Stored:
         self.folder = folder
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
-        self._root = ""
+        self._stored: dict[str, str] = {}
+        """Names that are given -> those in the files, where they differ."""
         self.where: dict[str, str] = {}
         """Tensor name -> file name."""
 
@@ -94,15 +95,15 @@ class Stored:
                              "is opened. It is not: take the release with safetensors")  # fmt: skip
         return UserError(f"{self.folder} has no weights: it needs {SINGLE}, or {INDEX} with its files")
 
-    def name_under(self, root: str) -> None:
-        """From now on the names begin with a root that the files leave out."""
-        self._root = root
-        self.where = {root + name: file for name, file in self.where.items()}
+    def rename(self, name: Callable[[str], str]) -> None:
+        """From now on tensors are called what `name` makes of their names."""
+        self._stored = {name(one): self._stored.get(one, one) for one in self.where}
+        self.where = {name(one): file for one, file in self.where.items()}
 
     def read(self, name: str) -> Tensor:
         """A tensor, in memory of its own."""
         try:
-            return self._files[self.where[name]].get_tensor(name.removeprefix(self._root))
+            return self._files[self.where[name]].get_tensor(self._stored.get(name, name))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.folder / self.where[name]}: {name} cannot be read: {error}") from error
 

@@ -83,7 +83,7 @@ def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, 
     folder, reference, _ = both
     written = tmp_path / "written"
     opened = open_published(folder)
-    write_published(written, opened.family, opened.model, opened.tokenizer, opened.template, opened.config)
+    write_published(written, opened.family, opened.model, opened.tokenizer, opened.template, opened.files)
     before, after = load_file(folder / "model.safetensors"), load_file(written / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,91 @@
+"""What a published folder says beside its tensors: config.json, how pictures are prepared, the tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sensorium.convert.settings import Settings
+from sensorium.tokenizer import Tokenizer
+
+CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+_NAMES = ("processor_class", "image_processor_type", "feature_extractor_type", "_valid_processor_keys")
+"""Classes of other software."""
+
+
+@dataclass(slots=True)
+class Files:
+    """A folder's settings, each to be asked field by field.
+
+    config     config.json
+    pictures   of the image processor (preprocessor_config.json, or `image_processor` in processor_config.json); without
+               fields where the folder has none
+    processor  what else processor_config.json says: how pictures and words come together
+    tokenizer  None: the folder has none
+    """
+
+    folder: Path
+    config: Settings
+    pictures: Settings
+    processor: Settings
+    tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Files:
+        """Raises UserError for a file that cannot be read, or a config that asks for code of its own."""
+        config = Settings.load(folder / CONFIG)
+        processor = _json(folder / PROCESSOR)
+        pictures = processor.pop("image_processor", None) or _json(folder / PICTURES)
+        has_words = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+        tokenizer = Tokenizer.load(folder) if has_words else None
+        files = cls(folder, config, Settings(pictures, f"{folder / PICTURES}"),
+                    Settings(processor, f"{folder / PROCESSOR}"), tokenizer)  # fmt: skip
+        files.pictures.skip(*_NAMES)
+        files.processor.skip(*_NAMES)
+        return files
+
+    def words(self) -> Tokenizer:
+        """The tokenizer of a model that reads text. Raises UserError where the folder has none."""
+        return self.tokenizer if self.tokenizer is not None else Tokenizer.load(self.folder)
+
+    def token(self, name: str, default: str) -> str:
+        """A special token by a field of the processor (`image_token`). Raises UserError for one that does not exist."""
+        token = self.processor.take(name, str, default)
+        if token not in self.words().special:
+            raise self.processor.error(f"{name} is {token!r}, which is no special token of the folder's tokenizer")
+        return token
+
+    def done(self) -> None:
+        """Raises UserError for a field of the config or of the image processor that nobody asked for."""
+        self.config.done()
+        self.pictures.done(idle=())
+
+
+@dataclass(slots=True)
+class Written:
+    """What a family writes of a model beside its tensors; `pictures` and `processor` where its folders have them."""
+
+    config: dict[str, Any]
+    pictures: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path, came: Files | None) -> None:
+        """Write the files; of what the model once came with, fields that the family does not say stay."""
+        parts = (
+            (CONFIG, self.config, came.config if came else None),
+            (PICTURES, self.pictures, came.pictures if came else None),
+            (PROCESSOR, self.processor, came.processor if came else None),
+        )
+        for name, said, before in parts:
+            if said:
+                said = {**(before.values if before else {}), **said}
+                (folder / name).write_text(json.dumps(said, indent=2), "utf-8")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file; none where it is not there."""
+    if not path.exists():
+        return {}
+    return Settings.load(path).values

@@ -1,0 +1,122 @@
+"""How a conversation is written down: the chat template, rendered around private marks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sensorium.config import Config
+from sensorium.errors import UserError
+from sensorium.sequence import Segment
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{% if not loop.last or message['role'] != 'assistant' %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_MARK = re.compile("\ue000(\\d+)\ue001")
+
+
+class Template(Config):
+    """How a conversation is written down.
+
+    chat     Jinja source in the Hugging Face convention: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`
+    system   a system message put first when the sample has none; "" for none
+    asks     text before and after the words of a user, for example ("Question: ", " Answer:")
+    media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
+    placeholder  of kinds whose items the chat template itself places among the words, what it writes for one, a special
+             token: {"image": "<image>"}. Contents are then lists of parts, as processors of multimodal models give them
+    opens    what a conversation begins with where the chat template does not write it
+    bos      what the template finds as `bos_token`
+    stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`
+    ends     further special tokens that end an answer
+    start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
+             answer (of plain samples: before the last text) is then the source, ended by `plain`
+    begin, plain  written around samples without roles instead of the template: a token that language models read first
+             and lean on (attention sink, Xiao et al. 2023), and the token that ends
+    """
+
+    chat: str = CHATML
+    system: str = ""
+    asks: tuple[str, str] = ("", "")
+    media: dict[str, tuple[str, str]] = {}
+    placeholder: dict[str, str] = {}
+    opens: str = ""
+    bos: str = ""
+    stop: str = "<|im_end|>"
+    ends: tuple[str, ...] = ()
+    start: str = ""
+    begin: str = "<|im_start|>"
+    plain: str = "<|im_end|>"
+
+
+class Chat:
+    """The compiled chat template. Raises UserError where it is not valid Jinja."""
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        # as transformers has it, undefined names included: templates ask for `message.tool_calls` where there are none
+        extensions = ["jinja2.ext.loopcontrols"]
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            self._source = environment.from_string(template.chat)
+        except TemplateError as error:
+            raise UserError(f"the chat template is not valid Jinja: {error}") from error
+
+    def pieces(self, segments: list[Segment], generate: bool, indices: list[int] | None = None) -> list[Any]:
+        """Template text (str) and segment indices (int) in the order the template writes them."""
+        indices = list(range(len(segments))) if indices is None else indices
+        template = self.template
+        turns: list[tuple[str, list[tuple[str, str]]]] = []  # role, parts: kind and text
+        for segment, index in zip(segments, indices):
+            role = segment.role or "user"
+            asked = template.asks if segment.kind == "text" and role == "user" else ("", "")
+            before, after = ("", "") if role == "assistant" else template.media.get(segment.kind, asked)
+            if not turns or turns[-1][0] != role:
+                turns.append((role, []))
+            turns[-1][1].append((segment.kind, f"{before}\ue000{index}\ue001{after}"))
+        if template.system and turns[0][0] != "system":
+            turns.insert(0, ("system", [("text", template.system)]))
+        messages = [{"role": role, "content": self._content(parts)} for role, parts in turns]
+        given = {"bos_token": template.bos, "eos_token": template.stop, "tools": None, "documents": None}
+        try:
+            text = self._source.render(messages=messages, add_generation_prompt=generate, **given)
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot write this conversation: {error}") from error
+        text = text if text.startswith(template.opens) else template.opens + text
+        pieces = [int(piece) if place % 2 else piece for place, piece in enumerate(_MARK.split(text)) if piece]
+        return self._placed(pieces, segments, indices) if template.placeholder else pieces
+
+    def _content(self, parts: list[tuple[str, str]]) -> str | list[dict[str, str]]:
+        """What the chat template gets of a turn: text with marks, or parts."""
+        if not self.template.placeholder:
+            return "".join(text for _, text in parts)
+        return [{"type": "text", "text": text} if kind not in self.template.placeholder else {"type": kind}
+                for kind, text in parts]  # fmt: skip
+
+    def _placed(self, pieces: list[Any], segments: list[Segment], indices: list[int]) -> list[Any]:
+        """The placeholders that the chat template wrote become items: the first of a kind is the first item of it."""
+        names = {text: kind for kind, text in self.template.placeholder.items()}
+        left = {kind: [index for segment, index in zip(segments, indices) if segment.kind == kind]
+                for kind in self.template.placeholder}  # fmt: skip
+        pattern = re.compile(f"({'|'.join(map(re.escape, names))})")
+        found: list[Any] = []
+        for piece in pieces:
+            for text in [piece] if isinstance(piece, int) else pattern.split(piece):
+                if text in names and not left[names[text]]:
+                    raise UserError(f"the chat template places more items of kind {names[text]} than there are")
+                if text != "":
+                    found.append(left[names[text]].pop(0) if text in names else text)
+        lost = sum(map(len, left.values()))
+        if lost:
+            raise UserError(f"the chat template leaves out {lost} of the items: it writes no "
+                            f"{' or '.join(names)} for them")  # fmt: skip
+        return found
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
