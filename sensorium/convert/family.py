@@ -1,72 +1,16 @@
-"""A family of published checkpoints: which configs are its own, what model they describe, and where its tensors are."""
+"""All families of published checkpoints that are known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-
-from sensorium.convert.bloom import BLOOM
-from sensorium.convert.files import Files, Written
-from sensorium.convert.gpt2 import GPT2
-from sensorium.convert.keys import Rule, under
-from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2
-from sensorium.convert.opt import OPT
+from sensorium.convert.language import LANGUAGE
+from sensorium.convert.layout import Family, text_only
+from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
 from sensorium.convert.settings import Settings
-from sensorium.convert.stack import Stack
 from sensorium.errors import UserError, nearest
-from sensorium.models.fused import Fused
-from sensorium.models.wiring import Wiring
-from sensorium.nn.backbone import Backbone
-from sensorium.render import Template
 
+__all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
-@dataclass(frozen=True)
-class Family:
-    """A layout that both transformers and this program read and write.
-
-    name   as it is asked for
-    types  values of model_type
-    architecture  the name of the published class
-    read   what the folder says -> the model; write: the model -> what a folder says of it
-    rules, spare, copies, root  as those of a Stack, of a whole model
-    older  beginnings of names in files of older releases, and what they are today
-    prompts  how the folder has conversations written down, where items stand among the words
-    """
-
-    name: str
-    types: tuple[str, ...]
-    architecture: str
-    read: Callable[[Files], Wiring.Config]
-    write: Callable[[Wiring.Config], Written]
-    rules: Callable[[Wiring.Config], Sequence[Rule]]
-    spare: tuple[str, ...] = ()
-    copies: Mapping[str, str] = field(default_factory=dict)
-    root: str = ""
-    older: tuple[tuple[str, str], ...] = ()
-    prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
-
-
-def text_only(stack: Stack[Backbone.Config]) -> Family:
-    """A language model by itself."""
-    name = stack.types[0]
-
-    def backbone(model: Wiring.Config) -> Backbone.Config:
-        if not isinstance(model, Fused.Config) or model.kinds or model.source is not None:
-            raise UserError(f"the layout of {name} holds a language model alone, this model is more: "
-                            f"{model.tag()} with {sorted(getattr(model, 'kinds', ()))}")  # fmt: skip
-        return model.backbone
-
-    return Family(
-        name, stack.types, stack.architecture,
-        read=lambda files: Fused.Config(backbone=stack.read(files.config)),
-        write=lambda model: Written(stack.write(backbone(model))),
-        rules=lambda model: under(stack.rules(backbone(model)), ours="backbone."),
-        spare=stack.spare, copies=stack.copies, root=stack.root,
-    )  # fmt: skip
-
-
-LANGUAGE = (LLAMA, MISTRAL, QWEN2, GPT2, OPT, BLOOM)
-FAMILIES: tuple[Family, ...] = tuple(map(text_only, LANGUAGE))
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), LLAVA, LLAVA_NEXT, VIPLLAVA)
 
 
 def family_of(settings: Settings) -> Family:

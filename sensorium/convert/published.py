@@ -67,6 +67,7 @@ def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
         tokenizer = files.words()
         _check_tokenizer(tokenizer, config, folder)
         template = family.prompts(files, _template(tokenizer, folder))
+        _check_placeholders(family, files, template, tokenizer)
     files.done()
     with torch.device("meta"):
         model = config.build()
@@ -142,6 +143,15 @@ def _check_tokenizer(tokenizer: Tokenizer, config: Wiring.Config, folder: Path) 
                         f"vocabulary of {config.stack.vocab}: they are of different models")  # fmt: skip
 
 
+def _check_placeholders(family: Family, files: Files, template: Template, tokenizer: Tokenizer) -> None:
+    """config.json and the tokenizer must agree on the ids that stand for items."""
+    for kind, field in family.tokens.items():
+        said, token = files.config.take(field, int, None), template.placeholder[kind]
+        if said is not None and said != tokenizer.special[token]:
+            raise files.config.error(f"{field} is {said}, and the tokenizer's {token!r} is {tokenizer.special[token]}: "
+                                     "they are of different models")  # fmt: skip
+
+
 def _template(tokenizer: Tokenizer, folder: Path) -> Template:
     """The prompt as the folder says it: its chat template, and what its tokenizer puts around plain text."""
     begin, end = tokenizer.around()
@@ -192,6 +202,8 @@ def write_published(
     draft.mkdir(parents=True)
     write(draft, _published(model, plan))
     roles = {} if tokenizer is None else _write_words(draft, tokenizer, template)
+    if tokenizer is not None:
+        roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
     said.config = {**roles, **said.config, "architectures": [family.architecture]}
     said.save(draft, came)
     draft.replace(folder)

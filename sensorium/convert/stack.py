@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from sensorium.config import Config
 from sensorium.convert.keys import Rule
 from sensorium.convert.settings import Settings
-from sensorium.errors import UserError
+from sensorium.errors import UserError, nearest
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.ffn import Activation
 
@@ -36,6 +36,7 @@ class Stack(Generic[C]):
     spare  templates of published tensors that hold nothing of their own: tables that are computed
     copies  tensors that old files hold a second time, and of which
     root   what the names begin with where a head stands beside them; files of the stack alone leave it out
+    absent  what the published class has for fields that a config inside another one leaves out
     """
 
     types: tuple[str, ...]
@@ -46,6 +47,43 @@ class Stack(Generic[C]):
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
+    absent: Mapping[str, Any] = field(default_factory=dict)
+
+
+def part(settings: Settings, name: str, stacks: Sequence[Stack[C]], default: str) -> tuple[Stack[C], C]:
+    """The stack that a config inside another one describes, and its config here.
+
+    default  its model_type where it says none
+    Raises UserError for a kind of stack that is not known, or a field that is not.
+    """
+    fields = settings.inner(name, {})
+    kind = fields.take("model_type", str, default)
+    known = {one: stack for stack in stacks for one in stack.types}
+    if kind not in known:
+        raise fields.error(f"model_type is {kind!r}, which cannot be opened here: {nearest(kind, known)}")
+    absent = known[kind].absent
+    given = {one: value for one, value in fields.values.items() if value is not None or one not in absent}
+    whole = Settings({**absent, **given}, fields.where)
+    config = known[kind].read(whole)
+    whole.done()
+    return known[kind], config
+
+
+def stack_for(config: C, stacks: Sequence[Stack[C]], kind: str | None = None) -> tuple[Stack[C], dict[str, Any]]:
+    """The first stack whose layout says a part, and what it writes.
+
+    kind  the model_type that it must have; None: any
+    Raises UserError with the reason of each that cannot.
+    """
+    reasons = []
+    for stack in stacks:
+        if kind is not None and kind not in stack.types:
+            continue
+        try:
+            return stack, stack.write(config)
+        except UserError as error:
+            reasons.append(f"{stack.types[0]}: {error}")
+    raise UserError("no published layout can say this part.\n  " + "\n  ".join(reasons))
 
 
 def activation(settings: Settings, name: str, default: str) -> Activation:

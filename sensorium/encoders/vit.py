@@ -38,8 +38,12 @@ class ViT(Encoder):
         drop_last    how many of the last blocks do not count: 0 reads the last block (and the backbone's final norm),
                      1 the second last, LLaVA's `-2`. Those blocks stay part of the model, as in published checkpoints
         out_norm     one more norm on the features, whichever block they come from (BLIP-2's `ln_vision`)
-        levels       blocks, counted from 1, whose outputs are given as well, behind the features and as wide as they:
-                     a feature is then (1 + levels) * D wide (DeepStack, arXiv 2406.04334)
+        normed       whether the features of the last block are those behind the backbone's final norm; where not, that
+                     norm stays part of the model, as in published checkpoints
+        levels       blocks, counted from 1, whose outputs are given as well, in this order, behind the features and as
+                     wide as they: a feature is then (1 + levels) * D wide (DeepStack, arXiv 2406.04334)
+        cut          pixels right of and below the last whole patch are not seen, as by a convolution with strides;
+                     otherwise there must be none
         """
 
         backbone: Backbone.Config
@@ -51,12 +55,14 @@ class ViT(Encoder):
         trained_size: int | None = None
         drop_last: int = Field(default=0, ge=0)
         out_norm: bool = False
+        normed: bool = True
         levels: tuple[int, ...] = ()
+        cut: bool = False
 
         @model_validator(mode="after")
         def _fits(self) -> Self:
             for name, size in (("transform.size", self.transform.size), ("trained_size", self.trained_size)):
-                if size is not None and size % self.patch:
+                if size is not None and size % self.patch and not self.cut:
                     raise ValueError(f"{name} {size} is no multiple of patch {self.patch}")
             if self.drop_last >= self.backbone.depth:
                 raise ValueError(f"drop_last {self.drop_last} leaves nothing of {self.backbone.depth} blocks")
@@ -98,7 +104,8 @@ class ViT(Encoder):
 
     def encode(self, views: Tensor) -> Tensor:
         """views: (V, 3, H, W) -> (V, extra + H / patch * W / patch, D)."""
-        x = self.patch(patches(views, self.side))
+        rows, cols = self.cells
+        x = self.patch(patches(views[:, :, : rows * self.side, : cols * self.side], self.side))
         place, first = self._positions(), 0 if self.class_token is None else 1
         x = x + place[first:].to(x.dtype)
         if self.class_token is not None:
@@ -107,10 +114,12 @@ class ViT(Encoder):
         count, length = x.shape[:2]
         layout = view_layout(count, length, x.device)
         kept = first - self.config.extra
-        seen: list[Tensor] = []
-        levels = dict.fromkeys(self.config.levels, reading(seen))
-        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth, between=levels)
-        x = torch.cat([self._touch_unused(x if self.norm is None else self.norm(x)), *seen], dim=-1)
+        seen: dict[int, list[Tensor]] = {level: [] for level in (*self.config.levels, self.depth)}
+        between = {level: reading(states) for level, states in seen.items()}
+        x = self.backbone(x.flatten(0, 1), layout, depth=self.depth, between=between)
+        x = x if self.config.normed else seen[self.depth][0]
+        x = self._touch_unused(x if self.norm is None else self.norm(x))
+        x = torch.cat([x, *(seen[level][0] for level in self.config.levels)], dim=-1)
         return x.view(count, length, -1)[:, kept:]
 
     def _positions(self) -> Tensor:
@@ -128,7 +137,8 @@ class ViT(Encoder):
 
     def _touch_unused(self, x: Tensor) -> Tensor:
         """x unchanged; parameters above the block that is read get a zero gradient while they learn."""
-        if self.depth == len(self.backbone.blocks) or not torch.is_grad_enabled():
+        unread = self.depth < len(self.backbone.blocks) or not self.config.normed
+        if not unread or not torch.is_grad_enabled():
             return x
         unused: list[nn.Module] = list(self.backbone.blocks[self.depth :])
         if self.backbone.norm is not None:

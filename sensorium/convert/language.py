@@ -1,0 +1,10 @@
+"""The language models whose layouts are known, alone and inside other models."""
+
+from __future__ import annotations
+
+from sensorium.convert.bloom import BLOOM
+from sensorium.convert.gpt2 import GPT2
+from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2
+from sensorium.convert.opt import OPT
+
+LANGUAGE = (LLAMA, MISTRAL, QWEN2, GPT2, OPT, BLOOM)

@@ -1,0 +1,62 @@
+"""A family of published checkpoints: which configs are its own, what model they describe, and where its tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sensorium.convert.files import Files, Written
+from sensorium.convert.keys import Rule, under
+from sensorium.convert.stack import Stack
+from sensorium.errors import UserError
+from sensorium.models.fused import Fused
+from sensorium.models.wiring import Wiring
+from sensorium.nn.backbone import Backbone
+from sensorium.template import Template
+
+
+@dataclass(frozen=True)
+class Family:
+    """A layout that both transformers and this program read and write.
+
+    name   as it is asked for
+    types  values of model_type
+    architecture  the name of the published class
+    read   what the folder says -> the model; write: the model -> what a folder says of it
+    rules, spare, copies, root  as those of a Stack, of a whole model
+    older  beginnings of names in files of older releases, and what they are today
+    prompts  how the folder has conversations written down, where items stand among the words
+    tokens   kinds of items, and the field of config.json with the id that stands for one among the words
+    """
+
+    name: str
+    types: tuple[str, ...]
+    architecture: str
+    read: Callable[[Files], Wiring.Config]
+    write: Callable[[Wiring.Config], Written]
+    rules: Callable[[Wiring.Config], Sequence[Rule]]
+    spare: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
+    older: tuple[tuple[str, str], ...] = ()
+    prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+
+def text_only(stack: Stack[Backbone.Config]) -> Family:
+    """A language model by itself."""
+    name = stack.types[0]
+
+    def backbone(model: Wiring.Config) -> Backbone.Config:
+        if not isinstance(model, Fused.Config) or model.kinds or model.source is not None:
+            raise UserError(f"the layout of {name} holds a language model alone, this model is more: "
+                            f"{model.tag()} with {sorted(getattr(model, 'kinds', ()))}")  # fmt: skip
+        return model.backbone
+
+    return Family(
+        name, stack.types, stack.architecture,
+        read=lambda files: Fused.Config(backbone=stack.read(files.config)),
+        write=lambda model: Written(stack.write(backbone(model))),
+        rules=lambda model: under(stack.rules(backbone(model)), ours="backbone."),
+        spare=stack.spare, copies=stack.copies, root=stack.root,
+    )  # fmt: skip
