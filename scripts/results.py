@@ -9,13 +9,14 @@ from pathlib import Path
 HEAD = """# What was measured
 
 Every row comes from the `report.json` of one run of one command, `sensorium train NAME --size small` (`llava`:
-`sensorium quickstart`; `fuyu`, `emu3`: size tiny), from a fresh clone in a new environment on two cores without a
-GPU. Those up to `flamingo` and `emu3` ran alone; the others two or three at a time on one thread each, and their
-minutes are upper bounds; the pictures of `dit` and `next-gpt` were judged once more when the CLIP score (a cosine,
-here in percent) was added. `val_artist`: pictures of trained concepts by an artist never trained on. `val_concept`:
-concepts never trained on. Blind is the same model with pictures shuffled across items; where it makes pictures, they
-are given to other names. Settings were chosen on slices of the training split; of `cogvlm` four earlier scores on
-`val_artist` (+18.3, +20.3, +17.3 and +11.0 points, under other settings) had been seen by then. `openflamingo` is
+`sensorium quickstart`; `fuyu`, `emu3`, `chameleon`: size tiny), from a fresh clone in a new environment on two cores
+without a GPU. Those up to `flamingo` and `emu3` ran alone, `chameleon` beside tests; the others two or three at a time
+on one thread each, and their minutes are upper bounds; the pictures of `dit` and `next-gpt` were judged once more when
+the CLIP score (a cosine, here in percent) was added. `val_artist`: pictures of trained concepts by an artist never
+trained on. `val_concept`: concepts never trained on. Blind is the same model with pictures shuffled across items; where
+it makes pictures, they are given to other names. Settings were chosen on slices of the training split; of `cogvlm` four
+earlier scores on `val_artist` (+18.3, +20.3, +17.3 and +11.0 points, under other settings) had been seen by then.
+`openflamingo` is
 `flamingo` at this size. Made by `scripts/results.py`.
 """
 
