@@ -20,7 +20,9 @@ from rich.console import Console
 from torch import Tensor
 
 from sensorium.config import explain
-from sensorium.convert.published import is_published, open_published
+from sensorium.convert.adapters import is_adapter, open_adapter
+from sensorium.convert.hubs import published_folder
+from sensorium.convert.published import open_published
 from sensorium.data.formats.rows import BadRow, RowReader
 from sensorium.data.media import PictureFile
 from sensorium.encoders.base import native_bfloat16
@@ -51,20 +53,24 @@ def load(
     run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None
 ) -> Model:
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
-    and tokenizer, as transformers writes them).
+    and tokenizer, as transformers writes them), which may be named as on the hub: "organisation/name"; or an adapter in
+    PEFT's layout, with the model that it names.
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
     console    where it is said what was loaded of a published folder; None: standard error
     Raises UserError that says what is missing.
     """
     folder = Path(run)
-    if not folder.exists():
+    published = published_folder(run)
+    if published is None and not folder.exists():
         raise UserError(f"there is no folder {folder}: give a run folder, for example runs/quickstart")
-    if is_published(folder):
-        opened = open_published(folder, _dtype(precision, device))
+    if published is not None or is_adapter(folder):
+        opener, place = (open_adapter, folder) if published is None else (open_published, published)
+        opened = opener(place, _dtype(precision, device))
         (console or Console(stderr=True)).print(opened.summary(), markup=False, highlight=False, soft_wrap=True)
-        recipe = Recipe(name=opened.family.name, title=folder.resolve().name, paper="", family=opened.family.name,
-                        size="paper", model=opened.model.config, template=opened.template, stages=())  # fmt: skip
+        name = opened.family.name
+        recipe = Recipe(name=name, title=folder.name or folder.resolve().name, paper="", family=name, size="paper",
+                        model=opened.model.config, template=opened.template, stages=())  # fmt: skip
         return Model(recipe, opened.model.to(device), opened.tokenizer)
     recipe, network, tokenizer = load_checkpoint(folder, _dtype(precision, device))
     return Model(recipe, network.to(device), tokenizer)

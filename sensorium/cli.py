@@ -188,9 +188,11 @@ def fetch(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a published folder.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run, one of its checkpoints, a published folder or hub id, or an adapter.")
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there yet.")],
-    to: Annotated[str, typer.Option(help="The layout: hf, which transformers opens.")] = "hf",
+    to: Annotated[str, typer.Option(help="The layout: hf, which transformers opens, or peft, adapters alone.")] = "hf",
     family: Annotated[str | None, typer.Option(help="Family of that layout; else the first that fits.")] = None,
     json: Json = False,
 ) -> None:

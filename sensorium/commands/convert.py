@@ -2,45 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sensorium.commands.output import console_for, print_json
+from sensorium.convert.adapters import is_adapter, open_adapter, write_adapter
 from sensorium.convert.family import FAMILIES, Family, family_named
 from sensorium.convert.files import Files
-from sensorium.convert.published import is_published, open_published, write_published
+from sensorium.convert.hubs import published_folder
+from sensorium.convert.published import open_published, read_published, write_published
 from sensorium.errors import UserError, nearest
+from sensorium.models.wiring import Wiring
+from sensorium.nn.lora import merge_lora
+from sensorium.template import Template
+from sensorium.tokenizer import Tokenizer
 from sensorium.train.checkpoint import load_checkpoint
+from sensorium.train.recipe import Recipe
 
-if TYPE_CHECKING:
-    from sensorium.models.wiring import Wiring
+LAYOUTS = ("hf", "peft")
 
-LAYOUTS = ("hf",)
+
+@dataclass(slots=True)
+class Source:
+    """What is converted. family: that it came in, or None; came: with these files; base: under its adapters."""
+
+    model: Wiring
+    tokenizer: Tokenizer | None
+    template: Template
+    family: Family | None = None
+    came: Files | None = None
+    base: str = ""
+    recipe: Recipe | None = None
 
 
 def run_convert(source: Path, out: Path, to: str, family: str | None, json: bool) -> None:
     if to not in LAYOUTS:
         raise UserError(f"there is no layout {to!r}: {nearest(to, LAYOUTS)}")
-    if not source.is_dir():
-        raise UserError(f"there is no folder {source}: give a run, a checkpoint or a published folder")
-    came: Files | None = None
-    if is_published(source):
-        opened = open_published(source)
-        model, tokenizer, template = opened.model, opened.tokenizer, opened.template
-        chosen, came = opened.family, opened.files
-        if family is not None and family != chosen.name:
-            chosen, came = family_named(family), None
+    found = _opened(source)
+    chosen = found.family or _that_can(found.model)
+    if family is not None and family != chosen.name:
+        chosen, found.came = family_named(family), None
+    if to == "peft":
+        _check_adapted(found)
+        write_adapter(out, chosen, found.model, found.base)
     else:
-        recipe, model, tokenizer = load_checkpoint(source)
-        template = recipe.template_of(model.config)
-        chosen = family_named(family) if family is not None else _that_can(model)
-    write_published(out, chosen, model, tokenizer, template, came)
+        merge_lora(found.model)
+        write_published(out, chosen, found.model, found.tokenizer, found.template, found.came)
     files = sorted(path.name for path in out.iterdir())
     if json:
         print_json({"out": str(out), "family": chosen.name, "files": files})
     else:
         text = f"{out}: {', '.join(files)} in the layout of {chosen.name}"
         console_for(False).print(text, markup=False, soft_wrap=True)
+
+
+def _opened(source: Path) -> Source:
+    """A published folder or hub id, an adapter with its base, a run or one of its checkpoints."""
+    published = published_folder(source)
+    if published is not None or is_adapter(source):
+        opened = open_published(published) if published is not None else open_adapter(source)
+        return Source(opened.model, opened.tokenizer, opened.template, opened.family, opened.files,
+                      str(opened.files.folder))  # fmt: skip
+    if not source.is_dir():
+        raise UserError(f"there is no folder {source}: give a run, a checkpoint or a published folder")
+    recipe, model, tokenizer = load_checkpoint(source)
+    found = Source(model, tokenizer, recipe.template_of(model.config), recipe=recipe)
+    base = recipe.start and published_folder(recipe.start.folder)
+    if recipe.start is not None and base is not None and model.config == recipe.model:
+        said = read_published(base)
+        found.family, found.came = said.family, said.files
+    found.base = recipe.start.folder if recipe.start is not None else ""
+    return found
+
+
+def _check_adapted(found: Source) -> None:
+    """Raises UserError where adapters are not all that was learned, or lie on no published model."""
+    if found.base == "":
+        raise UserError("an adapter needs the published model that it is for: this run began from none (--to hf writes "
+                        "all of it)")  # fmt: skip
+    for stage in found.recipe.stages if found.recipe is not None else ():
+        names = [name for name in found.model.state_dict() if ".lora_" not in name and stage.trains(name)]
+        if names:
+            raise UserError(f"stage {stage.name!r} trained {len(names)} tensors besides adapters ({names[0]}, ...): an "
+                            "adapter alone would lose them; write all of it (--to hf)")  # fmt: skip
 
 
 def _that_can(model: Wiring) -> Family:

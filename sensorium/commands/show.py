@@ -6,14 +6,22 @@ from pathlib import Path
 
 from sensorium.commands.output import console_for, print_json
 from sensorium.config import override
+from sensorium.convert.hubs import published_folder
 from sensorium.errors import UserError
 from sensorium.recipes.catalog import find
+from sensorium.recipes.finetune import finetune
 from sensorium.train.recipe import Recipe
 
 
 def resolve(name: str, size: str | None, overrides: list[str] | tuple[str, ...]) -> Recipe:
-    """A recipe with `--set` applied. Raises UserError for an unknown name, size, path or value."""
-    recipe = find(name, size)
+    """A recipe with `--set` applied; of a published checkpoint's folder, its fine-tuning.
+
+    Raises UserError for an unknown name, size, path or value.
+    """
+    folder = published_folder(name)
+    if folder is not None and size is not None:
+        raise UserError(f"{name} is a published checkpoint, which has one size: leave out --size")
+    recipe = find(name, size) if folder is None else finetune(folder)
     for assignment in overrides:
         recipe = override(recipe, assignment)
     return recipe

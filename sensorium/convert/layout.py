@@ -25,6 +25,7 @@ class Family:
     read   what the folder says -> the model; write: the model -> what a folder says of it
     rules, spare, copies, root  as those of a Stack, of a whole model
     older  beginnings of names in files of older releases, and what they are today
+    modules  beginnings of names in files, and of the modules that hold them where transformers runs the model
     prompts  how the folder has conversations written down, where items stand among the words
     tokens   kinds of items, and the field of config.json with the id that stands for one among the words
     """
@@ -39,6 +40,7 @@ class Family:
     copies: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
     older: tuple[tuple[str, str], ...] = ()
+    modules: tuple[tuple[str, str], ...] = ()
     prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
     tokens: Mapping[str, str] = field(default_factory=dict)
 

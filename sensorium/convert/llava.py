@@ -230,6 +230,10 @@ _MORE = {
     "prompts": image_prompts,
     "spare": (f"{_LANGUAGE}model.layers.{{}}.self_attn.rotary_emb.inv_freq", "vision_tower.embeddings.position_ids"),
     "copies": {f"{_LANGUAGE}lm_head.weight": f"{_LANGUAGE}model.embed_tokens.weight"},
+    "modules": (
+        (f"{_LANGUAGE}model.", "model.language_model."), (f"{_LANGUAGE}lm_head.", "lm_head."),
+        ("vision_tower.", "model.vision_tower."), ("multi_modal_projector.", "model.multi_modal_projector."),
+    ),
     "older": (
         ("vision_tower.vision_model.", "vision_tower."), ("model.vision_tower.vision_model.", "vision_tower."),
         ("model.vision_tower.", "vision_tower."), ("model.multi_modal_projector.", "multi_modal_projector."),

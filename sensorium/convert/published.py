@@ -59,6 +59,26 @@ def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
     Raises UserError for a config that cannot be said here, a tokenizer that does not fit, or tensors that are missing,
     unknown or of another shape: there is then no model, and not half of one.
     """
+    said = read_published(folder)
+    with torch.device("meta"):
+        model = said.config.build()
+    loaded, spare = fill_published(model, said, dtype)
+    return Opened(said.family, model.eval(), said.tokenizer, said.template, said.files, loaded, spare)
+
+
+@dataclass(slots=True)
+class Said:
+    """What a published folder says of its model, without its weights."""
+
+    family: Family
+    config: Wiring.Config
+    tokenizer: Tokenizer | None
+    template: Template
+    files: Files
+
+
+def read_published(folder: Path) -> Said:
+    """Raises UserError for a config that cannot be said here, or a tokenizer that does not fit."""
     files = Files.open(folder)
     family = family_of(files.config)
     config = family.read(files)
@@ -69,18 +89,23 @@ def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
         template = family.prompts(files, _template(tokenizer, folder))
         _check_placeholders(family, files, template, tokenizer)
     files.done()
-    with torch.device("meta"):
-        model = config.build()
-    with Stored(folder) as stored:
-        loaded, spare = _fill(model, stored, family, dtype)
-    return Opened(family, model.eval(), tokenizer, template, files, loaded, spare)
+    return Said(family, config, tokenizer, template, files)
+
+
+def fill_published(model: Wiring, said: Said, dtype: torch.dtype | None = None) -> tuple[int, list[str]]:
+    """Give a model of `said.config` the folder's weights: how many tensors fill it, and which hold nothing of theirs.
+
+    Raises UserError for tensors that are missing, unknown or of another shape.
+    """
+    with Stored(said.files.folder) as stored:
+        return _fill(model, stored, said.family, dtype)
 
 
 def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | None) -> tuple[int, list[str]]:
     own = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     plan = pairs(family.rules(model.config), own)
-    stored.rename(lambda name: _today(name, family.older))
+    stored.rename(lambda name: today(name, family.older))
     if family.root and not any(name.startswith(family.root) for name in stored.where):
         stored.rename(lambda name: family.root + name)
     used = {name for pair in plan for name in pair.theirs}
@@ -103,7 +128,7 @@ def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | No
     return len(used), spare
 
 
-def _today(name: str, older: tuple[tuple[str, str], ...]) -> str:
+def today(name: str, older: tuple[tuple[str, str], ...]) -> str:
     """A tensor's name in the newest release of its layout."""
     for before, after in older:
         if name.startswith(before):

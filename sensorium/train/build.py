@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sensorium.convert.gguf import GGUF
+from sensorium.convert.published import Said, fill_published, read_published
 from sensorium.encoders import efficientnet
 from sensorium.errors import UserError
 from sensorium.hub import fetch
@@ -20,7 +22,7 @@ from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.sequence import Item, Media
 from sensorium.tokenizer import Tokenizer
-from sensorium.train.recipe import Recipe
+from sensorium.train.recipe import Published, Recipe
 
 
 @dataclass(slots=True)
@@ -57,6 +59,9 @@ def load_pretrained(
     Raises UserError when a part's weights do not fit it.
     """
     reports = {}
+    if recipe.start is not None and model.config == recipe.model:
+        fill_published(model, _said(recipe, recipe.start))
+        return reports
     modules = dict(model.named_modules())
     within = _place_of(model, recipe)
 
@@ -78,6 +83,14 @@ def load_pretrained(
         if isinstance(module, Backbone) and not is_known(name):
             module.start_routes()
     return reports
+
+
+def _said(recipe: Recipe, start: Published) -> Said:
+    """What the published folder says now. Raises UserError where it is not what the recipe was made of."""
+    said = read_published(Path(start.folder))
+    if said.config != recipe.model:
+        raise UserError(f"{start.folder} describes another model than the one this run began with: give that one")
+    return said
 
 
 def _place_of(model: Wiring, recipe: Recipe) -> str:
@@ -164,7 +177,9 @@ def _more_rows(table: Tensor, rows: int) -> Tensor:
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
     """The recipe's tokenizer; its vocabulary must fit the backbone's."""
-    if isinstance(recipe.tokenizer, Pretrained):
+    if recipe.start is not None:
+        tokenizer = Tokenizer.load(recipe.start.folder)
+    elif isinstance(recipe.tokenizer, Pretrained):
         with GGUF(fetch(recipe.tokenizer)) as file:
             tokenizer = file.tokenizer()
     else:

@@ -101,11 +101,18 @@ class Figure(Config):
     source: str = ""
 
 
+class Published(Config):
+    """A published checkpoint: its folder. A run keeps weights and tokenizer itself, so it is needed only to begin."""
+
+    folder: str
+
+
 class Recipe(Config):
     """A system: model, prompt, pretrained parts, stages, published figures.
 
     tokenizer  "bytes", or the pretrained part whose file carries it
     init       pretrained weights by part: {"backbone": ..., "encoders.image": ...}
+    start      a published checkpoint that the model is, whole, with its tokenizer
     evaluations  what the trained model is asked, always beside its blind control
     judge      a contrastive recipe whose model tells what made pictures show; it is trained once, before the first
                evaluation that asks it, and kept for every run that names the same (train/judge.py)
@@ -120,6 +127,7 @@ class Recipe(Config):
     template: Template = Template()
     tokenizer: Literal["bytes"] | Pretrained = "bytes"
     init: dict[str, Pretrained] = {}
+    start: Published | None = None
     stages: tuple[Stage, ...]
     evaluations: tuple[EvaluationTask, ...] = ()
     judge: Recipe | None = None

@@ -1,0 +1,38 @@
+"""A published checkpoint, fine-tuned: the same model, its own prompt, adapters on its language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sensorium.convert.published import read_published
+from sensorium.errors import UserError
+from sensorium.nn.lora import LoRA
+from sensorium.recipes.common import evaluations, instructions
+from sensorium.train.recipe import Published, Recipe, Stage
+
+RATE = 2e-4
+"""Of adapters: LLaVA-1.5's (arXiv 2310.03744, released fine-tuning script with LoRA)."""
+STEPS = 300
+
+
+def finetune(folder: Path) -> Recipe:
+    """LoRA (Hu et al. 2021, arXiv 2106.09685) on every linear layer of the language model; all else stays as it is.
+
+    Without `--data` it learns the built-in questions about pictures, and is asked those of the validation splits.
+    Raises UserError for a folder that cannot be opened, or a model that does not answer in words.
+    """
+    said = read_published(folder)
+    if not said.config.speaks:
+        raise UserError(
+            f"{folder} holds a {said.family.name}, which answers nothing: fine-tuning is for models that do"
+        )
+    sees = "image" in said.config.kinds
+    stage = Stage(
+        name="finetune", train=("*.lora_*",), lr=RATE, steps=STEPS, tokens=2048, adapters={"backbone.blocks.*": LoRA()},
+        data=instructions() if sees else None,
+    )  # fmt: skip
+    return Recipe(
+        name="finetune", title=folder.resolve().name, paper="arXiv 2106.09685", family=said.family.name, size="small",
+        model=said.config, template=said.template, start=Published(folder=str(folder)), stages=(stage,),
+        evaluations=evaluations(300) if sees else (),
+    )  # fmt: skip
