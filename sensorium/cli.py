@@ -194,12 +194,13 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there yet.")],
     to: Annotated[str, typer.Option(help="The layout: hf, which transformers opens, or peft, adapters alone.")] = "hf",
     family: Annotated[str | None, typer.Option(help="Family of that layout; else the first that fits.")] = None,
+    language: Annotated[bool, typer.Option("--language", help="Write the language model alone.")] = False,
     json: Json = False,
 ) -> None:
     """Write a model in a published layout, so that other software opens it."""
     from sensorium.commands.convert import run_convert
 
-    run_convert(source, out, to, family, json)
+    run_convert(source, out, to, family, json, language)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sensorium.commands.output import console_for, print_json
 from sensorium.convert.adapters import is_adapter, open_adapter, write_adapter
 from sensorium.convert.family import FAMILIES, Family, family_named
@@ -12,6 +14,7 @@ from sensorium.convert.files import Files
 from sensorium.convert.hubs import published_folder
 from sensorium.convert.published import open_published, read_published, write_published
 from sensorium.errors import UserError, nearest
+from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.lora import merge_lora
 from sensorium.template import Template
@@ -35,10 +38,15 @@ class Source:
     recipe: Recipe | None = None
 
 
-def run_convert(source: Path, out: Path, to: str, family: str | None, json: bool) -> None:
+def run_convert(
+    source: Path, out: Path, to: str, family: str | None, json: bool, language: bool = False
+) -> None:  # fmt: skip
     if to not in LAYOUTS:
         raise UserError(f"there is no layout {to!r}: {nearest(to, LAYOUTS)}")
     found = _opened(source)
+    if language:
+        merge_lora(found.model)
+        found = _language(found)
     chosen = found.family or _that_can(found.model)
     if family is not None and family != chosen.name:
         chosen, found.came = family_named(family), None
@@ -75,6 +83,19 @@ def _opened(source: Path) -> Source:
     return found
 
 
+def _language(found: Source) -> Source:
+    """The language model alone, of a model whose other parts no layout has."""
+    config = found.model.config
+    if not isinstance(config, Fused.Config) or config.source is not None:
+        raise UserError(f"--language takes the language model out of a model that has one; this is {config.tag()}")
+    with torch.device("meta"):
+        alone = Fused.Config(backbone=config.backbone).build()
+    alone.load_state_dict(
+        {f"backbone.{name}": one for name, one in found.model.stack.state_dict().items()}, assign=True
+    )
+    return Source(alone.eval(), found.tokenizer, found.template.replace(media={}, placeholder={}))
+
+
 def _check_adapted(found: Source) -> None:
     """Raises UserError where adapters are not all that was learned, or lie on no published model."""
     if found.base == "":
@@ -97,4 +118,5 @@ def _that_can(model: Wiring) -> Family:
             reasons.append(f"{one.name}: {error}")
         else:
             return one
-    raise UserError("no published layout can say this model yet.\n  " + "\n  ".join(reasons))
+    raise UserError("no published layout can say this model. Its language model alone may have one: --language.\n  "
+                    + "\n  ".join(reasons))  # fmt: skip

@@ -15,6 +15,7 @@ from sensorium.convert.family import Family, family_of
 from sensorium.convert.files import Files
 from sensorium.convert.keys import Pair, Rule, pairs
 from sensorium.convert.stored import Stored, write
+from sensorium.convert.words import with_placeholders
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
 from sensorium.render import Template
@@ -220,6 +221,9 @@ def write_published(
     """
     if folder.exists():
         raise UserError(f"{folder} is there already: give a folder that is not")
+    family.write(model.config)  # what cannot be said is found before anything is made
+    if tokenizer is not None:
+        model, tokenizer, template = with_placeholders(family, model, tokenizer, template)
     said = family.write(model.config)
     plan = pairs(family.rules(model.config), model.state_dict())
     draft = folder.with_name(f".writing_{folder.name}")

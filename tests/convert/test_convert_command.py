@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 import transformers
+from multimodal import conversation, pictures
 from published import saved
 from test_published import SIZE
 
+import sensorium
+from sensorium.api import messages_to_sample
 from sensorium.cli import main
 from sensorium.recipes.catalog import find
 from sensorium.tokenizer import Tokenizer
@@ -48,3 +51,22 @@ def test_what_no_layout_says_is_refused_with_the_reasons(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "llama: the layout of llama holds a language model alone" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_language_model_alone_answers_from_embeddings_of_pictures(tmp_path, capsys):
+    """Where no layout has a model's eyes, its language model has one, and reads what they give it."""
+    recipe = find("llava", "tiny")
+    state = dict.fromkeys(("stage", "wiring", "stage_step", "position", "step"), 0)
+    state |= {"finished": True, "results": [], "phases": {}, "adapters": []}
+    save_checkpoint(tmp_path / "run", 1, recipe, build_model(recipe), Tokenizer.bytes(), state)
+    assert run("convert", tmp_path / "run", tmp_path / "out") == 2
+    assert "--language" in capsys.readouterr().err
+    assert run("convert", tmp_path / "run", tmp_path / "out", "--language") == 0
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ours = sensorium.load(tmp_path / "run", "fp32")
+    messages = conversation("What is this?", pictures()[0])
+    sequence = ours.engine.renderer.render(messages_to_sample(messages), generate=True)
+    with torch.no_grad():
+        stream, _, _ = ours.network.stream(sequence)
+        logits = theirs(inputs_embeds=stream[None]).logits[0]
+    torch.testing.assert_close(ours.logits(messages)[1], logits, rtol=0, atol=2e-4)
