@@ -92,8 +92,13 @@ def _subclasses(cls: type[Config]) -> Iterator[type[Config]]:
         yield from _subclasses(sub)
 
 
+MOVED = {"render.Template": "template.Template"}
+"""Tags of saved runs -> what they are called since their parts moved."""
+
+
 def lookup(tag: str) -> type[Config]:
     """The Config class whose tag is `tag`, among the package's own parts and those of loaded user files."""
+    tag = MOVED.get(tag, tag)
     known = {sub.tag(): sub for sub in _subclasses(Config)}
     if tag not in known:
         _import_rooms()

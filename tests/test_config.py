@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from sensorium.config import Config, from_json, lookup, override, owned
+from sensorium.config import MOVED, Config, from_json, lookup, override, owned
 from sensorium.connectors.base import Connector
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import AveragePool
 from sensorium.errors import UserError, nearest
 from sensorium.recipes.catalog import SIZES, catalog, find
+from sensorium.template import Template
 from sensorium.train.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -256,3 +257,8 @@ def test_nearest():
     assert nearest("lable", ["label", "size"]) == "did you mean 'label'?"
     assert nearest("zzz", ["b", "a"]) == "known: a, b"
     assert nearest("zzz", []) == "nothing is known here"
+
+
+def test_a_part_that_moved_is_found_by_its_old_name():
+    assert lookup("render.Template") is Template
+    assert all(lookup(before) is lookup(after) for before, after in MOVED.items())
