@@ -127,9 +127,8 @@ class Tokenizer:
 
     def around(self) -> tuple[str, str]:
         """The special tokens that the published tokenizer puts before and after a plain text, as text; often ""."""
-        backend = tokenizers.Tokenizer.from_str(self._state)
         mark = self.encode("a")
-        ids = backend.encode("a", add_special_tokens=True).ids
+        ids = self._plain.encode("a", add_special_tokens=True).ids
         begin = next((at for at in range(len(ids)) if ids[at : at + len(mark)] == mark), 0)
         before, after = ids[:begin], ids[begin + len(mark) :]
         return "".join(self.token(id) or "" for id in before), "".join(self.token(id) or "" for id in after)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from sensorium.commands.output import console_for, print_json
 from sensorium.convert.adapters import is_adapter, open_adapter, write_adapter
 from sensorium.convert.family import FAMILIES, Family, family_named
@@ -16,6 +14,7 @@ from sensorium.convert.published import open_published, read_published, write_pu
 from sensorium.errors import UserError, nearest
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
+from sensorium.nn.blank import blank
 from sensorium.nn.lora import merge_lora
 from sensorium.template import Template
 from sensorium.tokenizer import Tokenizer
@@ -88,7 +87,7 @@ def _language(found: Source) -> Source:
     config = found.model.config
     if not isinstance(config, Fused.Config) or config.source is not None:
         raise UserError(f"--language takes the language model out of a model that has one; this is {config.tag()}")
-    with torch.device("meta"):
+    with blank():
         alone = Fused.Config(backbone=config.backbone).build()
     alone.load_state_dict(
         {f"backbone.{name}": one for name, one in found.model.stack.state_dict().items()}, assign=True

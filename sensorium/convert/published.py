@@ -18,6 +18,7 @@ from sensorium.convert.stored import Stored, write
 from sensorium.convert.words import with_placeholders
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
+from sensorium.nn.blank import blank
 from sensorium.render import Template
 from sensorium.tokenizer import Tokenizer
 
@@ -56,12 +57,13 @@ def is_published(folder: Path) -> bool:
 def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
     """The model of a folder with config.json, safetensors and, if it reads text, tokenizer, in evaluation mode.
 
-    Tensors come one at a time, so memory holds the model and little more. dtype None keeps the stored one.
+    Tensors come one at a time. Those that are taken as they are stay mapped from the file, which must then not be
+    written over while the model is open. dtype None keeps the stored one.
     Raises UserError for a config that cannot be said here, a tokenizer that does not fit, or tensors that are missing,
     unknown or of another shape: there is then no model, and not half of one.
     """
     said = read_published(folder)
-    with torch.device("meta"):
+    with blank():
         model = said.config.build()
     loaded, spare = fill_published(model, said, dtype)
     return Opened(said.family, model.eval(), said.tokenizer, said.template, said.files, loaded, spare)
@@ -120,12 +122,18 @@ def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | No
             "config are not of one model"
         )
     made: dict[str, Tensor] = {}
-    for pair in plan:
-        tensors = [stored.read(name) for name in pair.theirs]
-        for name, tensor in pair.into(tensors, shapes).items():
-            tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-            made[name] = tensor.clone() if tensor._base is not None or not tensor.is_contiguous() else tensor
-    model.load_state_dict(made, assign=True)
+    with torch.no_grad():
+        for pair in plan:
+            tensors = [stored.read(name) for name in pair.theirs]
+            for name, tensor in pair.into(tensors, shapes).items():
+                if not own[name].is_meta:
+                    own[name].copy_(tensor)
+                    continue
+                # as it is, it stays what the file maps: read when it is first used, and never held twice
+                tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+                made[name] = tensor.contiguous()
+    if made:
+        model.load_state_dict(made, assign=True)
     return len(used), spare
 
 

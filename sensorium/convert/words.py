@@ -9,6 +9,7 @@ import torch
 from sensorium.convert.layout import Family
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
+from sensorium.nn.blank import blank
 from sensorium.template import Template
 from sensorium.tokenizer import Tokenizer
 
@@ -64,7 +65,7 @@ def _grown(model: Wiring, words: int) -> Wiring:
     if words <= model.config.backbone.vocab:
         return model
     config = model.config.replace(backbone=model.config.backbone.replace(vocab=words))
-    with torch.device("meta"):
+    with blank():
         grown = config.build()
     tensors = model.state_dict()
     for name, wanted in grown.state_dict().items():

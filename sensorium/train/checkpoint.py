@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sensorium.config import from_json
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
+from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import Loaded, load_part
@@ -224,7 +225,7 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype | None = None) -> tup
     recipe = read_recipe(checkpoint)
     state = read_state(checkpoint)
     config = recipe.wiring(state["wiring"])
-    with torch.device("meta"):
+    with blank():
         model = config.build()
     adapted = _adapted(recipe, config, state["adapters"])
     load_weights(model, checkpoint, recipe, adapted, dtype)
@@ -244,7 +245,7 @@ def whole_model(recipe: Recipe, model: Wiring, adapters: Iterable[str], ranks: R
     tensors = _whole(model.state_dict(), ranks)
     if not ranks.leader:
         return None
-    with torch.device("meta"):
+    with blank():
         made = model.config.build()
     adapted = _adapted(recipe, model.config, adapters)
     for stage in recipe.stages:

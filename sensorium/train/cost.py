@@ -22,6 +22,7 @@ from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
+from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
 from sensorium.nn.modulation import Conditions
 from sensorium.sequence import Item
@@ -151,7 +152,7 @@ def _alike(model: nn.Module, stack: str, stages: Sequence[Stage]) -> bool:
 
 
 def _run(config: Wiring.Config, stages: Sequence[Stage], items: dict[str, Item]) -> list[Cost]:
-    with torch.device("meta"):
+    with blank():
         model = config.build().to(torch.bfloat16)
     costs = []
     for stage in stages:

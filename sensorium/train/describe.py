@@ -23,6 +23,7 @@ from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError, nearest
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
+from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
 from sensorium.sequence import Item
 from sensorium.train.checkpoint import parts_of
@@ -120,7 +121,7 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
 
     Raises UserError when a stage's globs match nothing, or when a figure counts nothing known.
     """
-    with torch.device("meta"):
+    with blank():
         model = recipe.model.build()
     readers = recipe.model.readers
     shapes = {kind: native(reader) for kind, reader in readers.items()}
@@ -129,7 +130,7 @@ def describe(recipe: Recipe, *, costs: bool = True) -> Description:
     for index, stage in enumerate(recipe.stages):
         config = recipe.wiring(index)
         if config.to_json() not in wirings:
-            with torch.device("meta"):
+            with blank():
                 wirings[config.to_json()] = config, config.build()
         _, full = wirings[config.to_json()]
         add_lora(full, stage.adapters)

@@ -14,6 +14,7 @@ from sensorium.errors import UserError
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
+from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
 from sensorium.nn.part import Stepped
 from sensorium.objectives.base import Loss, Objective, StepObjective
@@ -50,7 +51,7 @@ def check_stages(recipe: Recipe) -> None:
             raise UserError(f"stage {stage.name!r}: two objectives have one name ({', '.join(said)}): name them apart")
         key = config.to_json()
         if key not in models:
-            with torch.device("meta"):
+            with blank():
                 models[key] = config.build()
         add_lora(models[key], stage.adapters)
         _check_stage(stage, [name for name, _ in models[key].named_parameters()], set(models[key].encoders))
