@@ -17,6 +17,7 @@ from sensorium.mask import Layout
 from sensorium.nn.attention import Attention, routed, start_copying
 from sensorium.nn.block import Block, columns
 from sensorium.nn.modulation import Conditions, Modulation, modulate
+from sensorium.nn.moe import MixtureOfExperts, Routing
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
 from sensorium.nn.relative import LinearBias, RelativeBias
@@ -130,6 +131,7 @@ class Backbone(Part):
         self.rope = config.rope.build(head_width) if config.rope else None
         self.local_rope = config.local.rope.build(head_width) if config.local and config.local.rope else None
         self.relative = config.relative.build(config.block.attention.heads) if config.relative else None
+        self._mixtures = [part for part in self.blocks.modules() if isinstance(part, MixtureOfExperts)]
         self.checkpointing = False
         self.reset_parameters()
 
@@ -225,6 +227,10 @@ class Backbone(Part):
             own = [columns(norm, width) for norm, width in zip(self.routes.values(), self.widths)]
             return routed([self.norm, *own], x, layout)
         return modulate(self.norm(x), *self.modulation(conditions))
+
+    def routings(self) -> list[Routing]:
+        """What the last forward pass in training did in each block with a mixture of experts."""
+        return [one.routing for one in self._mixtures if one.routing is not None]
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:
         """The layout with the relative position bias of the new tokens to all that they may see."""

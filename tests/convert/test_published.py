@@ -41,6 +41,9 @@ CASES = {
     "qwen2, yarn": ("Qwen2", SIZE, {"rope_parameters": YARN, "num_key_value_heads": 2}),
     "llama, yarn": ("Llama", SIZE, {"rope_parameters": {**YARN, "attention_factor": 1.1, "beta_fast": 8.0,
                                                          "beta_slow": 2.0, "truncate": False}}),
+    "mixtral": ("Mixtral", {**SIZE, "num_key_value_heads": 2}, {"num_local_experts": 4}),
+    "mixtral, odd": ("Mixtral", {**ODD, "intermediate_size": 100}, {
+        "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 6, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {**SIZE, "head_dim": 16}, {"num_key_value_heads": 2}),
     "qwen3, odd": ("Qwen3", ODD, {"attention_bias": True, "tie_word_embeddings": True, "use_sliding_window": True,
                                   "sliding_window": 4, "layer_types": WINDOW}),
