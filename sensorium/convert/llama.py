@@ -183,6 +183,7 @@ def _read_qwen3(settings: Settings) -> Backbone.Config:
 
 def _from_some_depth(settings: Settings, config: Backbone.Config) -> Backbone.Config:
     """Qwen's windows: those of the blocks from max_window_layers on, where they are used at all."""
+    settings.only("use_mrope", False)
     used = settings.take("use_sliding_window", bool, False)
     window = settings.count("sliding_window", None if "sliding_window" in settings.values else 4096)
     first = settings.count("max_window_layers", 28, least=0)
