@@ -73,7 +73,7 @@ class MixtureOfExperts(Part):
         back[order] = torch.arange(len(order), device=order.device)
         of_token = torch.cat(made).index_select(0, back).unflatten(0, chosen.shape)
         weight = weight / weight.sum(-1, keepdim=True)
-        return (of_token * weight[..., None].to(x.dtype)).sum(1)
+        return (of_token * weight[..., None]).sum(1).to(x.dtype)
 
     def _sizes(self, chosen: Tensor) -> list[int]:
         """Tokens of each expert. On the meta device, where costs are counted, all have as many."""
