@@ -89,6 +89,7 @@ class Layout:
     parts     the same documents in groups of like length, where padding all to the longest would be most of the work:
               each a layout with `rows`, `mask` and `memory` of its own; empty: one group
     back      (T) place of each packed token in the flattened rows of all parts, one after another
+    window    None: a token sees all that the rule allows; else only what stands less than so many tokens away (`near`)
     """
 
     rows: Tensor
@@ -104,6 +105,26 @@ class Layout:
     plain: bool = False
     parts: list[Layout] = field(default_factory=list)
     back: Tensor | None = None
+    window: int | None = None
+
+    def near(self, window: int) -> Layout:
+        """The same documents under a sliding window (Beltagy et al. 2020, arXiv 2004.05150): a token sees itself and
+        what the rule allows of the `window` - 1 tokens before it, and as many behind it.
+
+        Counted are tokens that it may see, so that other branches and latents of earlier steps take no room.
+        """
+        near = replace(self, window=window, parts=[part.near(window) for part in self.parts])
+        length = self.rows.shape[1]
+        if length <= window:
+            return near
+        at = torch.arange(length, device=self.rows.device)
+        away = at[:, None] - at[None, :]
+        if self.mask is not None:
+            near.mask = windowed(self.mask, at[None], window)
+        else:
+            near.mask = (away < window)[None, None] & ((away >= 0) if self.causal else (away > -window))
+        near.causal = near.plain = False
+        return near
 
     def pad(self, x: Tensor) -> Tensor:
         """(T, ...) packed -> (B, L, ...) padded."""
@@ -147,6 +168,17 @@ class Layout:
             return torch.arange(count, device=self.position.device)
         first = sum(self.routes.sizes[:route])
         return self.routes.order[first : sum(self.routes.sizes[: route + 1])]
+
+
+def windowed(mask: Tensor, at: Tensor, window: int) -> Tensor:
+    """mask (B, 1, L, S) bool, and of each query its own place among the S keys, (B or 1, L): what remains of the mask
+    when a token sees only what stands less than `window` tokens away, counted over tokens that it may see."""
+    key = torch.arange(mask.shape[-1], device=mask.device)
+    before = key <= at[:, None, :, None]
+    past, future = mask & before, mask & ~before
+    passed = past.cumsum(-1, dtype=torch.int32)
+    near = passed[..., -1:] - passed < window  # tokens between this key and the query, the latter counted
+    return (past & near) | (future & (future.cumsum(-1, dtype=torch.int32) < window))
 
 
 def rows_of(doc: Tensor, documents: int) -> tuple[Tensor, Tensor | None, list[int]]:

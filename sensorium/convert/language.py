@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sensorium.convert.bloom import BLOOM
+from sensorium.convert.gemma import GEMMA, GEMMA2, GEMMA3
 from sensorium.convert.gpt2 import GPT2
-from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2
+from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from sensorium.convert.mixtral import MIXTRAL
 from sensorium.convert.opt import OPT
 
-LANGUAGE = (LLAMA, MISTRAL, QWEN2, GPT2, OPT, BLOOM)
+LANGUAGE = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT2, OPT, BLOOM)

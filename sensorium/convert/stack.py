@@ -105,7 +105,7 @@ def said(
     """
     again = read(Settings(written))
     first, second = _plain(config), _plain(again)
-    for path in first.keys() | second.keys():
+    for path in sorted(first.keys() | second.keys()):
         if first.get(path) != second.get(path):
             raise UserError(f"the layout of {name} cannot say this model: its {path} is {first.get(path)!r}, and "
                             f"{second.get(path)!r} is what would be read")  # fmt: skip

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.mask import Layout, Reads
+from sensorium.mask import Layout, Reads, windowed
 from sensorium.nn.attention import attend, attend_own
 from sensorium.nn.backbone import Backbone
 
@@ -33,6 +33,7 @@ class Step:
     mask    (B, 1, L or 1, keys) bool, True where attention is allowed; None where the rule needs none
     read    who reads which memory tokens, those of earlier steps included
     positions  (B, keys) of the tokens that are read
+    starts  tokens that each slot held before
     """
 
     slots: slice | Tensor
@@ -43,6 +44,28 @@ class Step:
     mask: Tensor | None
     read: Read | None
     positions: Tensor
+    starts: list[int]
+    _near: dict[int, tuple[int, Tensor | None]] = field(default_factory=dict)
+
+    def near(self, window: int) -> tuple[int, Tensor | None]:
+        """Under a sliding window: the first key that is read, and the mask (B, 1, L or 1, keys - first) from there."""
+        if window not in self._near:
+            self._near[window] = self._windowed(window)
+        return self._near[window]
+
+    def _windowed(self, window: int) -> tuple[int, Tensor | None]:
+        if self.keys <= window:
+            return 0, self.mask
+        starts = torch.tensor(self.starts, device=self.positions.device)
+        if max(self.counts) > 1:
+            assert self.mask is not None
+            at = starts[:, None] + torch.arange(self.mask.shape[2], device=starts.device)
+            return 0, windowed(self.mask, at, window)
+        first = max(0, min(self.starts) + 1 - window)
+        if len(set(self.starts)) == 1:
+            return first, None
+        at = torch.arange(first, self.keys, device=starts.device)[None, :]
+        return first, ((at <= starts[:, None]) & (at > starts[:, None] - window))[:, None, None, :]
 
 
 @dataclass(slots=True)
@@ -74,7 +97,7 @@ class LayerCache:
         self.memory: list[tuple[Tensor, Tensor] | None] = [None] * owner.slots
         self._joined: tuple[list[Tensor | None], Tensor, Tensor] | None = None
 
-    def read(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    def read(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, cap: float | None = None) -> Tensor:
         """q (T, H, W) reads what each slot held and the new k and v (M, G, W) -> (T, H, W); both are kept."""
         read = self.owner.current.read
         if read is None:
@@ -86,7 +109,7 @@ class LayerCache:
                 old = (before[0][:held], before[1][:held]) if before is not None else (keys[:0], values[:0])
                 self.memory[slot] = torch.cat([old[0], keys]), torch.cat([old[1], values])
         keys, values = self._padded(read)
-        mixed = layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), read.mask, False))
+        mixed = layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), read.mask, False, cap))
         return mixed if read.sees is None else mixed * read.sees[:, None, None].to(mixed.dtype)
 
     def _padded(self, read: Read) -> tuple[Tensor, Tensor]:
@@ -104,25 +127,28 @@ class LayerCache:
             self._joined = known = (marks, keys, values)
         return known[1], known[2]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """q (T, H, W), k and v (T, G, W) of the new tokens, rotated -> (T, H, W); k and v are kept."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, cap: float | None = None) -> Tensor:
+        """q (T, H, W), k and v (T, G, W) of the new tokens, rotated -> (T, H, W); k and v are kept.
+
+        cap  see sensorium.nn.attention.attend
+        """
         step = self.owner.current
         self.keys.flatten(0, 1).index_copy_(0, step.places, k.to(self.keys.dtype))
         self.values.flatten(0, 1).index_copy_(0, step.places, v.to(self.values.dtype))
         if step.fresh:
-            return attend_own(q, k, v, layout)
-        keys, values = self.keys[step.slots, : step.keys], self.values[step.slots, : step.keys]
+            return attend_own(q, k, v, layout, cap)
+        first, mask = (0, step.mask) if layout.window is None else step.near(layout.window)
+        keys, values = self.keys[step.slots, first : step.keys], self.values[step.slots, first : step.keys]
         if max(step.counts) > 1:
-            mask = step.mask if layout.bias is None else layout.bias
-            return layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), mask, False))
+            mask = mask if layout.bias is None else layout.bias
+            return layout.pack(attend(layout.pad(q), keys.to(q.dtype), values.to(q.dtype), mask, False, cap))
+        if cap is not None:
+            return attend(q[:, None].to(keys.dtype), keys, values, mask, False, cap)[:, 0].to(q.dtype)
         # one row for each document: heads that share keys become query rows, so keys and values are never repeated
         batch, heads, width = q.shape
         rows = q.to(keys.dtype).view(batch, keys.shape[2], -1, width)
-        mask = (
-            step.mask
-            if layout.bias is None
-            else layout.bias.to(keys.dtype).reshape(batch, keys.shape[2], -1, step.keys)
-        )
+        if layout.bias is not None:
+            mask = layout.bias.to(keys.dtype).reshape(batch, keys.shape[2], -1, step.keys)
         mixed = F.scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
         return mixed.reshape(batch, heads, width).to(q.dtype)
 
@@ -241,7 +267,7 @@ class Cache:
         index = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(list(slots), device=device)
         self.positions.view(-1).index_copy_(0, places, layout.position[:, 0].to(device))
         positions = self.positions[index, :keys]
-        return Step(index, places, keys, counts, fresh, mask, self._plan_read(list(slots), layout), positions)
+        return Step(index, places, keys, counts, fresh, mask, self._plan_read(list(slots), layout), positions, starts)
 
     def _plan_read(self, slots: list[int], layout: Layout) -> Read | None:
         new = layout.memory

@@ -243,7 +243,8 @@ class Fused(LatentStream):
         # index_select, not hidden[index]: where branches share a token, the gradient of the latter is summed by threads
         # in whatever order they come, and a resumed run would not repeat it to the last bit
         return Outputs(hidden, lambda index: self.backbone.logits(hidden.index_select(0, index)), inner,
-                       denoised, self._beside(hidden), self._generated(sequence, hidden, seen))  # fmt: skip
+                       denoised, self._beside(hidden), self._generated(sequence, hidden, seen),
+                       self.backbone.routings())  # fmt: skip
 
     def _beside(self, hidden: Tensor) -> Callable[[Tensor, Tensor], list[Tensor]] | None:
         """What says the further streams; None where there are none."""

@@ -23,6 +23,7 @@ from sensorium.mask import AttentionRule
 from sensorium.models.latents import Denoised
 from sensorium.models.streams import Streams
 from sensorium.nn.backbone import Backbone, Between
+from sensorium.nn.moe import Routing
 from sensorium.nn.part import Features, Grid, Part
 from sensorium.sequence import Plan, Sequence
 
@@ -36,6 +37,7 @@ class Outputs:
     streams    (index (N), ids (N, K) that follow) -> of each further stream that is said the logits (N, codes), given
                those before it in its step; None where the model says one stream
     generated  by kind what a generator makes of its signals (models.generator.Generated), when it is asked
+    routings   in training, of each block with a mixture of experts who took which
     """
 
     hidden: Tensor
@@ -44,6 +46,7 @@ class Outputs:
     denoised: dict[str, Denoised] = field(default_factory=dict)
     streams: Callable[[Tensor, Tensor], list[Tensor]] | None = None
     generated: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    routings: list[Routing] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from sensorium.config import Config as Value
@@ -76,6 +77,9 @@ class Attention(Projections, Part):
     qk_norm     normalise queries and keys per head: RMSNorm where it is True (Qwen3), or the norm that is given
                 (LayerNorm: Chameleon section 2.3, Persimmon)
     scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
+    scale_width  the width whose root divides them, where it is not the head's own (Gemma 2's 27 B: width / heads)
+    soft_cap    scores stay within plus and minus this: cap * tanh(score / cap) (Bello et al. 2016, arXiv 1611.09940,
+                3.3; Gemma 2, arXiv 2408.00118, section 2). The score matrix is then always written out
     start       copy: values and output begin as the identity, so that what is read arrives as it is
     """
 
@@ -87,6 +91,8 @@ class Attention(Projections, Part):
         out_bias: bool | None = None
         qk_norm: bool | Norm.Config = False
         scaled: bool = True
+        scale_width: float | None = Field(default=None, gt=0)
+        soft_cap: float | None = Field(default=None, gt=0)
         start: Literal["random", "copy"] = "random"
 
         def width_of_head(self, width: int) -> int:
@@ -99,6 +105,9 @@ class Attention(Projections, Part):
         self.kv_heads = config.kv_heads or config.heads
         self.head_width = config.width_of_head(width)
         self.scale = None if config.scaled else self.head_width**0.5  # undoes what `attend` divides by
+        if config.scaled and config.scale_width is not None:
+            self.scale = (self.head_width / config.scale_width) ** 0.5
+        self.soft_cap = config.soft_cap
         norm = config.qk_norm if isinstance(config.qk_norm, Norm.Config) else Norm.Config()
         self.q_norm = norm.build(self.head_width) if config.qk_norm else None
         self.k_norm = norm.build(self.head_width) if config.qk_norm else None
@@ -134,9 +143,9 @@ class Attention(Projections, Part):
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
-            mixed = cache.attend(q, k, v, layout)
+            mixed = cache.attend(q, k, v, layout, self.soft_cap)
         else:
-            mixed = attend_own(q, k, v, layout)
+            mixed = attend_own(q, k, v, layout, self.soft_cap)
         return routed([one.leaving for one in every], mixed.flatten(1), layout)
 
     def read(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
@@ -152,32 +161,34 @@ class Attention(Projections, Part):
         if self.scale is not None:
             q = q * self.scale
         if cache is not None:
-            mixed = cache.read(q, k, v, layout)
+            mixed = cache.read(q, k, v, layout, self.soft_cap)
         else:
-            mixed = read_memory(q, k, v, layout)
+            mixed = read_memory(q, k, v, layout, self.soft_cap)
         return self.o(mixed.flatten(1))
 
 
-def attend_own(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+def attend_own(q: Tensor, k: Tensor, v: Tensor, layout: Layout, cap: float | None = None) -> Tensor:
     """Tokens of packed documents attend to each other: q (T, H, W), k and v (T, G, W) -> (T, H, W)."""
     if layout.parts and layout.bias is None:
         return layout.join(
-            [attend(part.take(q), part.take(k), part.take(v), part.mask, part.causal) for part in layout.parts]
+            [attend(part.take(q), part.take(k), part.take(v), part.mask, part.causal, cap) for part in layout.parts]
         )
     mask, causal = (layout.mask, layout.causal) if layout.bias is None else (layout.bias, False)
-    return layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), mask, causal))
+    return layout.pack(attend(layout.pad(q), layout.pad(k), layout.pad(v), mask, causal, cap))
 
 
-def read_memory(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+def read_memory(q: Tensor, k: Tensor, v: Tensor, layout: Layout, cap: float | None = None) -> Tensor:
     """q (T, H, W), k and v (M, G, W) -> (T, H, W); zero for tokens that read nothing."""
     memory = layout.memory
     if memory is None:
         return q * 0.0 + (k.sum() + v.sum())  # nothing is read; k and v are empty, and all stay in the graph
     if layout.parts:
         every = [(part, part.memory) for part in layout.parts if part.memory is not None]
-        mixed = layout.join([attend(part.take(q), k[own.rows], v[own.rows], own.mask, False) for part, own in every])
+        mixed = layout.join(
+            [attend(part.take(q), k[own.rows], v[own.rows], own.mask, False, cap) for part, own in every]
+        )
     else:
-        mixed = layout.pack(attend(layout.pad(q), k[memory.rows], v[memory.rows], memory.mask, False))
+        mixed = layout.pack(attend(layout.pad(q), k[memory.rows], v[memory.rows], memory.mask, False, cap))
     return mixed if memory.sees is None else mixed * memory.sees[:, None, None].to(mixed.dtype)
 
 
@@ -198,14 +209,19 @@ def routed(modules: Sequence[Callable[[Tensor], Tensor]], x: Tensor, layout: Lay
     return torch.cat([module(part) for module, part in zip(modules, parts)]).index_select(0, routes.inverse)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, cap: float | None = None
+) -> Tensor:  # fmt: skip
     """q (B, L, H, W), k and v (B, S, G, W) with H a multiple of G -> (B, L, H, W).
 
     mask  (B or 1, 1, L, S) bool, True where attention is allowed; or (B or 1, H, L, S) numbers to add to the scores
+    cap   the scores are softly held within it, before the mask
 
     On CPU, torch's flash kernel is slow for short documents in bf16 (its backward pass five times), so there the
     scores are two plain products as long as they stay small.
     """
+    if cap is not None:
+        return _attend_by_products(q, k, v, mask, causal, cap)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[1] > 1 and k.shape[1] <= SHORT:
         return _attend_by_products(q, k, v, mask, causal)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -215,7 +231,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2)
 
 
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def _attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, cap: float | None = None
+) -> Tensor:  # fmt: skip
     batch, rows, heads, width = q.shape
     keys, kv_heads = k.shape[1], k.shape[2]
     groups = heads // kv_heads
@@ -223,6 +241,8 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, ca
     q = (q * width**-0.5).view(batch, rows, kv_heads, groups, width).permute(0, 2, 3, 1, 4)
     scores = q.reshape(batch * kv_heads, groups * rows, width) @ k.permute(0, 2, 3, 1).reshape(-1, width, keys)
     scores = scores.view(batch, kv_heads, groups, rows, keys)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     if causal:
         mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril()[None, None]
     if mask is not None and mask.dtype != torch.bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +17,7 @@ from sensorium.mask import Layout
 from sensorium.nn.attention import Attention, routed, start_copying
 from sensorium.nn.block import Block, columns
 from sensorium.nn.modulation import Conditions, Modulation, modulate
+from sensorium.nn.moe import MixtureOfExperts, Routing
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
 from sensorium.nn.relative import LinearBias, RelativeBias
@@ -47,16 +48,35 @@ def adding(index: Tensor, values: Tensor, first: Between | None = None) -> Betwe
     return lambda x: (x if first is None else first(x)).index_add(0, index, values.to(x.dtype))
 
 
+class Local(Value):
+    """Blocks in which a token sees only what is near (Beltagy et al. 2020, arXiv 2004.05150; Mistral, Gemma 2).
+
+    window  a token sees itself, the window - 1 tokens before it and, where the rule lets it look ahead, as many behind
+    layers  their depths from 0; None: all. Depths beyond the stack's are not there
+    rope    rotary positions of their own (Gemma 3, arXiv 2503.19786, section 2); None: the stack's
+    """
+
+    window: int = Field(ge=1)
+    layers: tuple[int, ...] | None = None
+    rope: Rope.Config | None = None
+
+    def at(self, depth: int) -> bool:
+        return self.layers is None or depth in self.layers
+
+
 class Backbone(Part):
     """Embedding -> blocks -> norm -> head.
 
     vocab       0: the stack reads embeddings only and has no head (a ViT)
+    scaled_embed  embeddings are multiplied by the root of the width (Vaswani et al. 2017, section 3.4; Gemma)
     rope        rotary positions; None when positions are learned or come from outside
+    local       blocks whose attention has a sliding window; None: none has
     positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
     unused_positions  rows of their table before that of position 0, which no token takes (OPT: 2)
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
+    soft_cap    logits stay within plus and minus this: cap * tanh(logit / cap) (Gemma 2, arXiv 2408.00118, section 2)
     relative    bias of attention scores by distance, the same in all blocks (T5; BLOOM's is linear)
     cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
     """
@@ -66,15 +86,24 @@ class Backbone(Part):
         depth: int
         block: Block.Config
         vocab: int = 0
+        scaled_embed: bool = False
         rope: Rope.Config | None = None
+        local: Local | None = None
         positions: int = 0
         unused_positions: int = Field(default=0, ge=0)
         relative: RelativeBias.Config | LinearBias.Config | None = None
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True
+        soft_cap: float | None = Field(default=None, gt=0)
         cross_every: int = Field(default=1, ge=1)
         cross_from: int = Field(default=0, ge=0)
+
+        @model_validator(mode="after")
+        def _one_bias(self) -> Self:
+            if self.local is not None and self.relative is not None:
+                raise ValueError("relative positions are added to the scores of all tokens: leave out `local`")
+            return self
 
         def block_at(self, index: int) -> Block.Config:
             """The block at a 0-based depth: with cross-attention or without."""
@@ -98,8 +127,11 @@ class Backbone(Part):
         modulation = config.block.modulation if config.final_norm else None
         self.modulation = modulation.build(width, 2) if modulation is not None else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
-        self.rope = config.rope.build(config.block.attention.width_of_head(width)) if config.rope else None
+        head_width = config.block.attention.width_of_head(width)
+        self.rope = config.rope.build(head_width) if config.rope else None
+        self.local_rope = config.local.rope.build(head_width) if config.local and config.local.rope else None
         self.relative = config.relative.build(config.block.attention.heads) if config.relative else None
+        self._mixtures = [part for part in self.blocks.modules() if isinstance(part, MixtureOfExperts)]
         self.checkpointing = False
         self.reset_parameters()
 
@@ -112,7 +144,7 @@ class Backbone(Part):
             if isinstance(module, Modulation):
                 module.reset_parameters()
             elif isinstance(module, nn.Linear | nn.Embedding) and not name.endswith("modulation.linear"):
-                last = name.endswith(("attention.o", "ffn.down"))
+                last = name.endswith(("attention.o", ".down"))
                 std = 0.02 / math.sqrt(2 * self.config.depth) if last else 0.02
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
@@ -141,7 +173,9 @@ class Backbone(Part):
         """ids (T) -> (T, D)."""
         if self.embed is None:
             raise ValueError("this backbone has no vocabulary: it reads embeddings, not token ids")
-        return self.embed(ids)
+        x = self.embed(ids)
+        # the factor has the table's precision, as released models were trained
+        return x * torch.tensor(self.config.width**0.5, dtype=x.dtype) if self.config.scaled_embed else x
 
     def forward(
         self,
@@ -168,22 +202,23 @@ class Backbone(Part):
             x = x + self.place(at[:, 0].clamp(min=0) + self.config.unused_positions) * (at >= 0).to(x.dtype)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        rope = None
-        if self.rope is not None:
-            cos, sin = self.rope(layout.position)
-            rope = (cos.to(x.dtype), signed(sin).to(x.dtype))
         if self.relative is not None:
             layout = self._with_bias(layout, cache, x.dtype)
+        wide = layout, _tables(self.rope, layout, x.dtype)
+        local, near = self.config.local, wide
+        if local is not None:
+            own = wide[1] if self.local_rope is None else _tables(self.local_rope, layout, x.dtype)
+            near = layout.near(local.window), own
         blocks = self.blocks if depth is None else self.blocks[:depth]
         if between is not None and 0 in between:
             x = between[0](x)
         for index, block in enumerate(blocks):
             kept = cache.layer(index) if cache is not None else None
+            seen = near if local is not None and local.at(index) else wide
             if self.checkpointing and torch.is_grad_enabled():
-                again = (layout, rope, kept, memory, conditions)
-                x = checkpoint(block, x, *again, use_reentrant=False)  # type: ignore[assignment]
+                x = checkpoint(block, x, *seen, kept, memory, conditions, use_reentrant=False)  # type: ignore[assignment]
             else:
-                x = block(x, layout, rope, kept, memory, conditions)
+                x = block(x, *seen, kept, memory, conditions)
             if between is not None and index + 1 in between:
                 x = between[index + 1](x)
         if self.norm is None or len(blocks) < len(self.blocks):
@@ -192,6 +227,10 @@ class Backbone(Part):
             own = [columns(norm, width) for norm, width in zip(self.routes.values(), self.widths)]
             return routed([self.norm, *own], x, layout)
         return modulate(self.norm(x), *self.modulation(conditions))
+
+    def routings(self) -> list[Routing]:
+        """What the last forward pass in training did in each block with a mixture of experts."""
+        return [one.routing for one in self._mixtures if one.routing is not None]
 
     def _with_bias(self, layout: Layout, cache: Cache | None, dtype: torch.dtype) -> Layout:
         """The layout with the relative position bias of the new tokens to all that they may see."""
@@ -204,11 +243,19 @@ class Backbone(Part):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (N, D) -> (N, vocab)."""
-        if self.head is not None:
-            return self.head(hidden)
         if self.embed is None:
             raise ValueError("this backbone has no vocabulary, so it has no logits")
-        return nn.functional.linear(hidden, self.embed.weight)
+        logits = nn.functional.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        cap = self.config.soft_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _tables(rope: Rope | None, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """cos and signed sin (T, width that is turned)."""
+    if rope is None:
+        return None
+    cos, sin = rope(layout.position)
+    return cos.to(dtype), signed(sin).to(dtype)
 
 
 def _table(config: Backbone.Config) -> nn.Embedding:

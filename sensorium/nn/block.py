@@ -21,9 +21,13 @@ from sensorium.nn.part import Part
 if TYPE_CHECKING:
     from sensorium.infer.cache import LayerCache
 
-Slot = Literal["norm1", "norm2", "attention", "ffn", "final"]
-"""norm1 belongs to the attention, norm2 to the feed-forward: before it or, in post-norm blocks, after it; final is the
-norm behind the last block, which is the Backbone's."""
+Slot = Literal["norm1", "norm2", "after1", "after2", "attention", "ffn", "final"]
+"""norm1 belongs to the attention, norm2 to the feed-forward: before it or, in post-norm blocks, after it; after1 and
+after2 are those behind them in blocks with norms on both sides; final is the norm behind the last block, which is the
+Backbone's."""
+
+
+AFTER = ("after1", "after2")
 
 
 class Expert(Value):
@@ -40,7 +44,8 @@ class Expert(Value):
 class Block(Part):
     """Attention and feed-forward, each with its residual; between or before them, optionally, cross-attention.
 
-    place   pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT)
+    place   pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT); both: x + norm(f(norm(x))) (CogView's
+            sandwich, Ding et al. 2021, arXiv 2105.13290, 2.4; Gemma 2)
     routes  sets of weights that tokens may take; all attend jointly (CogVLM's visual expert, BEiT-3's multiway)
     routed  which slots have a set for each route; the others are shared
     experts  routes of another width and feed-forward; all of their slots are routed
@@ -53,7 +58,7 @@ class Block(Part):
         attention: Attention.Config
         ffn: FeedForward.Config
         norm: Norm.Config = Norm.Config()
-        place: Literal["pre", "post"] = "pre"
+        place: Literal["pre", "post", "both"] = "pre"
         routes: int = Field(default=1, ge=1)
         routed: tuple[Slot, ...] = ("attention", "ffn")
         experts: dict[int, Expert] = {}
@@ -63,12 +68,12 @@ class Block(Part):
         @model_validator(mode="after")
         def _modulated_before(self) -> Self:
             if self.modulation is not None and self.place != "pre":
-                raise ValueError("adaLN modulates what a sublayer reads: its norm stands before it (place='pre')")
+                raise ValueError("adaLN modulates what a sublayer reads: its norm stands before it alone (place='pre')")
             return self
 
         @model_validator(mode="after")
         def _experts_fit(self) -> Self:
-            whole = {"norm1", "norm2", "attention", "ffn", "final"}
+            whole = {"norm1", "norm2", "attention", "ffn", "final", *(AFTER if self.place == "both" else ())}
             if self.experts and (self.modulation is not None or self.cross is not None or set(self.routed) != whole):
                 raise ValueError("an expert of another width shares attention alone: route every slot "
                                  f"({', '.join(sorted(whole))}), without cross-attention and modulation")  # fmt: skip
@@ -85,11 +90,13 @@ class Block(Part):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.pre = config.place == "pre"
+        self.pre, self.after = config.place != "post", config.place == "both"
         self.norm1 = config.norm.build(width)
         self.attention = config.attention.build(width)
         self.norm2 = config.norm.build(width)
         self.ffn = config.ffn.build(width)
+        if self.after:
+            self.after1, self.after2 = config.norm.build(width), config.norm.build(width)
         self.cross = config.cross.build(width, not self.pre) if config.cross is not None else None
         self.cross_first = config.cross is not None and config.cross.place == "before"
         self.modulation = config.modulation.build(width, 6) if config.modulation is not None else None
@@ -119,7 +126,8 @@ class Block(Part):
         if self.cross is not None and not self.cross_first:
             x = self.cross(x, memory, layout, cache)
         if self.pre:
-            return x + self._slot("ffn", self._slot("norm2", x, layout), layout)
+            made = self._slot("ffn", self._slot("norm2", x, layout), layout)
+            return x + (self._slot("after2", made, layout) if self.after else made)
         return self._slot("norm2", x + self._slot("ffn", x, layout), layout)
 
     def _attend(
@@ -127,7 +135,8 @@ class Block(Part):
     ) -> Tensor:
         others = self._others("attention")
         if self.pre:
-            return x + self.attention(self._slot("norm1", x, layout), layout, rope, cache, others)
+            made = self.attention(self._slot("norm1", x, layout), layout, rope, cache, others)
+            return x + (self._slot("after1", made, layout) if self.after else made)
         return self._slot("norm1", x + self.attention(x, layout, rope, cache, others), layout)
 
     def _modulated(
@@ -169,7 +178,8 @@ def _route(config: Block.Config, stream: int, route: int) -> nn.ModuleDict:
     parts: dict[str, nn.Module] = {}
     width = config.width_of(route, stream)
     expert = config.experts.get(route)
-    parts |= {name: config.norm.build(width) for name in ("norm1", "norm2") if name in config.routed}
+    norms = ("norm1", "norm2", *(AFTER if config.place == "both" else ()))
+    parts |= {name: config.norm.build(width) for name in norms if name in config.routed}
     if "attention" in config.routed:
         heads = config.attention.replace(head_width=config.attention.width_of_head(stream))
         parts["attention"] = Projections(heads, width, stream=stream)

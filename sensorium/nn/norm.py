@@ -16,29 +16,34 @@ class Norm(Part):
     """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis. x: (..., D) -> (..., D).
 
     affine  scaled (and shifted, in a LayerNorm) by learned numbers; otherwise whatever comes after does that (adaLN)
+    zero_centered  the scale is 1 + weight, which starts at zero, so that weight decay pulls it towards 1 (Gemma)
     """
 
     class Config(Value):
         kind: Literal["rms", "layer"] = "rms"
         eps: float = 1e-5
         affine: bool = True
+        zero_centered: bool = False
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
         self.eps, self.width = config.eps, width
         self.layer = config.kind == "layer"
-        self.weight = nn.Parameter(torch.ones(width)) if config.affine else None
+        start = torch.zeros(width) if config.zero_centered else torch.ones(width)
+        self.weight = nn.Parameter(start) if config.affine else None
+        self.zero_centered = config.zero_centered
         self.bias = nn.Parameter(torch.zeros(width)) if config.affine and self.layer else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight is None:
             normed = F.layer_norm if self.layer else F.rms_norm
             return normed(x, (self.width,), eps=self.eps)
+        weight = self.weight.float() + 1 if self.zero_centered else self.weight
         if self.bias is not None:
-            return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            return F.layer_norm(x, weight.shape, weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         if x.device.type == "cpu":
-            return _RMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            return _RMSNorm.apply(x, weight, self.eps)
+        return F.rms_norm(x, weight.shape, weight.to(x.dtype), self.eps)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -18,23 +18,54 @@ class Scaling(Value):
 
     kind      linear: all by the factor (Chen et al. 2023, arXiv 2306.15595). llama3: those whose wave is longer than
               `original / low` by the factor, those shorter than `original / high` not at all, and what lies between in
-              proportion (Llama Team 2024, arXiv 2407.21783, released configuration)
+              proportion (Llama Team 2024, arXiv 2407.21783, released configuration). yarn: the same ends, and what lies
+              between in proportion to its number in the order of frequencies; queries and keys grow a little, so that
+              attention stays as sharp (Peng et al. 2023, arXiv 2309.00071, 3.2 to 3.4)
+    low, high  turns of a wave within `original` tokens: below the first it is lowered, above the second kept
     original  the longest text, in tokens, before
+    whole     yarn: the ends are rounded outwards to a whole number in the order of frequencies (released code)
+    length    yarn: what rotated queries and keys are multiplied by; None: 0.1 ln(factor) + 1
     """
 
-    kind: Literal["linear", "llama3"] = "linear"
+    kind: Literal["linear", "llama3", "yarn"] = "linear"
     factor: float = Field(gt=0)
     low: float = 1.0
     high: float = 4.0
     original: int = 8192
+    whole: bool = True
+    length: float | None = None
 
-    def __call__(self, frequency: Tensor) -> Tensor:
-        """frequency (R / 2), radians a token -> the lowered ones."""
+    @property
+    def grown(self) -> float:
+        """What rotated queries and keys are multiplied by."""
+        if self.kind != "yarn":
+            return 1.0
+        if self.length is not None:
+            return self.length
+        return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+    def __call__(self, frequency: Tensor, theta: float) -> Tensor:
+        """frequency (R / 2), radians a token, falling from 1 towards 1 / theta -> the lowered ones."""
         if self.kind == "linear":
             return frequency / self.factor
+        if self.kind == "yarn":
+            kept = self._kept(len(frequency), theta).to(frequency.device)
+            return (1 - kept) * frequency / self.factor + kept * frequency
         turns = self.original * frequency / (2 * math.pi)  # of a wave within the original length
         kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
         return (1 - kept) * frequency / self.factor + kept * frequency
+
+    def _kept(self, count: int, theta: float) -> Tensor:
+        """(count) how much of each frequency yarn keeps."""
+        first, last = (
+            count * math.log(self.original / (2 * math.pi * turns)) / math.log(theta) for turns in (self.high, self.low)
+        )
+        if self.whole:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, 2 * count - 1)
+        last = last + 0.001 if first == last else last
+        number = torch.arange(count, dtype=torch.float32)
+        return 1 - ((number - first) / (last - first)).clamp(0, 1)
 
 
 class Rope(Part):
@@ -68,7 +99,7 @@ class Rope(Part):
         exponent = torch.arange(half, device=position.device, dtype=torch.float32) / half
         frequency = 1.0 / self.config.theta**exponent
         if self.config.scaling is not None:
-            frequency = self.config.scaling(frequency)
+            frequency = self.config.scaling(frequency, self.config.theta)
         if self.config.sections is None:
             angle = position[:, :1].float() * frequency
         else:
@@ -77,7 +108,8 @@ class Rope(Part):
             )
             angle = position.float()[:, axis] * frequency
         angle = torch.cat((angle, angle), dim=-1)
-        return angle.cos(), angle.sin()
+        grown = 1.0 if self.config.scaling is None else self.config.scaling.grown
+        return (angle.cos(), angle.sin()) if grown == 1 else (angle.cos() * grown, angle.sin() * grown)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
+from sensorium.nn.moe import MixtureOfExperts
 from sensorium.sequence import Item
 from sensorium.train.checkpoint import parts_of
 from sensorium.train.cost import ASSUMPTIONS, Cost, stage_costs
@@ -293,7 +294,11 @@ def summary(config: PartConfig) -> str:
     elif isinstance(stack, Backbone.Config):
         attention, ffn = stack.block.attention, stack.block.ffn
         groups = f" ({attention.kv_heads} kv)" if attention.kv_heads else ""
-        facts.append(f"{stack.depth} blocks of {stack.width}, {attention.heads} heads{groups}, ffn {ffn.hidden}")
+        mixed = f" x {ffn.experts}, {ffn.top} a token" if isinstance(ffn, MixtureOfExperts.Config) else ""
+        facts.append(f"{stack.depth} blocks of {stack.width}, {attention.heads} heads{groups}, ffn {ffn.hidden}{mixed}")
+        if stack.local is not None:
+            near = sum(map(stack.local.at, range(stack.depth)))
+            facts.append(f"a window of {stack.local.window:,} tokens in {near}")
         if stack.vocab:
             facts.append(f"vocabulary {stack.vocab:,}" + (", tied" if stack.tied else ""))
     if isinstance(config, Connector.Config):

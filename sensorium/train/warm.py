@@ -69,7 +69,8 @@ def ridge_start(
     layer, others = _fitted(start, connector)
     if model.stack.embed is None:
         raise UserError("a ridge start needs a backbone with word embeddings")
-    words = model.stack.embed.weight.float().cpu()
+    table = model.stack.embed.weight
+    words = model.stack.embed_tokens(torch.arange(len(table), device=table.device)).float().cpu()
     if layer.out_features != words.shape[1]:
         raise UserError(f"a ridge start fits word embeddings of width {words.shape[1]}; the {start.kind} connector's "
                         f"layer makes {layer.out_features}")  # fmt: skip

@@ -21,6 +21,8 @@ GPT2 = {"vocab_size": WORDS, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positio
 OPT = {**SIZE, "ffn_dim": 96, "max_position_embeddings": 90, "word_embed_proj_dim": 64}
 BLOOM = {"vocab_size": WORDS, "hidden_size": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 256, "eos_token_id": 257}
 NO_HEAD_DIM = {name: value for name, value in ODD.items() if name != "head_dim"}
+WINDOW = ["sliding_attention", "full_attention", "sliding_attention"]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 CASES = {
     "llama": ("Llama", SIZE, {}),
     "llama, odd": ("Llama", ODD, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True,
@@ -33,6 +35,34 @@ CASES = {
     "mistral, odd": ("Mistral", ODD, {"sliding_window": None, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", SIZE, {"num_key_value_heads": 2}),
     "qwen2, odd": ("Qwen2", NO_HEAD_DIM, {"tie_word_embeddings": True}),
+    "mistral, window": ("Mistral", SIZE, {"sliding_window": 5, "num_key_value_heads": 2}),
+    "qwen2, window": ("Qwen2", {**NO_HEAD_DIM, "num_hidden_layers": 4}, {
+        "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}),
+    "qwen2, yarn": ("Qwen2", SIZE, {"rope_parameters": YARN, "num_key_value_heads": 2}),
+    "llama, yarn": ("Llama", SIZE, {"rope_parameters": {**YARN, "attention_factor": 1.1, "beta_fast": 8.0,
+                                                         "beta_slow": 2.0, "truncate": False}}),
+    "mixtral": ("Mixtral", {**SIZE, "num_key_value_heads": 2}, {"num_local_experts": 4}),
+    "mixtral, odd": ("Mixtral", {**ODD, "intermediate_size": 100}, {
+        "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 6, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {**SIZE, "head_dim": 16}, {"num_key_value_heads": 2}),
+    "qwen3, odd": ("Qwen3", ODD, {"attention_bias": True, "tie_word_embeddings": True, "use_sliding_window": True,
+                                  "sliding_window": 4, "layer_types": WINDOW}),
+    "gemma": ("Gemma", {**SIZE, "head_dim": 16, "num_key_value_heads": 1}, {}),
+    "gemma, odd": ("Gemma", ODD, {"attention_bias": True, "tie_word_embeddings": False}),
+    "gemma2": ("Gemma2", {**SIZE, "head_dim": 32, "num_key_value_heads": 2}, {"sliding_window": 6}),
+    "gemma2, odd": ("Gemma2", ODD, {
+        "sliding_window": 4, "layer_types": WINDOW[:2] * 2, "num_hidden_layers": 4, "query_pre_attn_scalar": 23,
+        "attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.5, "attention_bias": True,
+        "tie_word_embeddings": False}),
+    "gemma2, no caps": ("Gemma2", {**SIZE, "head_dim": 16, "num_key_value_heads": 4}, {
+        "attn_logit_softcapping": None, "final_logit_softcapping": None, "layer_types": ["full_attention"] * 2}),
+    "gemma3": ("Gemma3Text", {**SIZE, "head_dim": 16, "num_key_value_heads": 2, "num_hidden_layers": 7},
+               {"sliding_window": 6, "query_pre_attn_scalar": 16}),
+    "gemma3, odd": ("Gemma3Text", ODD, {
+        "sliding_window": 3, "layer_types": WINDOW, "query_pre_attn_scalar": 20, "final_logit_softcapping": 2.0,
+        "attention_bias": True, "tie_word_embeddings": False, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}}),
     "gpt2": ("GPT2", GPT2, {}),
     "gpt2, odd": ("GPT2", {**GPT2, "n_embd": 42, "n_head": 3}, {"n_inner": 55, "activation_function": "relu",
                                                                 "tie_word_embeddings": False}),
@@ -51,9 +81,8 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published") / "model"
     size = {key: value for key, value in size.items() if name != "OPT" or key != "intermediate_size"}
     config = getattr(transformers, f"{name}Config")(**{**size, **changes})
-    reference = saved(
-        getattr(transformers, f"{name}{'LMHeadModel' if name == 'GPT2' else 'ForCausalLM'}"), config, folder
-    )
+    classes = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}
+    reference = saved(getattr(transformers, classes.get(name, f"{name}ForCausalLM")), config, folder)
     return folder, reference, sensorium.load(folder, precision="fp32")
 
 

@@ -96,8 +96,8 @@ def test_a_field_of_the_wrong_kind_and_one_that_is_missing(folder):
 
 
 def test_what_cannot_be_said_here(folder):
-    changed(folder, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0})
-    refused(folder, "rope_type", "yarn")
+    changed(folder, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0})
+    refused(folder, "rope_type", "dynamic")
 
 
 def test_a_config_that_contradicts_the_files(folder):

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from sensorium.config import override
 from sensorium.errors import UserError
+from sensorium.nn.backbone import Local, llama
 from sensorium.nn.lora import add_lora
+from sensorium.nn.moe import MixtureOfExperts
 from sensorium.recipes.catalog import find
 from sensorium.sequence import Item
 from sensorium.train.cost import LOSS_TOKENS, TEXT_TOKENS, stage_cost
-from sensorium.train.describe import Description, count, describe, describe_tree, measure, native, size_of
+from sensorium.train.describe import Description, count, describe, describe_tree, measure, native, size_of, summary
 from sensorium.train.recipe import Figure
 
 # tiny LLaVA: 64 features of width 64 -> 64 tokens of width 96; 3 blocks, feed-forward 256, vocabulary 259 (tied)
@@ -182,3 +184,12 @@ def test_tree_shows_parts_stages_and_figures():
 def test_numbers_for_people():
     assert [count(number) for number in (7_062_902_784, 20_979_712, 512)] == ["7.06 B", "21 M", "512"]
     assert [size_of(amount) for amount in (13.5e9, 2.5e6)] == ["13.5 GB", "2 MB"]
+
+
+def test_experts_and_windows_are_told():
+    stack = llama(vocab=0, width=16, depth=6, heads=4, hidden=24)
+    ffn = MixtureOfExperts.Config(hidden=24, experts=8, top=2)
+    stack = stack.replace(block=stack.block.replace(ffn=ffn), local=Local(window=4096, layers=(0, 2, 9)))
+    assert summary(stack) == (
+        "Backbone: 6 blocks of 16, 4 heads, ffn 24 x 8, 2 a token, a window of 4,096 tokens in 2"
+    )  # fmt: skip
