@@ -17,6 +17,8 @@ from torch import Tensor
 from sensorium.sequence import Sequence
 
 Rule = Literal["causal", "full", "prefix"]
+SAID = "said"
+"""What ends a prefix in place of a kind."""
 Reads = Literal["all", "before", "latest"]
 
 
@@ -28,8 +30,9 @@ class AttentionRule:
                    the rest is causal
     bidirectional  kinds of spans whose own tokens see each other both ways (a picture inside causal text)
     A span that is not `visible` (a noised latent) is seen by its own tokens alone, under every rule.
-    until          rule prefix: kinds whose first span ends the prefix, where its length is not given; without such a
-                   span the prefix is the document
+    until          rule prefix: kinds whose first span ends the prefix, where its length is not given, or "said": the
+                   first token that is to be said does (a prefix-LM's answer: Raffel et al. 2020, arXiv 1910.10683,
+                   3.2.1). Without one the prefix is the document
     memory         which memory spans cross-attention reads: all of the document; those that stand before the token; of
                    those the latest alone (Flamingo section 2.3)
     """
@@ -107,13 +110,15 @@ class Layout:
     back: Tensor | None = None
     window: int | None = None
 
-    def near(self, window: int) -> Layout:
+    def near(self, window: int, mutual: bool = False) -> Layout:
         """The same documents under a sliding window (Beltagy et al. 2020, arXiv 2004.05150): a token sees itself and
         what the rule allows of the `window` - 1 tokens before it, and as many behind it.
 
         Counted are tokens that it may see, so that other branches and latents of earlier steps take no room.
+
+        mutual  those that see each other both ways do so at any distance
         """
-        near = replace(self, window=window, parts=[part.near(window) for part in self.parts])
+        near = replace(self, window=window, parts=[part.near(window, mutual) for part in self.parts])
         length = self.rows.shape[1]
         if length <= window:
             return near
@@ -121,6 +126,8 @@ class Layout:
         away = at[:, None] - at[None, :]
         if self.mask is not None:
             near.mask = windowed(self.mask, at[None], window)
+            if mutual:
+                near.mask |= self.mask & self.mask.transpose(-1, -2)
         else:
             near.mask = (away < window)[None, None] & ((away >= 0) if self.causal else (away > -window))
         near.causal = near.plain = False
@@ -296,6 +303,10 @@ def _prefix(sequence: Sequence, rule: AttentionRule, counts: Tensor) -> Tensor:
         if span.kind in rule.until:
             doc = int(sequence.doc[span.start])
             prefix[doc] = torch.minimum(prefix[doc], span.start - starts[doc])
+    if SAID in rule.until:
+        for at in (sequence.weight > 0).nonzero()[:, 0].tolist():
+            doc = int(sequence.doc[at])
+            prefix[doc] = torch.minimum(prefix[doc], at - starts[doc])
     return prefix
 
 

@@ -85,7 +85,7 @@ class Chat:
         given = {"bos_token": template.bos, "eos_token": template.stop, "tools": None, "documents": None}
         try:
             text = self._source.render(messages=messages, add_generation_prompt=generate, **given)
-        except TemplateError as error:
+        except (TemplateError, TypeError, LookupError) as error:
             raise UserError(f"the chat template cannot write this conversation: {error}") from error
         text = text if text.startswith(template.opens) else template.opens + text
         pieces = [int(piece) if place % 2 else piece for place, piece in enumerate(_MARK.split(text)) if piece]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
+from sensorium.convert.paligemma import PALIGEMMA
 from sensorium.convert.settings import Settings
 from sensorium.errors import UserError, nearest
 
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), LLAVA, LLAVA_NEXT, VIPLLAVA)
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
 
 
 def family_of(settings: Settings) -> Family:

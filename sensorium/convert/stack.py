@@ -50,10 +50,13 @@ class Stack(Generic[C]):
     absent: Mapping[str, Any] = field(default_factory=dict)
 
 
-def part(settings: Settings, name: str, stacks: Sequence[Stack[C]], default: str) -> tuple[Stack[C], C]:
+def part(
+    settings: Settings, name: str, stacks: Sequence[Stack[C]], default: str, without: Sequence[str] = ()
+) -> tuple[Stack[C], C]:
     """The stack that a config inside another one describes, and its config here.
 
     default  its model_type where it says none
+    without  fields that the model around it answers for
     Raises UserError for a kind of stack that is not known, or a field that is not.
     """
     fields = settings.inner(name, {})
@@ -62,7 +65,10 @@ def part(settings: Settings, name: str, stacks: Sequence[Stack[C]], default: str
     if kind not in known:
         raise fields.error(f"model_type is {kind!r}, which cannot be opened here: {nearest(kind, known)}")
     absent = known[kind].absent
-    given = {one: value for one, value in fields.values.items() if value is not None or one not in absent}
+    given = {
+        one: value for one, value in fields.values.items()
+        if (value is not None or one not in absent) and one not in without
+    }  # fmt: skip
     whole = Settings({**absent, **given}, fields.where)
     config = known[kind].read(whole)
     whole.done()

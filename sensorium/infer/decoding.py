@@ -11,7 +11,7 @@ from torch import Tensor
 from sensorium.infer.cache import Cache
 from sensorium.infer.drawing import Drawing
 from sensorium.infer.sampling import Sampling, Text, choose
-from sensorium.mask import Layout, compile_layout
+from sensorium.mask import SAID, Layout, compile_layout
 from sensorium.models.wiring import Wiring
 from sensorium.sequence import Sequence
 
@@ -130,8 +130,9 @@ class Decoder:
     """Continuous batching (Yu et al. 2022, Orca section 4): `active[i]` owns slot i of the cache, always."""
 
     def __init__(self, model: Wiring, cache: Cache) -> None:
-        if model.config.rule.kind != "causal":
-            raise ValueError(f"text is generated left to right, the model's rule is {model.config.rule.kind!r}")
+        rule = model.config.rule
+        if rule.kind != "causal" and not (rule.kind == "prefix" and SAID in rule.until):
+            raise ValueError(f"text is generated left to right, the model's rule is {rule.kind!r}")
         self.model, self.cache = model, cache
         streams = model.streams
         self.steps = Cache.of(streams.depth, cache.slots, streams.config.says) if streams is not None else None

@@ -81,7 +81,9 @@ class Session:
             if span.mode != "memory" and span.start < common < span.start + span.length:
                 common = span.start
         late = any(span.mode == "memory" and span.start >= common for span in plan.spans)
-        return 0 if late and self.engine.model.config.rule.memory == "all" else common
+        rule = self.engine.model.config.rule
+        # what was read before would have read what comes now
+        return 0 if (late and rule.memory == "all") or rule.kind == "prefix" else common
 
     def reset(self) -> None:
         """Back to the beginning of the conversation."""

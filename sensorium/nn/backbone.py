@@ -54,11 +54,14 @@ class Local(Value):
     window  a token sees itself, the window - 1 tokens before it and, where the rule lets it look ahead, as many behind
     layers  their depths from 0; None: all. Depths beyond the stack's are not there
     rope    rotary positions of their own (Gemma 3, arXiv 2503.19786, section 2); None: the stack's
+    mutual  tokens that the rule lets see each other both ways (a prefix, those of a picture) do so at any distance
+            (PaliGemma 2, arXiv 2412.03555, released code)
     """
 
     window: int = Field(ge=1)
     layers: tuple[int, ...] | None = None
     rope: Rope.Config | None = None
+    mutual: bool = False
 
     def at(self, depth: int) -> bool:
         return self.layers is None or depth in self.layers
@@ -208,7 +211,7 @@ class Backbone(Part):
         local, near = self.config.local, wide
         if local is not None:
             own = wide[1] if self.local_rope is None else _tables(self.local_rope, layout, x.dtype)
-            near = layout.near(local.window), own
+            near = layout.near(local.window, local.mutual), own
         blocks = self.blocks if depth is None else self.blocks[:depth]
         if between is not None and 0 in between:
             x = between[0](x)

@@ -51,11 +51,17 @@ class Both:
     def make(cls, folder: Path, reference: type, config: Any, processor: Any) -> Both:
         made = saved(reference, config, folder)
         processor.chat_template = processor.tokenizer.chat_template
+        if processor.chat_template is None:
+            (folder / "chat_template.jinja").unlink()
         processor.save_pretrained(folder)
         return cls(folder, made, processor, sensorium.load(folder, precision="fp32"))
 
     def theirs(self, messages: list[dict[str, Any]]) -> Any:
-        return self.processor.apply_chat_template(
+        return self.asked(self.processor, messages)
+
+    def asked(self, processor: Any, messages: list[dict[str, Any]]) -> Any:
+        """What a processor makes of a conversation."""
+        return processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
 
@@ -116,9 +122,7 @@ def check_written(both: Both, folder: Path, messages: list[dict[str, Any]]) -> N
     again = type(both.reference).from_pretrained(folder)
     processor = type(both.processor).from_pretrained(folder)
     prompt = both.theirs(messages)
-    other = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
+    other = both.asked(processor, messages)
     assert prompt.keys() == other.keys()
     assert all(torch.equal(torch.as_tensor(prompt[name]), torch.as_tensor(other[name])) for name in prompt)
     with torch.no_grad():
