@@ -7,11 +7,12 @@ from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
 from sensorium.convert.paligemma import PALIGEMMA
 from sensorium.convert.settings import Settings
+from sensorium.convert.t5 import T5
 from sensorium.errors import UserError, nearest
 
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), T5, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
 
 
 def family_of(settings: Settings) -> Family:

@@ -24,6 +24,7 @@ class Files:
                fields where the folder has none
     processor  what else processor_config.json says: how pictures and words come together
     tokenizer  None: the folder has none
+    tensors    names of its tensors: some layouts say in no field which parts there are
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class Files:
     pictures: Settings
     processor: Settings
     tokenizer: Tokenizer | None = None
+    tensors: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: Path) -> Files:

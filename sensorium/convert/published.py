@@ -84,6 +84,8 @@ def read_published(folder: Path) -> Said:
     """Raises UserError for a config that cannot be said here, or a tokenizer that does not fit."""
     files = Files.open(folder)
     family = family_of(files.config)
+    with Stored(folder) as stored:
+        files.tensors = frozenset(stored.where)
     config = family.read(files)
     tokenizer, template = files.tokenizer, Template()
     if config.reads_text:
@@ -189,8 +191,8 @@ def _check_placeholders(family: Family, files: Files, template: Template, tokeni
 def _template(tokenizer: Tokenizer, folder: Path) -> Template:
     """The prompt as the folder says it: its chat template, and what its tokenizer puts around plain text."""
     begin, end = tokenizer.around()
-    stop = _token(tokenizer, tokenizer.eos)
-    if not stop:
+    stop = _token(tokenizer, tokenizer.eos) or end
+    if stop not in tokenizer.special:
         raise UserError(f"{folder}: its tokenizer names no token that ends a text (eos_token), so no answer would end")
     return Template(
         chat=tokenizer.chat_template or NO_CHAT, stop=stop, begin=begin, plain=end or stop,
@@ -249,6 +251,8 @@ def write_published(
 def _write_words(draft: Path, tokenizer: Tokenizer, template: Template) -> dict[str, int | None]:
     """The tokenizer, and what ends an answer -> fields of config.json: which ids begin, end and pad."""
     roles = {f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")}
+    if template.start:
+        roles["decoder_start_token_id"] = tokenizer.special[template.start]
     if template.stop in tokenizer.special:
         stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
         answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}

@@ -20,6 +20,7 @@ from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.moe import MixtureOfExperts, Routing
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
+from sensorium.nn.readout import Readout
 from sensorium.nn.relative import LinearBias, RelativeBias
 from sensorium.nn.rope import Rope, signed
 
@@ -79,6 +80,7 @@ class Backbone(Part):
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
+    readout     what stands between the last hidden state and the head; None: nothing
     soft_cap    logits stay within plus and minus this: cap * tanh(logit / cap) (Gemma 2, arXiv 2408.00118, section 2)
     relative    bias of attention scores by distance, the same in all blocks (T5; BLOOM's is linear)
     cross_every, cross_from  blocks cross_from, cross_from + cross_every, ... have the block's cross-attention
@@ -98,6 +100,7 @@ class Backbone(Part):
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True
+        readout: Readout.Config | None = None
         soft_cap: float | None = Field(default=None, gt=0)
         cross_every: int = Field(default=1, ge=1)
         cross_from: int = Field(default=0, ge=0)
@@ -130,6 +133,7 @@ class Backbone(Part):
         modulation = config.block.modulation if config.final_norm else None
         self.modulation = modulation.build(width, 2) if modulation is not None else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
+        self.readout = config.readout.build(width, config.vocab) if config.readout is not None else None
         head_width = config.block.attention.width_of_head(width)
         self.rope = config.rope.build(head_width) if config.rope else None
         self.local_rope = config.local.rope.build(head_width) if config.local and config.local.rope else None
@@ -248,7 +252,9 @@ class Backbone(Part):
         """hidden (N, D) -> (N, vocab)."""
         if self.embed is None:
             raise ValueError("this backbone has no vocabulary, so it has no logits")
-        logits = nn.functional.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        read = hidden if self.readout is None else self.readout(hidden)
+        logits = nn.functional.linear(read, self.embed.weight) if self.head is None else self.head(read)
+        logits = logits if self.readout is None else self.readout.shifted(logits)
         cap = self.config.soft_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

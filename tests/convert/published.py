@@ -33,14 +33,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def saved(model_class: type, config, folder: Path, seed: int = 0, **options) -> torch.nn.Module:
     """The model with weights strong enough to matter, in evaluation mode; written to the folder with a tokenizer."""
     torch.manual_seed(seed)
-    model = model_class(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.3 / parameter.shape[-1] ** 0.25)
-            else:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = strengthened(model_class(config).eval())
     model.tie_weights()
     model.save_pretrained(folder, **options)
     tokenizer().save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+def strengthened(model: torch.nn.Module) -> torch.nn.Module:
+    """With weights strong enough to matter; norms and biases are no longer what they begin as."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.3 / parameter.shape[-1] ** 0.25)
+        else:
+            parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
