@@ -187,31 +187,38 @@ class Model:
         self._must_speak()
         return self.engine.log_likelihoods([(_open(messages).segments, options)])[0]
 
-    def logits(self, messages: Messages) -> tuple[Tensor, Tensor]:
-        """ids (T) of the rendered conversation, and logits (T, vocab) float32: row t predicts token t + 1.
+    def logits(self, messages: str | Messages) -> tuple[Tensor, Tensor]:
+        """ids (T) of the rendered conversation, and logits (T, vocab) float32: row t predicts token t + 1, or of a
+        masked model token t.
 
+        messages  a conversation, or a plain text
         The assistant's turn is opened when the last message is not the assistant's own.
         """
-        self._must_speak()
-        sample = messages_to_sample(messages)
-        return self.engine.logits(sample, generate=sample.segments[-1].role != "assistant")
+        if not self.recipe.model.says:
+            raise UserError(f"{self.recipe.title} has no head that says words: use embed")
+        sample = Sample((Segment("text", messages),)) if isinstance(messages, str) else messages_to_sample(messages)
+        ended = sample.segments[-1].role == "assistant" or not self.recipe.model.speaks
+        return self.engine.logits(sample, generate=not ended)
 
-    def embed(self, inputs: Any) -> Tensor:
+    def embed(self, inputs: Any, pooled: bool = False) -> Tensor:
         """Mean of the backbone's last hidden states over all tokens of an input, float32, not normalised.
 
         Of a contrastive model: the unit vector of a picture or a text in the space they share.
 
         inputs  one text, picture (Path, PIL image, encoded bytes, Media) or conversation -> (D); a list of them
                 -> (N, D). A str is text: give a picture's path as a Path.
+        pooled  what the model's own pooler makes of the first token instead of the mean (BERT)
         """
         if isinstance(self.network, Denoiser):
             raise UserError(f"{self.recipe.title} paints, it embeds nothing: use paint")
         if isinstance(self.network, Dual):
+            if pooled:
+                raise UserError("a contrastive model has one vector of a picture or a text: leave out `pooled`")
             vectors = self._shared([inputs] if _is_one(inputs) else list(inputs))
             return vectors[0] if _is_one(inputs) else vectors
         if _is_one(inputs):
-            return self.engine.embed([_embedded(inputs)])[0]
-        return self.engine.embed(_embedded(value) for value in inputs)
+            return self.engine.embed([_embedded(inputs)], pooled)[0]
+        return self.engine.embed((_embedded(value) for value in inputs), pooled)
 
     @torch.no_grad()
     def features(self, picture: Any, kind: str = "image") -> Tensor:

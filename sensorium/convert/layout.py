@@ -24,7 +24,7 @@ class Family:
     architecture  the name of the published class
     read   what the folder says -> the model; write: the model -> what a folder says of it
     rules, spare, copies, root  as those of a Stack, of a whole model
-    older  beginnings of names in files of older releases, and what they are today
+    older  beginnings of names in files of older releases ("*.gamma": ends), and what they are today
     modules  beginnings of names in files, and of the modules that hold them where transformers runs the model
     prompts  how the folder has conversations written down, where items stand among the words
     tokens   kinds of items, and the field of config.json with the id that stands for one among the words
@@ -50,7 +50,7 @@ def text_only(stack: Stack[Backbone.Config]) -> Family:
     name = stack.types[0]
 
     def backbone(model: Wiring.Config) -> Backbone.Config:
-        if not isinstance(model, Fused.Config) or model.kinds or model.source is not None:
+        if not isinstance(model, Fused.Config) or model.kinds or model.source is not None or not model.speaks:
             raise UserError(f"the layout of {name} holds a language model alone, this model is more: "
                             f"{model.tag()} with {sorted(getattr(model, 'kinds', ()))}")  # fmt: skip
         return model.backbone

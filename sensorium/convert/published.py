@@ -24,6 +24,10 @@ from sensorium.tokenizer import Tokenizer
 
 NO_CHAT = "{{ raise_exception('this model has no chat template: it continues plain text') }}"
 
+WORDS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+         "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja")  # fmt: skip
+"""Files of a tokenizer."""
+
 
 @dataclass(slots=True)
 class Opened:
@@ -142,6 +146,8 @@ def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | No
 def today(name: str, older: tuple[tuple[str, str], ...]) -> str:
     """A tensor's name in the newest release of its layout."""
     for before, after in older:
+        if before.startswith("*") and name.endswith(before[1:]):
+            return name.removesuffix(before[1:]) + after[1:]
         if name.startswith(before):
             return after + name.removeprefix(before)
     return name
@@ -240,27 +246,38 @@ def write_published(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     write(draft, _published(model, plan))
-    roles = {} if tokenizer is None else _write_words(draft, tokenizer, template)
+    roles = {} if tokenizer is None else _write_words(draft, tokenizer, template, model.config, came)
     if tokenizer is not None:
         roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
-    said.config = {**roles, **said.config, "architectures": [family.architecture]}
+    said.config = {"architectures": [family.architecture], **roles, **said.config}
     said.save(draft, came)
     draft.replace(folder)
 
 
-def _write_words(draft: Path, tokenizer: Tokenizer, template: Template) -> dict[str, int | None]:
-    """The tokenizer, and what ends an answer -> fields of config.json: which ids begin, end and pad."""
+def _write_words(
+    draft: Path, tokenizer: Tokenizer, template: Template, config: Wiring.Config, came: Files | None
+) -> dict[str, int | None]:
+    """The tokenizer, and what ends an answer -> fields of config.json: which ids begin, end and pad.
+
+    A tokenizer that is still the one it came as keeps its files: they say more to other software than is read here.
+    """
     roles = {f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")}
     if template.start:
         roles["decoder_start_token_id"] = tokenizer.special[template.start]
-    if template.stop in tokenizer.special:
+    if config.speaks and template.stop in tokenizer.special:
         stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
         answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}
         (draft / "generation_config.json").write_text(json.dumps(answers, indent=2), "utf-8")
     tokenizer.save(draft)
     if template.placeholder and tokenizer.chat_template is not None:
         (draft / "chat_template.jinja").write_text(tokenizer.chat_template, "utf-8")  # where processors look for it
-    return roles
+    if came is None or came.tokenizer is None:
+        return roles
+    if came.tokenizer.fingerprint() == tokenizer.fingerprint():
+        for name in WORDS:
+            if (came.folder / name).exists():
+                shutil.copyfile(came.folder / name, draft / name)
+    return {role: id for role, id in roles.items() if id is not None}
 
 
 def _published(model: nn.Module, plan: list[Pair]) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ from sensorium.nn.ffn import FeedForward
 from sensorium.nn.norm import Norm
 from sensorium.nn.readout import Readout
 from sensorium.nn.relative import RelativeBias
-from sensorium.template import Template
+from sensorium.render import Template
 
 HEAD = "lm_head.weight"
 _SPARE = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)

@@ -19,6 +19,7 @@ from sensorium.infer.drawing import Drawing, Drawn
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.models.wiring import Wiring
 from sensorium.nn.part import Features
+from sensorium.nn.pooler import Pooler
 from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Sample, Segment, Sequence
@@ -254,28 +255,39 @@ class Engine:
 
     @torch.inference_mode()
     def logits(self, sample: Sample, generate: bool = False) -> tuple[Tensor, Tensor]:
-        """ids (T) of the rendered sample and the logits (T, vocab) float32 of what follows each of them."""
-        packed, outputs = self._forward([self.renderer.render(sample, generate=generate)])
+        """ids (T) of the rendered sample and the logits (T, vocab) float32 of what follows each of them, or of a masked
+        model of what stands there."""
+        packed, outputs = self._forward([self.renderer.render(sample, generate=generate, max_tokens=self.context)])
         places = torch.arange(len(packed), device=packed.ids.device)
         return packed.ids, outputs.logits(places).float()
 
     @torch.inference_mode()
-    def embed(self, samples: Iterable[Sample]) -> Tensor:
-        """(N, D) float32: the last hidden states of each sample, averaged over all its tokens; not normalised."""
+    def embed(self, samples: Iterable[Sample], pooled: bool = False) -> Tensor:
+        """(N, D) float32: the last hidden states of each sample, averaged over all its tokens; not normalised.
+
+        pooled  what the stack's own pooler makes of the first of them instead. Raises UserError where it has none
+        """
+        pooler = self.model.stack.pooler if pooled else None
+        if pooled and pooler is None:
+            raise UserError("this model has no pooler: leave out `pooled`")
+        whole = not self.model.config.speaks  # what reads a text to its end reads what ends it
         vectors: list[Tensor] = []
         pending: list[Sequence] = []
         for sample in samples:
-            sequence = self.renderer.render(sample, generate=True)
+            sequence = self.renderer.render(sample, generate=not whole, max_tokens=self.context)
             if pending and sum(map(len, pending)) + len(sequence) > self.tokens:
-                vectors.append(self._means(pending))
+                vectors.append(self._vectors(pending, pooler))
                 pending = []
             pending.append(sequence)
         if pending:
-            vectors.append(self._means(pending))
+            vectors.append(self._vectors(pending, pooler))
         return torch.cat(vectors) if vectors else torch.zeros(0, self.model.config.stack.width)
 
-    def _means(self, sequences: list[Sequence]) -> Tensor:
+    def _vectors(self, sequences: list[Sequence], pooler: Pooler | None) -> Tensor:
         packed, outputs = self._forward(sequences)
+        if pooler is not None:
+            counts = torch.bincount(packed.doc)
+            return pooler(outputs.hidden.index_select(0, counts.cumsum(0) - counts)).float()
         hidden = outputs.hidden.float()
         sums = hidden.new_zeros(packed.documents, hidden.shape[1]).index_add_(0, packed.doc, hidden)
         return sums / torch.bincount(packed.doc)[:, None]

@@ -101,6 +101,15 @@ class Fused(LatentStream):
             return True
 
         @property
+        def speaks(self) -> bool:
+            """Not where every token sees all others (BERT): such a model reads a whole text, and continues none."""
+            return self.rule.kind != "full"
+
+        @property
+        def says(self) -> bool:
+            return self.speaks or self.backbone.readout is not None
+
+        @property
         def stack(self) -> Backbone.Config:
             return self.backbone
 

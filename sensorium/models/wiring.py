@@ -133,6 +133,11 @@ class Wiring(Part):
             """Whether it answers in words, token by token."""
             return self.reads_text
 
+        @property
+        def says(self) -> bool:
+            """Whether it has logits of words: those that follow, or of a masked model those that stand there."""
+            return self.speaks
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             """How an item of this kind and shape enters the stream: the one owner of its token count.
 

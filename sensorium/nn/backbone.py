@@ -20,6 +20,7 @@ from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.moe import MixtureOfExperts, Routing
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
+from sensorium.nn.pooler import Pooler
 from sensorium.nn.readout import Readout
 from sensorium.nn.relative import LinearBias, RelativeBias
 from sensorium.nn.rope import Rope, signed
@@ -77,9 +78,11 @@ class Backbone(Part):
     local       blocks whose attention has a sliding window; None: none has
     positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
     unused_positions  rows of their table before that of position 0, which no token takes (OPT: 2)
+    types       rows of a table of token types (BERT's sentences A and B), of which every token takes the first; 0: none
     embed_norm  normalise the embeddings before the first block (BERT)
     final_norm  normalise after the last block; modulated where the blocks are
     tied        the head is the embedding transposed
+    pooler      what makes one vector of a text, by itself: the stack's states are what they are without it
     readout     what stands between the last hidden state and the head; None: nothing
     soft_cap    logits stay within plus and minus this: cap * tanh(logit / cap) (Gemma 2, arXiv 2408.00118, section 2)
     relative    bias of attention scores by distance, the same in all blocks (T5; BLOOM's is linear)
@@ -96,10 +99,12 @@ class Backbone(Part):
         local: Local | None = None
         positions: int = 0
         unused_positions: int = Field(default=0, ge=0)
+        types: int = Field(default=0, ge=0)
         relative: RelativeBias.Config | LinearBias.Config | None = None
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True
+        pooler: Pooler.Config | None = None
         readout: Readout.Config | None = None
         soft_cap: float | None = Field(default=None, gt=0)
         cross_every: int = Field(default=1, ge=1)
@@ -122,6 +127,7 @@ class Backbone(Part):
         width = config.width
         self.embed = nn.Embedding(config.vocab, width) if config.vocab else None
         self.place = _table(config) if config.positions else None
+        self.types = nn.Embedding(config.types, width) if config.types else None
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
         self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
         self.norm = config.block.norm.build(width) if config.final_norm else None
@@ -133,6 +139,7 @@ class Backbone(Part):
         modulation = config.block.modulation if config.final_norm else None
         self.modulation = modulation.build(width, 2) if modulation is not None else None
         self.head = nn.Linear(width, config.vocab, bias=False) if config.vocab and not config.tied else None
+        self.pooler = config.pooler.build(width) if config.pooler is not None else None
         self.readout = config.readout.build(width, config.vocab) if config.readout is not None else None
         head_width = config.block.attention.width_of_head(width)
         self.rope = config.rope.build(head_width) if config.rope else None
@@ -204,6 +211,8 @@ class Backbone(Part):
         cross = self.config.block.cross
         if cross is not None and memory is None:
             memory = x.new_zeros(0, cross.memory or self.config.width)
+        if self.types is not None:
+            x = x + self.types.weight[0].to(x.dtype)
         if self.place is not None:
             at = layout.position[:, :1]
             x = x + self.place(at[:, 0].clamp(min=0) + self.config.unused_positions) * (at >= 0).to(x.dtype)
