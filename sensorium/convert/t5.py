@@ -13,7 +13,7 @@ from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Rule
 from sensorium.convert.layout import Family
 from sensorium.convert.settings import Settings
-from sensorium.convert.stack import ACTIVATIONS, said
+from sensorium.convert.stack import ACTIVATIONS, activation_name, said
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
 from sensorium.models.fused import Fused
@@ -85,8 +85,7 @@ def _write(model: Wiring.Config) -> Written:
     source, stack = model.source, model.backbone
     attention, ffn, relative = stack.block.attention, stack.block.ffn, stack.relative
     buckets = relative if isinstance(relative, RelativeBias.Config) else RelativeBias.Config()
-    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()} | {"gelu_tanh": "gelu_new"}
-    name = names[ffn.activation]
+    name = "gelu_new" if ffn.activation == "gelu_tanh" else activation_name(ffn.activation)
     kind = f"gated-{'gelu' if name == 'gelu_new' else name}" if ffn.gated else name
     scaled = stack.readout is not None
     written: dict[str, Any] = {
