@@ -194,8 +194,7 @@ class Model:
         messages  a conversation, or a plain text
         The assistant's turn is opened when the last message is not the assistant's own.
         """
-        if not self.recipe.model.says:
-            raise UserError(f"{self.recipe.title} has no head that says words: use embed")
+        self._must_speak(or_say=True)
         sample = Sample((Segment("text", messages),)) if isinstance(messages, str) else messages_to_sample(messages)
         ended = sample.segments[-1].role == "assistant" or not self.recipe.model.speaks
         return self.engine.logits(sample, generate=not ended)
@@ -245,8 +244,9 @@ class Model:
             rows.append(vectors[:, 0])
         return torch.cat(rows) if rows else torch.zeros(0, int(self.recipe.model.measures["space"]))
 
-    def _must_speak(self) -> None:
-        if not self.recipe.model.speaks:
+    def _must_speak(self, or_say: bool = False) -> None:
+        """or_say: logits of words are enough."""
+        if not (self.recipe.model.says if or_say else self.recipe.model.speaks):
             raise UserError(
                 f"{self.recipe.title} does not answer in words: use embed or paint, or sensorium eval for what its "
                 "recipe asks"

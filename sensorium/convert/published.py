@@ -197,8 +197,8 @@ def _check_placeholders(family: Family, files: Files, template: Template, tokeni
 def _template(tokenizer: Tokenizer, folder: Path) -> Template:
     """The prompt as the folder says it: its chat template, and what its tokenizer puts around plain text."""
     begin, end = tokenizer.around()
-    stop = _token(tokenizer, tokenizer.eos) or end
-    if stop not in tokenizer.special:
+    stop = _token(tokenizer, tokenizer.eos) or (end if end in tokenizer.special else "")
+    if not stop:
         raise UserError(f"{folder}: its tokenizer names no token that ends a text (eos_token), so no answer would end")
     return Template(
         chat=tokenizer.chat_template or NO_CHAT, stop=stop, begin=begin, plain=end or stop,

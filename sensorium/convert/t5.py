@@ -31,7 +31,8 @@ from sensorium.render import Template
 HEAD = "lm_head.weight"
 _SPARE = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 """Old files have it, and nothing reads it."""
-_COPIES = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", HEAD), "shared.weight")
+_COPIES = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight",
+           HEAD: "shared.weight"}  # fmt: skip
 CHAT = (
     "{% if messages | length != 1 or messages[0]['role'] != 'user' %}{{ raise_exception('a T5 answers one prompt, "
     "which is plain text: give it a single message of the user') }}{% endif %}{{ messages[0]['content'] }}"

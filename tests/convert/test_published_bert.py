@@ -91,7 +91,7 @@ def test_states_and_logits_are_the_references(both, text):
     torch.testing.assert_close(outputs.hidden, expected, rtol=0, atol=2e-4)
     torch.testing.assert_close(model.embed(text), hidden_of(reference, plain).mean(0), rtol=0, atol=2e-4)
     if not model.recipe.model.says:
-        with pytest.raises(UserError, match="has no head that says words: use embed"):
+        with pytest.raises(UserError, match="does not answer in words: use embed"):
             model.logits(text)
         return
     said = reference(torch.tensor([ids]))
