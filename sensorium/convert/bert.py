@@ -1,4 +1,5 @@
-"""BERT (Devlin et al. 2019, arXiv 1810.04805) and RoBERTa (Liu et al. 2019, arXiv 1907.11692): encoders of text.
+"""BERT (Devlin et al. 2019, arXiv 1810.04805), RoBERTa (Liu et al. 2019, arXiv 1907.11692) and DistilBERT (Sanh et al.
+2019, arXiv 1910.01108): encoders of text.
 
 Three published classes share a config: the stack with its pooler; the stack with the head that says masked words; and
 the stack with pooler, that head and next-sentence prediction. Which one a folder holds is seen in its tensors.
@@ -32,22 +33,27 @@ from sensorium.render import Template
 
 NO_CHAT = "{{ raise_exception('this model holds no conversations: it reads plain text') }}"
 _RULE = AttentionRule("full")
-_LAYER = "encoder.layer.{}"
-_PARTS = {"attention.self.query": "attention.q", "attention.self.key": "attention.k",
-          "attention.self.value": "attention.v", "attention.output.dense": "attention.o",
-          "attention.output.LayerNorm": "norm1", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
-          "output.LayerNorm": "norm2"}  # fmt: skip
 _STACK = (
     Rule("embeddings.word_embeddings.weight", "embed.weight"),
     Rule("embeddings.position_embeddings.weight", "place.weight"),
     Rule("embeddings.token_type_embeddings.weight", "types.weight"),
     Rule("embeddings.LayerNorm.*", "embed_norm.*"),
     Rule("pooler.dense.*", "pooler.dense.*"),
-    *(Rule(f"{_LAYER}.{theirs}.*", f"blocks.{{}}.{ours}.*") for theirs, ours in _PARTS.items()),
 )
+_BLOCK = {"attention.self.query": "attention.q", "attention.self.key": "attention.k",
+          "attention.self.value": "attention.v", "attention.output.dense": "attention.o",
+          "attention.output.LayerNorm": "norm1", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
+          "output.LayerNorm": "norm2"}  # fmt: skip
+_SMALL = {"attention.q_lin": "attention.q", "attention.k_lin": "attention.k", "attention.v_lin": "attention.v",
+          "attention.out_lin": "attention.o", "sa_layer_norm": "norm1", "ffn.lin1": "ffn.up", "ffn.lin2": "ffn.down",
+          "output_layer_norm": "norm2"}  # fmt: skip
+_FIELDS = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+           "intermediate_size": "hidden_dim", "hidden_act": "activation"}  # fmt: skip
+"""DistilBERT's."""
 _UNUSED = ("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
-           "pooler_size_per_head", "pooler_type", "unk_token_id")  # fmt: skip
-"""Fields of old configs that no released code reads."""
+           "pooler_size_per_head", "pooler_type", "unk_token_id", "sinusoidal_pos_embds", "qa_dropout",
+           "seq_classif_dropout", "tie_weights_")  # fmt: skip
+"""Fields that no released code reads, or that say how a table was filled before training."""
 
 
 class Doubled(Fit):
@@ -72,6 +78,7 @@ class Encoder:
     classes  where next-sentence prediction is; "": there is none
     counted  whether positions are counted behind the id that pads, whose rows no token takes
     gelu     whether the head's activation is always GELU, whatever the blocks' is
+    small    whether there are neither token types nor an epsilon to choose, and names of its own (DistilBERT)
     """
 
     kind: str
@@ -80,6 +87,17 @@ class Encoder:
     classes: str = ""
     counted: bool = False
     gelu: bool = False
+    small: bool = False
+
+    @property
+    def block(self) -> list[Rule]:
+        """Names of a block's tensors."""
+        layer, parts = ("transformer.layer", _SMALL) if self.small else ("encoder.layer", _BLOCK)
+        return [Rule(f"{layer}.{{}}.{theirs}.*", f"blocks.{{}}.{ours}.*") for theirs, ours in parts.items()]
+
+    def field(self, name: str) -> str:
+        """What the config calls a field of BERT's."""
+        return _FIELDS.get(name, name) if self.small else name
 
     @property
     def copies(self) -> dict[str, str]:
@@ -106,19 +124,21 @@ class Encoder:
         settings.only("is_decoder", False)
         settings.only("add_cross_attention", False)
         settings.skip(*_UNUSED)
-        width, kind = settings.count("hidden_size"), activation(settings, "hidden_act", "gelu")
-        norm = Norm.Config(kind="layer", eps=settings.take("layer_norm_eps", float, 1e-12))
-        attention = Attention.Config(heads=settings.count("num_attention_heads"), bias=True)
-        ffn = FeedForward.Config(hidden=settings.count("intermediate_size"), activation=kind, gated=False, bias=True)
+        width, kind = settings.count(self.field("hidden_size")), activation(settings, self.field("hidden_act"), "gelu")
+        eps = 1e-12 if self.small else settings.take("layer_norm_eps", float, 1e-12)
+        norm = Norm.Config(kind="layer", eps=eps)
+        attention = Attention.Config(heads=settings.count(self.field("num_attention_heads")), bias=True)
+        hidden = settings.count(self.field("intermediate_size"))
+        ffn = FeedForward.Config(hidden=hidden, activation=kind, gated=False, bias=True)
         unused = settings.count("pad_token_id", 1, least=0) + 1 if self.counted else 0
         rows = settings.count("max_position_embeddings", 512, least=unused + 1)
         tied = settings.take("tie_word_embeddings", bool, True)
         readout = Readout.Config(dense="gelu" if self.gelu else kind, norm=norm, bias=True)
         return Backbone.Config(
-            vocab=settings.count("vocab_size"), width=width, depth=settings.count("num_hidden_layers"),
+            vocab=settings.count("vocab_size"), width=width, depth=settings.count(self.field("num_hidden_layers")),
             block=Block.Config(attention=attention, ffn=ffn, norm=norm, place="post"), positions=rows - unused,
-            unused_positions=unused, types=settings.count("type_vocab_size", 2), embed_norm=True, final_norm=False,
-            tied=tied if masked else True, pooler=pooler, readout=readout if masked else None,
+            unused_positions=unused, types=0 if self.small else settings.count("type_vocab_size", 2), embed_norm=True,
+            final_norm=False, tied=tied or not masked, pooler=pooler, readout=readout if masked else None,
         )  # fmt: skip
 
     def write(self, model: Wiring.Config) -> Written:
@@ -127,15 +147,18 @@ class Encoder:
             raise UserError(f"the layout of {self.name} holds a stack in which every token sees all others "
                             f"(AttentionRule 'full'), this is {model.tag()} without that rule")  # fmt: skip
         stack = model.backbone
-        norm = stack.block.norm
-        written: dict[str, Any] = {
-            "model_type": self.kind, "vocab_size": stack.vocab, "hidden_size": stack.width,
-            "num_hidden_layers": stack.depth, "num_attention_heads": stack.block.attention.heads,
-            "intermediate_size": stack.block.ffn.hidden, "hidden_act": activation_name(stack.block.ffn.activation),
-            "layer_norm_eps": norm.eps, "max_position_embeddings": stack.positions + stack.unused_positions,
-            "type_vocab_size": stack.types, "tie_word_embeddings": stack.tied,
-            "architectures": [self.architecture(stack)],
+        sizes = {
+            "hidden_size": stack.width, "num_hidden_layers": stack.depth,
+            "num_attention_heads": stack.block.attention.heads, "intermediate_size": stack.block.ffn.hidden,
+            "hidden_act": activation_name(stack.block.ffn.activation),
         }  # fmt: skip
+        written: dict[str, Any] = {
+            "model_type": self.kind, "architectures": [self.architecture(stack)], "vocab_size": stack.vocab,
+            "max_position_embeddings": stack.positions + stack.unused_positions, "tie_word_embeddings": stack.tied,
+            **{self.field(name): value for name, value in sizes.items()},
+        }  # fmt: skip
+        if not self.small:
+            written |= {"layer_norm_eps": stack.block.norm.eps, "type_vocab_size": stack.types}
         if self.counted:
             written["pad_token_id"] = stack.unused_positions - 1
         masked, pooler = stack.readout is not None, stack.pooler
@@ -161,10 +184,12 @@ class Encoder:
         assert isinstance(model, Fused.Config)
         stack = model.backbone
         dense, norm, bias, matrix = self.head
-        held = Rule(bias, "readout.bias") if stack.tied else Rule((f"{matrix}.bias", bias), "readout.bias", Doubled())
+        held = Rule(bias, "readout.bias")
+        if not stack.tied and bias != f"{matrix}.bias":
+            held = Rule((f"{matrix}.bias", bias), "readout.bias", Doubled())
         root = f"{self.kind}." if stack.readout is not None else ""  # a stack by itself leaves it out
         rules = [
-            *under(_STACK, theirs=root), held, Rule(f"{matrix}.weight", "head.weight"),
+            *under([*_STACK, *self.block], theirs=root), held, Rule(f"{matrix}.weight", "head.weight"),
             Rule(f"{dense}.*", "readout.dense.*"), Rule(f"{norm}.*", "readout.norm.*"),
             Rule(f"{self.classes}.*", "pooler.classes.*"),
         ]  # fmt: skip
@@ -187,4 +212,8 @@ BERT = Encoder(
 ROBERTA = Encoder(
     "roberta", "Roberta", ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder"), counted=True,
     gelu=True,
+).family()  # fmt: skip
+DISTILBERT = Encoder(
+    "distilbert", "DistilBert", ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector"),
+    small=True,
 ).family()  # fmt: skip

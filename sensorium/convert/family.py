@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sensorium.convert.bert import BERT, ROBERTA
+from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -13,7 +13,8 @@ from sensorium.errors import UserError, nearest
 
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), T5, BERT, ROBERTA, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+TEXT = (T5, BERT, ROBERTA, DISTILBERT)
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
 
 
 def family_of(settings: Settings) -> Family:

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa of transformers, opened here and written back: the same states and logits, the same bits."""
+"""BERT, RoBERTa and DistilBERT of transformers, opened and written back: the same states and logits, the same bits."""
 
 import json
 
@@ -15,10 +15,11 @@ from sensorium.errors import UserError
 from sensorium.mask import AttentionRule
 from sensorium.nn.pooler import Pooler
 from sensorium.sequence import Sample, Segment, Sequence
+from sensorium.tokenizer import byte_symbols
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz.,?'",
           *(f"##{one}" for one in "abcdefghijklmnopqrstuvwxyz"), "the", "cat", "bird", "##ing", "wire")  # fmt: skip
-BYTES = sorted(set(transformers.convert_slow_tokenizer.bytes_to_unicode().values()))
+BYTES = sorted(byte_symbols().values())
 WORDS, CODES = len(PIECES), 5 + len(BYTES)
 TEXTS = ("a cat", "Two birds sit on the wire,\nand one of them sings?", "É ☃", "paris is the [MASK] of france.")
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -26,6 +27,9 @@ ODD = {"hidden_size": 42, "intermediate_size": 55, "num_hidden_layers": 3, "num_
        "hidden_act": "relu", "layer_norm_eps": 1e-5, "max_position_embeddings": 91, "type_vocab_size": 5}  # fmt: skip
 BERT, ROBERTA = {**SIZE, "vocab_size": WORDS}, {**SIZE, "vocab_size": CODES, "type_vocab_size": 1}
 MORE = {**ODD, "vocab_size": CODES + 3, "type_vocab_size": 2, "pad_token_id": 1}
+SMALL = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "vocab_size": WORDS}
+LESS = {"dim": 42, "hidden_dim": 55, "n_layers": 3, "n_heads": 3, "vocab_size": WORDS + 7, "activation": "relu",
+        "max_position_embeddings": 91, "sinusoidal_pos_embds": True}  # fmt: skip
 CASES = {
     "bert": ("BertModel", BERT, {}),
     "bert, odd": ("BertModel", {**ODD, "vocab_size": WORDS + 7}, {"add_pooling_layer": False}),
@@ -35,6 +39,9 @@ CASES = {
     "bert, all, odd": ("BertForPreTraining", {**ODD, "vocab_size": WORDS + 7}, {}),
     "roberta": ("RobertaModel", ROBERTA, {}),
     "roberta, masked": ("RobertaForMaskedLM", ROBERTA, {}),
+    "distilbert": ("DistilBertModel", SMALL, {}),
+    "distilbert, masked": ("DistilBertForMaskedLM", SMALL, {}),
+    "distilbert, masked, odd": ("DistilBertForMaskedLM", {**LESS, "tie_word_embeddings": False}, {}),
     "roberta, masked, odd": ("RobertaForMaskedLM", {**MORE, "tie_word_embeddings": False}, {}),
 }  # fmt: skip
 
@@ -49,7 +56,7 @@ def saved(folder, case, seed=0):
             if bias in dict(model.named_parameters()):  # where the head is its own the class holds its bias twice
                 model.get_parameter(bias).copy_(model.get_parameter(f"{matrix}.bias"))
     model.save_pretrained(folder)
-    if name.startswith("Bert"):
+    if not name.startswith("Roberta"):
         words = transformers.BertTokenizer(vocab={piece: id for id, piece in enumerate(PIECES)})
     else:
         special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
