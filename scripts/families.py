@@ -17,8 +17,12 @@ against what is opened here: numbers within 2e-4 in float32, greedy text and tok
 
 
 def page() -> str:
-    rows = [(one.name, ", ".join(f"`{kind}`" for kind in one.types), f"`{one.architecture}`") for one in FAMILIES]
+    rows = [(one.name, _listed(one.types), _listed((one.architecture, *one.also))) for one in FAMILIES]
     return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in sorted(rows))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 if __name__ == "__main__":

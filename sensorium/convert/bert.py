@@ -196,9 +196,11 @@ class Encoder:
         return under(rules, ours="backbone.")
 
     def family(self) -> Family:
+        also = ("ForMaskedLM", "ForPreTraining") if self.classes else ("ForMaskedLM",)
         return Family(
             self.kind, (self.kind,), f"{self.name}Model", self.read, self.write, self.rules, self.spare, self.copies,
             older=(("*.gamma", "*.weight"), ("*.beta", "*.bias")), prompts=self.prompts,
+            also=tuple(f"{self.name}{one}" for one in also),
         )  # fmt: skip
 
     def prompts(self, files: Files, plain: Template) -> Template:

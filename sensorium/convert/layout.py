@@ -22,6 +22,7 @@ class Family:
     name   as it is asked for
     types  values of model_type
     architecture  the name of the published class
+    also   further classes whose files it reads and writes, by the parts that a model has
     read   what the folder says -> the model; write: the model -> what a folder says of it
     rules, spare, copies, root  as those of a Stack, of a whole model
     older  beginnings of names in files of older releases ("*.gamma": ends), and what they are today
@@ -43,6 +44,7 @@ class Family:
     modules: tuple[tuple[str, str], ...] = ()
     prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
     tokens: Mapping[str, str] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
 
 def text_only(stack: Stack[Backbone.Config]) -> Family:

@@ -141,8 +141,10 @@ def _side(theirs: str, ours: str, gated: bool, last: int) -> list[Rule]:
 def _prompts(files: Files, plain: Template) -> Template:
     """The prompt is what the encoder reads; the decoder's text begins with a token that the folder names.
 
-    Raises UserError where it names none.
+    Raises UserError where it names none, or where its tokenizer begins texts: an encoder's text begins with its words.
     """
+    if plain.begin:
+        raise files.config.error(f"its tokenizer writes {plain.begin!r} before a text, a T5's writes nothing there")
     first = files.config.take("decoder_start_token_id", int, None)
     path = files.folder / "generation_config.json"
     if path.exists():

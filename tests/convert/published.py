@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -49,3 +50,9 @@ def strengthened(model: torch.nn.Module) -> torch.nn.Module:
         else:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
+
+
+def rewritten(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Another file in the place of one that may still be mapped."""
+    save_file(tensors, path.with_name("draft"), metadata={"format": "pt"})
+    path.with_name("draft").replace(path)

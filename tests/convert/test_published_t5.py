@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 import transformers
-from published import strengthened
-from safetensors.torch import load_file, save_file
+from published import rewritten, strengthened
+from safetensors.torch import load_file
 
 import sensorium
 from sensorium.convert.family import family_named
@@ -131,7 +131,7 @@ def test_folders_of_older_releases_say_it_otherwise(case, tmp_path):
     tensors = load_file(path)
     tensors |= {f"{side}.embed_tokens.weight": tensors["shared.weight"].clone() for side in ("encoder", "decoder")}
     tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(32, 4)
-    save_file(tensors, path)
+    rewritten(path, tensors)
     fields = ("scale_decoder_outputs", "dense_act_fn", "is_gated_act", "num_decoder_layers", "tie_word_embeddings")
     changed(tmp_path, **{**dict.fromkeys(fields), "n_positions": 512, "output_past": True})
     if case == "1.1":
@@ -140,7 +140,7 @@ def test_folders_of_older_releases_say_it_otherwise(case, tmp_path):
     assert old.config == new.config
     assert all(torch.equal(old.state_dict()[name], tensor) for name, tensor in new.state_dict().items())
     tensors["encoder.embed_tokens.weight"][0, 0] += 1
-    save_file(tensors, path)
+    rewritten(path, tensors)
     with pytest.raises(UserError, match=r"encoder.embed_tokens.weight is shared.weight, and in the files they differ"):
         sensorium.load(tmp_path)
 
@@ -156,6 +156,12 @@ def test_what_contradicts_itself_is_refused(tmp_path):
     changed(tmp_path, tie_word_embeddings=True, decoder_start_token_id=None)
     (tmp_path / "generation_config.json").unlink()
     with pytest.raises(UserError, match="decoder_start_token_id is None"):
+        sensorium.load(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["post_processor"]["single"].insert(0, {"SpecialToken": {"id": "</s>", "type_id": 0}})
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="its tokenizer writes '</s>' before a text"):
         sensorium.load(tmp_path)
 
 
