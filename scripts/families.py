@@ -1,4 +1,4 @@
-"""docs/families.md: the published layouts that are read and written. Run: python scripts/families.py > docs/families.md"""
+"""docs/families.md, the published layouts that are read and written: python scripts/families.py > docs/families.md"""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ HEAD = """# Published layouts
 
 What `sensorium.load` opens and `sensorium convert` writes; a folder's family is read from its config, never from its
 path. Of each, tests hold a model of the reference's own class with random weights, in a plain and an unusual config,
-against what is opened here: numbers within 2e-4 in float32, greedy text and token ids the same, prepared pictures within
-1e-5, and what is written back the same to the last bit and opened by the reference. Made by `scripts/families.py`.
+against what is opened here: numbers within 2e-4 in float32, greedy text and token ids the same, prepared pictures
+within 1e-5, and what is written back the same to the last bit and opened by the reference. Made by
+`scripts/families.py`.
 
 | family | `model_type` or class of the config | class that is written |
 |-|-|-|

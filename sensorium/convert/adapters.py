@@ -126,10 +126,10 @@ def write_adapter(folder: Path, family: Family, model: Wiring, base: str) -> Non
     if fused:
         raise UserError(f"{len(fused)} adapters (of {fused[0]}, ...) are on layers that {family.name} stores as one: "
                         "PEFT cannot say them; merge them (--to hf)")  # fmt: skip
-    settings = {part.config for part in layers.values()}
-    if len({(one.alpha, one.dropout) for one in settings}) > 1:
+    first = next(iter(layers.values())).config
+    settings = sorted({(part.config.alpha, part.config.dropout) for part in layers.values()})
+    if len(settings) > 1:
         raise UserError(f"PEFT's layout has one alpha and one dropout, this model's adapters have {settings}")
-    first = next(iter(settings))
     tensors, names, ranks = {}, [], {}
     for ours, part in layers.items():
         name = today(modules[ours] + ".", family.modules).removesuffix(".")

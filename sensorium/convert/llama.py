@@ -136,13 +136,14 @@ def like_llama(
     rope      where the family reads it itself
     act       the field that names the activation
     """
-    width, heads = settings.count("hidden_size"), settings.count("num_attention_heads", heads or REQUIRED)
-    absent = heads if kv_heads is None or "num_key_value_heads" in settings.values else kv_heads
+    width = settings.count("hidden_size")
+    count: int = settings.count("num_attention_heads", heads or REQUIRED)
+    absent = count if kv_heads is None or "num_key_value_heads" in settings.values else kv_heads
     settings.skip("max_position_embeddings")
     head_width = settings.count("head_dim", head_width)
     attention = Attention.Config(
-        heads=heads, kv_heads=settings.count("num_key_value_heads", absent), bias=bias, out_bias=out_bias,
-        head_width=None if head_width is None or head_width * heads == width else head_width,
+        heads=count, kv_heads=settings.count("num_key_value_heads", absent), bias=bias, out_bias=out_bias,
+        head_width=None if head_width is None or head_width * count == width else head_width,
     )  # fmt: skip
     ffn = FeedForward.Config(
         hidden=settings.count("intermediate_size"), activation=activation(settings, act, activated),

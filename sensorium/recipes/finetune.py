@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sensorium.convert.published import read_published
 from sensorium.errors import UserError
@@ -27,10 +28,9 @@ def finetune(folder: Path) -> Recipe:
             f"{folder} holds a {said.family.name}, which answers nothing: fine-tuning is for models that do"
         )
     sees = "image" in said.config.kinds
-    stage = Stage(
-        name="finetune", train=("*.lora_*",), lr=RATE, steps=STEPS, tokens=2048, adapters={"backbone.blocks.*": LoRA()},
-        data=instructions() if sees else None,
-    )  # fmt: skip
+    fields: dict[str, Any] = {"steps": STEPS, "tokens": 2048, "data": instructions() if sees else None}
+    adapters = {"backbone.blocks.*": LoRA()}
+    stage = Stage(name="finetune", train=("*.lora_*",), lr=RATE, adapters=adapters, **fields)
     return Recipe(
         name="finetune", title=folder.resolve().name, paper="arXiv 2106.09685", family=said.family.name, size="small",
         model=said.config, template=said.template, start=Published(folder=str(folder)), stages=(stage,),
