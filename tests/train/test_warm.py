@@ -91,6 +91,19 @@ def test_a_strong_penalty_leaves_the_mean_word():
     assert float(layer.bias.detach().abs().max()) > 0
 
 
+def test_words_are_as_the_blocks_read_them():
+    """Where embeddings are multiplied by the root of the width, so is what the connector is fitted to."""
+    found = []
+    for scaled in (False, True):
+        backbone = tiny_model().backbone.replace(scaled_embed=scaled)
+        recipe = tiny_recipe(tiny_stage(), model=tiny_model(backbone=backbone))
+        model = build_model(recipe)
+        frozen = FrozenEncoder(model.encoders["image"].eval(), None, torch.float32)
+        ridge_start(RidgeStart(data=Pictures(), ridge=1e9), model, tokenizer_of(recipe), frozen)
+        found.append(model.connectors["image"].layers[0].bias.detach())
+    torch.testing.assert_close(found[1], model.backbone.config.width**0.5 * found[0])
+
+
 @pytest.mark.parametrize(
     "connector", [MLP.Config(depth=2), MLP.Config(depth=1, norm=True), AveragePool.Config(inner=MLP.Config(depth=2))]
 )
