@@ -126,10 +126,10 @@ def _channels(settings: Settings, name: str, default: tuple[float, ...] | None) 
 
 def _filter(settings: Settings, default: Defaults | None) -> Filter:
     resizes = settings.take("do_resize", bool, True)
-    fallback = "bicubic" if not resizes else REQUIRED if default is None else default.filter
+    fallback = None if not resizes else REQUIRED if default is None else _FILTERS.index(default.filter)
     number = settings.take("resample", int, fallback)
-    if isinstance(number, str):
-        return number
+    if number is None:
+        return "bicubic"  # nothing is resized
     if not 0 <= number < len(_FILTERS):
         raise settings.error(f"resample is {number}, expected a filter of Pillow: "
                              f"{', '.join(f'{at} ({name})' for at, name in enumerate(_FILTERS))}")  # fmt: skip
@@ -239,7 +239,7 @@ def picture_settings(transform: ImageTransform, kind: str | None = None) -> dict
 
 def _alike(first: ImageTransform, second: ImageTransform) -> bool:
     """Whether two transforms give the same views: what one resize does not look at may differ."""
-    unread = {"multiple": 1} if first.resize != "keep" else {}
+    unread: dict[str, Any] = {"multiple": 1} if first.resize != "keep" else {}
     if first.resize == "centre":
         unread["filter"] = "bicubic"
     return first.replace(**unread) == second.replace(**unread)
