@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.convert.settings import Settings
-from sensorium.convert.stored import Stored
 from sensorium.tokenizer import Tokenizer
 
 CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
@@ -52,11 +51,6 @@ class Files:
     def words(self) -> Tokenizer:
         """The tokenizer of a model that reads text. Raises UserError where the folder has none."""
         return self.tokenizer if self.tokenizer is not None else Tokenizer.load(self.folder)
-
-    def tensors(self) -> set[str]:
-        """Names of the folder's tensors, for what its config does not say: which heads stand in the files."""
-        with Stored(self.folder) as stored:
-            return set(stored.where)
 
     def token(self, name: str, default: str) -> str:
         """A special token by a field of the processor (`image_token`). Raises UserError for one that does not exist."""

@@ -66,7 +66,7 @@ class Alone(Generic[E]):
         )
 
     def _read(self, files: Files) -> Wiring.Config:
-        names = files.tensors()
+        names = set(files.tensors)
         scored = f"{CLASSIFIER}.weight" in names
         inner = {name.removeprefix(self.root) for name in names if name.startswith(self.root)} if scored else names
         encoder = self._with_scores(

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sensorium.encoders.base import Encoder
-from sensorium.encoders.positions import sincos2d
 from sensorium.encoders.head import Head
+from sensorium.encoders.positions import sincos2d
 from sensorium.encoders.transform import ImageTransform, Size
 from sensorium.mask import Layout
 from sensorium.nn.attention import Attention
