@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import field_validator
 from torch import Tensor
 
 from sensorium.config import Config as Value
@@ -45,6 +46,13 @@ class Codec(Part):
         """transform  how a picture becomes pixels. Its JSON, with the rest, is the fingerprint of a feature cache."""
 
         transform: ImageTransform = ImageTransform()
+
+        @field_validator("transform")
+        @classmethod
+        def _square(cls, transform: ImageTransform) -> ImageTransform:
+            if transform.width is not None:
+                raise ValueError("a codec reads square views: leave out transform.width")
+            return transform
 
         @property
         def width(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -14,7 +15,7 @@ from sensorium.errors import UserError, nearest
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, *ENCODERS)
 
 
 def family_of(settings: Settings) -> Family:

@@ -50,11 +50,18 @@ class Encoder(Part):
             """Whether it reads pictures of any size and aspect ratio, each with a grid of its own."""
             return False
 
+        @property
+        def oblong(self) -> bool:
+            """Whether it reads views that are not square."""
+            return False
+
         @model_validator(mode="after")
         def _sizes_fit(self) -> Self:
             if self.transform.resize == "keep" and not self.any_size:
                 raise ValueError(f"{self.tag()} reads square views, and transform.resize 'keep' makes others: choose "
                                  "shortest, squash or pad")  # fmt: skip
+            if self.transform.width is not None and not self.oblong:
+                raise ValueError(f"{self.tag()} reads square views: leave out transform.width")
             return self
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
@@ -147,8 +154,7 @@ class Encoder(Part):
                                  "give the item's views (Item.data), or freeze the encoder")  # fmt: skip
             ready[index] = self._ready(item, grid, reference)
         if not views and learns:
-            side = config.transform.size
-            encoded = network(reference.new_zeros(1, 3, side, side))[:0]
+            encoded = network(reference.new_zeros(1, 3, *config.transform.view))[:0]
         elif views:
             encoded = network(torch.cat(views).to(reference))
         else:

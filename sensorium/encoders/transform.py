@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import field_validator, model_validator
 from torch import Tensor
@@ -17,18 +18,28 @@ from sensorium.errors import UserError
 Size = tuple[int, int]
 Colour = tuple[int, int, int]
 
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+FILTERS = {name: Image.Resampling(number) for number, name in enumerate(get_args(Filter))}
+"""In Pillow's own order, so that published settings, which give its numbers, name them."""
+
+_SMOOTH = ("bilinear", "bicubic")
 
 
 class ImageTransform(Config):
-    """How a picture becomes views: (views, 3, size, size) float32, the whole picture first, then its tiles.
+    """How a picture becomes views: (views, 3, size, width) float32, the whole picture first, then its tiles.
 
-    size    side of a view in pixels
-    resize  how the whole picture becomes square. `shortest`: its shorter side to `size`, then the centre is cropped.
-            `squash`: both sides to `size`, the aspect ratio is lost. `pad`: padded to a square with `pad_color`, then
-            resized; nothing is lost (LLaVA-1.5, arXiv 2310.03744, section 3.3). `keep`: no square at all; the picture
-            keeps its size and aspect ratio (scaled down where a side exceeds `size`), and is padded at its right and
-            bottom to multiples of `multiple` pixels (Fuyu)
+    size    side of a view in pixels; its height, where it is not square
+    width   pixels across a view; None: as many as its height
+    resize  how the whole picture becomes a view. `shortest`: its shorter side to `size`, then the centre is cropped.
+            `squash`: both sides to those of the view, the aspect ratio is lost. `centre`: it is cropped, nothing more.
+            `pad`: padded to a square with `pad_color`, then resized; nothing is lost (LLaVA-1.5, arXiv 2310.03744,
+            section 3.3). `keep`: no square at all; the picture keeps its size and aspect ratio (scaled down where a
+            side exceeds `size`), and is padded at its right and bottom to multiples of `multiple` pixels (Fuyu).
+            A crop beyond the picture is black there
+    scaled  what the picture is resized to before the centre is cropped, where that is not the view: of `shortest` the
+            shorter side (256, and 224 of it are seen), of `squash` (height, width)
+    longest  shortest: the longer side is never longer than that before the crop, so the shorter one may be shorter
+    rounded  resized values are rounded to 8 bits, as Pillow does; otherwise they stay floats (DINOv3)
     multiple  keep: what both sides are multiples of
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
     mean, std  of channels scaled to [0, 1]
@@ -37,18 +48,22 @@ class ImageTransform(Config):
     """
 
     size: int = 224
-    resize: Literal["shortest", "squash", "pad", "keep"] = "shortest"
+    width: int | None = None
+    resize: Literal["shortest", "squash", "centre", "pad", "keep"] = "shortest"
+    scaled: int | Size | None = None
+    longest: int | None = None
     multiple: int = 1
-    filter: Literal["bicubic", "bilinear"] = "bicubic"
+    filter: Filter = "bicubic"
+    rounded: bool = True
     pad_color: Colour | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tiles: tuple[Size, ...] = ()
 
-    @field_validator("size")
+    @field_validator("size", "width", "scaled", "longest")
     @classmethod
-    def _positive(cls, size: int) -> int:
-        if size < 1:
+    def _positive(cls, size: int | Size | None) -> int | Size | None:
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
             raise ValueError("a view is at least 1 pixel wide")
         return size
 
@@ -81,10 +96,30 @@ class ImageTransform(Config):
             raise ValueError("a picture that keeps its size is not cut into tiles: leave out tiles")
         return self
 
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        wanted = {"shortest": int, "squash": tuple}.get(self.resize)
+        if self.scaled is not None and (wanted is None or not isinstance(self.scaled, wanted)):
+            raise ValueError(f"resize {self.resize!r} with scaled={self.scaled}: 'shortest' takes a number of pixels, "
+                             "'squash' (height, width), the others nothing")  # fmt: skip
+        if self.longest is not None and self.resize != "shortest":
+            raise ValueError(f"resize {self.resize!r} knows no longest={self.longest}: 'shortest' does")
+        if self.width is not None and (self.tiles or self.resize == "keep"):
+            raise ValueError("tiles are square, and a picture that keeps its size says its own: leave out width")
+        if not self.rounded and (self.resize in ("pad", "keep") or self.tiles or self.filter not in _SMOOTH):
+            raise ValueError(f"floats (rounded=False) are resized by {' or '.join(_SMOOTH)}, to one view that is not "
+                             "padded before")  # fmt: skip
+        return self
+
+    @property
+    def view(self) -> Size:
+        """(height, width) in pixels of a view, where all are alike; otherwise of the largest."""
+        return self.size, self.width or self.size
+
     def extent(self, shape: Size) -> Size:
         """(height, width) in pixels of a view of a picture of `shape` (height, width)."""
         if self.resize != "keep":
-            return self.size, self.size
+            return self.view
         height, width = self._kept(shape)
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
@@ -114,7 +149,9 @@ class ImageTransform(Config):
         """
         if image.mode != "RGB":
             raise UserError(f"a picture in mode {image.mode!r} was given, RGB is expected: use image.convert('RGB')")
-        pixels = [np.asarray(self._square(image))]
+        if not self.rounded:
+            return self._floats(image)
+        pixels = [np.asarray(self._whole(image))]
         canvas = self.canvas((image.height, image.width))
         if canvas is not None:
             fitted = np.asarray(self._fit(image, canvas))
@@ -123,23 +160,50 @@ class ImageTransform(Config):
             pixels.extend(tiles.reshape(rows * cols, side, side, 3))
         return self._normalise(np.stack(pixels))
 
-    def _square(self, image: Image.Image) -> Image.Image:
+    def _whole(self, image: Image.Image) -> Image.Image:
         """The whole picture as one view."""
         if self.resize == "keep":
             return self._keep(image)
-        side = (self.size, self.size)
-        if self.resize == "squash":
-            return image.resize(side, FILTERS[self.filter])
-        width, height = image.size
+        height, width = self.view
         if self.resize == "pad":
-            longest = max(width, height)
-            if width != height:
+            longest = max(image.size)
+            if image.width != image.height:
                 image = self._paste(image, (longest, longest))
-            return image.resize(side, FILTERS[self.filter])
-        shortest = min(width, height)
-        scaled = (max(self.size, self.size * width // shortest), max(self.size, self.size * height // shortest))
-        left, top = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
-        return image.resize(scaled, FILTERS[self.filter]).crop((left, top, left + self.size, top + self.size))
+            return image.resize((width, height), FILTERS[self.filter])
+        rows, cols = self._scaled((image.height, image.width))
+        if self.resize != "centre":
+            image = image.resize((cols, rows), FILTERS[self.filter])
+        if (rows, cols) == (height, width):
+            return image
+        left, top = (cols - width) // 2, (rows - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+    def _scaled(self, shape: Size) -> Size:
+        """(height, width) of a picture before its centre is cropped."""
+        if self.resize == "centre":
+            return shape
+        if self.resize == "squash":
+            return self.scaled if isinstance(self.scaled, tuple) else self.view
+        height, width = shape
+        shorter, longer = min(shape), max(shape)
+        side: int = self.scaled if isinstance(self.scaled, int) else self.size
+        long = max(side, side * longer // shorter)
+        if self.longest is not None and longer / shorter * side > self.longest:
+            exact = self.longest * float(shorter) / longer
+            side = max(1, round(exact))
+            long = longer if side == shorter else int(exact * longer / shorter)
+        return (side, long) if height <= width else (long, side)
+
+    def _floats(self, image: Image.Image) -> Tensor:
+        """The whole picture as one view whose pixels are never rounded: (1, 3, height, width)."""
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+        rows, cols = self._scaled((image.height, image.width))
+        if (rows, cols) != tuple(pixels.shape[-2:]):
+            pixels = F.interpolate(pixels, (rows, cols), mode=self.filter, align_corners=False, antialias=True)
+        height, width = self.view
+        left, top = (cols - width) // 2, (rows - height) // 2
+        pixels = F.pad(pixels, (-left, left + width - cols, -top, top + height - rows))
+        return (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
     def _keep(self, image: Image.Image) -> Image.Image:
         """The picture in the upper left corner of a view that is just large enough."""

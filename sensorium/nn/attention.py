@@ -38,7 +38,8 @@ class Projections(nn.Module):
         head_width, source = config.width_of_head(width), memory_width or width
         out_bias = config.bias if config.out_bias is None else config.out_bias
         self.q = nn.Linear(width, heads * head_width, bias=config.bias)
-        self.k = nn.Linear(source, kv_heads * head_width, bias=config.bias)
+        key_bias = config.bias if config.key_bias is None else config.key_bias
+        self.k = nn.Linear(source, kv_heads * head_width, bias=key_bias)
         self.v = nn.Linear(source, kv_heads * head_width, bias=config.bias)
         self.o = nn.Linear(heads * head_width, width, bias=out_bias)
         self.copies = config.start == "copy"
@@ -74,6 +75,7 @@ class Attention(Projections, Part):
 
     kv_heads    None: as many as heads; fewer: grouped-query attention
     head_width  None: width / heads
+    out_bias, key_bias  of the output, of the keys; None: as `bias`. Softmax cancels a bias of keys (BEiT has none)
     qk_norm     normalise queries and keys per head: RMSNorm where it is True (Qwen3), or the norm that is given
                 (LayerNorm: Chameleon section 2.3, Persimmon)
     scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
@@ -89,6 +91,7 @@ class Attention(Projections, Part):
         head_width: int | None = None
         bias: bool = False
         out_bias: bool | None = None
+        key_bias: bool | None = None
         qk_norm: bool | Norm.Config = False
         scaled: bool = True
         scale_width: float | None = Field(default=None, gt=0)

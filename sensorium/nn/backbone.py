@@ -22,7 +22,7 @@ from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
 from sensorium.nn.pooler import Pooler
 from sensorium.nn.readout import Readout
-from sensorium.nn.relative import LinearBias, RelativeBias
+from sensorium.nn.relative import CellBias, LinearBias, RelativeBias
 from sensorium.nn.rope import Rope, signed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Backbone(Part):
         positions: int = 0
         unused_positions: int = Field(default=0, ge=0)
         types: int = Field(default=0, ge=0)
-        relative: RelativeBias.Config | LinearBias.Config | None = None
+        relative: RelativeBias.Config | LinearBias.Config | CellBias.Config | None = None
         embed_norm: bool = False
         final_norm: bool = True
         tied: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from sensorium.nn.ffn import FeedForward
 from sensorium.nn.modulation import Conditions, Modulation, modulate
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
+from sensorium.nn.relative import CellBias, biased
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import LayerCache
@@ -50,6 +52,9 @@ class Block(Part):
     routed  which slots have a set for each route; the others are shared
     experts  routes of another width and feed-forward; all of their slots are routed
     cross   None: the block reads no memory. A Backbone gives it to every so many blocks
+    layer_scale  what a learned factor of each channel starts at, by which attention and feed-forward are multiplied
+            before they are added (CaiT: Touvron et al. 2021, arXiv 2103.17239, section 2); None: there is none
+    relative  a bias of attention scores of the block's own, where the Backbone's is that of all blocks (BEiT)
     modulation  adaLN-zero: a condition shifts and scales what attention and feed-forward read, and gates what they
             add. Norms then usually have nothing of their own to learn (`norm.affine`)
     """
@@ -64,11 +69,15 @@ class Block(Part):
         experts: dict[int, Expert] = {}
         cross: Cross.Config | None = None
         modulation: Modulation.Config | None = None
+        layer_scale: float | None = None
+        relative: CellBias.Config | None = None
 
         @model_validator(mode="after")
         def _modulated_before(self) -> Self:
             if self.modulation is not None and self.place != "pre":
                 raise ValueError("adaLN modulates what a sublayer reads: its norm stands before it alone (place='pre')")
+            if self.modulation is not None and self.layer_scale is not None:
+                raise ValueError("adaLN gates what a sublayer adds: leave out layer_scale")
             return self
 
         @model_validator(mode="after")
@@ -100,6 +109,8 @@ class Block(Part):
         self.cross = config.cross.build(width, not self.pre) if config.cross is not None else None
         self.cross_first = config.cross is not None and config.cross.place == "before"
         self.modulation = config.modulation.build(width, 6) if config.modulation is not None else None
+        self.scale1, self.scale2 = (_scale(config.layer_scale, width) for _ in range(2))
+        self.relative = config.relative.build(config.attention.heads) if config.relative is not None else None
         self.routes = nn.ModuleDict({str(route): _route(config, width, route) for route in range(1, config.routes)})
         self.widths = [config.width_of(route, width) for route in range(1, config.routes)]
 
@@ -120,6 +131,8 @@ class Block(Part):
             raise ValueError("this block reads a memory, and none was given: an empty one (0, width) is one too")
         if self.cross is not None and self.cross_first:
             x = self.cross(x, memory, layout, cache)
+        if self.relative is not None:
+            layout = biased(layout, self.relative, x.dtype)
         if self.modulation is not None:
             return self._modulated(self.modulation, x, layout, rope, cache, memory, conditions)
         x = self._attend(x, layout, rope, cache)
@@ -127,8 +140,8 @@ class Block(Part):
             x = self.cross(x, memory, layout, cache)
         if self.pre:
             made = self._slot("ffn", self._slot("norm2", x, layout), layout)
-            return x + (self._slot("after2", made, layout) if self.after else made)
-        return self._slot("norm2", x + self._slot("ffn", x, layout), layout)
+            return x + self._scaled(self.scale2, self._slot("after2", made, layout) if self.after else made)
+        return self._slot("norm2", x + self._scaled(self.scale2, self._slot("ffn", x, layout)), layout)
 
     def _attend(
         self, x: Tensor, layout: Layout, rope: tuple[Tensor, Tensor] | None, cache: LayerCache | None
@@ -136,8 +149,13 @@ class Block(Part):
         others = self._others("attention")
         if self.pre:
             made = self.attention(self._slot("norm1", x, layout), layout, rope, cache, others)
-            return x + (self._slot("after1", made, layout) if self.after else made)
-        return self._slot("norm1", x + self.attention(x, layout, rope, cache, others), layout)
+            return x + self._scaled(self.scale1, self._slot("after1", made, layout) if self.after else made)
+        made = self.attention(x, layout, rope, cache, others)
+        return self._slot("norm1", x + self._scaled(self.scale1, made), layout)
+
+    @staticmethod
+    def _scaled(scale: Tensor | None, x: Tensor) -> Tensor:
+        return x if scale is None else x * scale.to(x.dtype)
 
     def _modulated(
         self, modulation: Modulation, x: Tensor, layout: Layout, rope: tuple[Tensor, Tensor] | None,
@@ -162,6 +180,11 @@ class Block(Part):
         routes = zip(self.routes.values(), self.widths)
         found = [(route[name], width) for route, width in routes if name in route]  # type: ignore[operator,index]
         return [part if name == "attention" else columns(part, width) for part, width in found]
+
+
+def _scale(start: float | None, width: int) -> nn.Parameter | None:
+    """Layer scale of a sublayer, all channels alike at first."""
+    return None if start is None else nn.Parameter(torch.full((width,), start))
 
 
 def columns(module: Callable[[Tensor], Tensor], width: int) -> Callable[[Tensor], Tensor]:

@@ -1,14 +1,17 @@
-"""The distance of two tokens, added to their attention score: learned (T5) or linear (ALiBi)."""
+"""The distance of two tokens, added to their attention score: learned (T5; BEiT, Swin: in a view) or linear (ALiBi)."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sensorium.config import Config as Value
+from sensorium.mask import Layout
 from sensorium.nn.part import Part
 
 
@@ -76,6 +79,64 @@ class LinearBias(Part):
         """As RelativeBias."""
         slopes = torch.tensor(self.slopes, device=keys.device)[None, :, None, None]
         return _masked(-slopes * (keys[:, None, :] - queries[:, :, None]).abs()[:, None], mask, causal)
+
+
+class CellBias(Part):
+    """One learned number for each offset between two cells of a view, and head.
+
+    Swin (Liu et al. 2021, arXiv 2103.14030, section 3.2); with a class token BEiT (Bao et al. 2021, 2106.08254,
+    released code).
+
+    The table is row-major: that of offset (down, across), query minus key, is (down + rows - 1) (2 cols - 1) + across +
+    cols - 1. Behind it, where tokens stand before the cells: how these attend to cells, cells to them, they to
+    each other.
+
+    rows, cols  of a view
+    before      tokens before the cells (a class token)
+    """
+
+    class Config(Value):
+        rows: int = Field(ge=1)
+        cols: int = Field(ge=1)
+        before: int = Field(default=0, ge=0)
+
+    def __init__(self, config: Config, heads: int) -> None:
+        super().__init__()
+        self.config = config
+        count = (2 * config.rows - 1) * (2 * config.cols - 1)
+        self.table = nn.Parameter(torch.randn(count + (3 if config.before else 0), heads) * 0.02)
+
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """As RelativeBias, for views that are whole: (1, heads, L, L). What the positions are does not matter.
+
+        Raises ValueError for a view of another size.
+        """
+        index = _offsets(self.config.rows, self.config.cols, self.config.before).to(self.table.device)
+        length = len(index)
+        if queries.shape[1] != length or keys.shape[1] != length:
+            raise ValueError(f"{queries.shape[1]} tokens of a view attend to {keys.shape[1]}, and the bias of cells is "
+                             f"for {length}")  # fmt: skip
+        return _masked(self.table[index].permute(2, 0, 1)[None], mask, causal)
+
+
+@lru_cache(maxsize=64)
+def _offsets(rows: int, cols: int, before: int) -> Tensor:
+    """(tokens, tokens) of a view: the row of a CellBias's table. Shared by all callers: not to be written to."""
+    count = (2 * rows - 1) * (2 * cols - 1)
+    with torch.inference_mode(False):  # the cached tensor may later take part in training
+        down, across = torch.arange(rows).repeat_interleave(cols), torch.arange(cols).repeat(rows)
+        offsets = [axis[:, None] - axis[None, :] for axis in (down, across)]
+        cells = (offsets[0] + rows - 1) * (2 * cols - 1) + offsets[1] + cols - 1
+        index = torch.full((before + rows * cols,) * 2, count + 2)
+        index[:before, before:], index[before:, :before], index[before:, before:] = count, count + 1, cells
+    return index
+
+
+def biased(layout: Layout, relative: nn.Module, dtype: torch.dtype) -> Layout:
+    """The layout with a bias of its tokens to each other, besides any that it has."""
+    queries = layout.pad(layout.position[:, 0])
+    bias = relative(queries, queries, layout.mask, layout.causal).to(dtype)
+    return replace(layout, bias=bias if layout.bias is None else layout.bias + bias)
 
 
 def _masked(bias: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

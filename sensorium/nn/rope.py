@@ -73,6 +73,8 @@ class Rope(Part):
 
     sections  None: column 0 of the positions turns every frequency. (a, b, c): the first a frequency pairs follow time,
               the next b rows, the last c columns (M-RoPE, Qwen2-VL section 2.1); a + b + c = head width / 2.
+    own       each section has frequencies of its own, from 1 to nearly 1 / theta, rather than its part of all of them
+              (2-D RoPE: Heo et al. 2024, arXiv 2403.13298; DINOv3, 2508.10104)
     scaling   how frequencies were lowered for longer texts
     share     of a head's width that is turned, its beginning; the rest stays (GPT-NeoX, Persimmon)
     """
@@ -80,6 +82,7 @@ class Rope(Part):
     class Config(Value):
         theta: float = 10_000.0
         sections: tuple[int, int, int] | None = None
+        own: bool = False
         scaling: Scaling | None = None
         share: float = Field(default=1.0, gt=0, le=1)
 
@@ -97,6 +100,10 @@ class Rope(Part):
         """position (T, 3) -> cos, sin (T, width that is turned) float32."""
         half = self.head_width // 2
         exponent = torch.arange(half, device=position.device, dtype=torch.float32) / half
+        if self.config.own and self.config.sections is not None:
+            parts = [torch.arange(size, device=position.device, dtype=torch.float32) / max(size, 1)
+                     for size in self.config.sections]  # fmt: skip
+            exponent = torch.cat(parts)
         frequency = 1.0 / self.config.theta**exponent
         if self.config.scaling is not None:
             frequency = self.config.scaling(frequency, self.config.theta)

@@ -56,7 +56,7 @@ def _features(encoder: Encoder, pixels: Tensor) -> Tensor:
     """pixels (N, 3, F, H, W), normalised to [-1, 1] -> unit features (N, F * cells, D) of the encoder."""
     transform = encoder.config.transform
     frames = (pixels.transpose(1, 2).flatten(0, 1).float() + 1) / 2
-    frames = F.interpolate(frames, size=(transform.size, transform.size), mode="bilinear", align_corners=False)
+    frames = F.interpolate(frames, size=transform.view, mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(of, device=frames.device)[:, None, None] for of in (transform.mean, transform.std))
     made = encoder.encode(((frames - mean) / std).to(encoder.reference().dtype)).float()
     return F.normalize(made, dim=-1).unflatten(0, (len(pixels), -1)).flatten(1, 2)

@@ -171,7 +171,7 @@ def native(reader: Reader) -> Shape:
 def canvases(reader: Reader) -> tuple[Shape, ...]:
     """(height, width) of every picture size that is preferred: one view, or the candidates of its tiles."""
     transform = reader.transform
-    return transform.tiles or ((transform.size, transform.size),)
+    return transform.tiles or (transform.view,)
 
 
 def measure(described: Description, key: str) -> float:

@@ -54,7 +54,7 @@ def draw_column(described: Description, kind: str, place: Box, y: float, width: 
         yield text(item.x - 10, item.bottom - 10, "+", size=15, colour=SOFT)
     shape = native(config)
     side = config.transform.size
-    size = f"{side} x {side} pixels"
+    size = f"{config.transform.view[1]} x {side} pixels"
     if grid.tiles is not None:
         size = f"up to {shape[1]} x {shape[0]} pixels: a thumbnail and {grid.views - 1} tiles of {side}"
     yield text(item.middle, item.bottom + 20, size, size=12, colour=SOFT)

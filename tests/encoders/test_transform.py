@@ -142,6 +142,15 @@ def test_one_view_without_candidates():
         {"pad_color": (0, 0, 256)},
         {"size": 100, "tiles": ((100, 150),)},
         {"resize": "crop"},
+        {"width": 0},
+        {"width": 32, "resize": "keep"},
+        {"width": 32, "tiles": ((224, 448),)},
+        {"scaled": (40, 40)},
+        {"resize": "squash", "scaled": 40},
+        {"resize": "centre", "scaled": 40},
+        {"resize": "squash", "longest": 40},
+        {"resize": "pad", "rounded": False},
+        {"filter": "lanczos", "rounded": False},
     ],
 )
 def test_wrong_values_are_refused(wrong):
