@@ -25,6 +25,7 @@ from sensorium.convert.hubs import published_folder
 from sensorium.convert.published import open_published
 from sensorium.data.formats.rows import BadRow, RowReader
 from sensorium.data.media import PictureFile
+from sensorium.data.sound import SoundFile
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine, Likelihoods
@@ -221,11 +222,12 @@ class Model:
 
     @torch.no_grad()
     def features(self, picture: Any, kind: str = "image") -> Tensor:
-        """What the encoder makes of a picture, before any connector: (tokens, width) float32.
+        """What the encoder makes of a picture, or of a sound (kind "audio"), before any connector: (tokens, width)
+        float32.
 
-        picture  a path, encoded bytes, a PIL image, or Media
+        picture  a path, encoded bytes, a PIL image, or Media; of a sound a path, or Media (a Waveform)
         """
-        media = picture_of(picture)
+        media = picture_of(picture) if kind != "audio" else sound_of(picture)
         return self.network.encoder(kind)([self._load(kind, media)]).values.float()
 
     def _shared(self, inputs: list[Any]) -> Tensor:
@@ -303,6 +305,16 @@ def picture_of(value: Any, name: str = "picture") -> Media:
     if isinstance(value, Image.Image):
         return PictureFile(_encoded(value), name=f"{name} (PIL image)")
     raise UserError(f"{name} must be a path, encoded bytes, a PIL image or Media, {type(value).__name__} was given")
+
+
+def sound_of(value: Any) -> Media:
+    """Media of a path, or Media itself. Raises UserError for anything else."""
+    if isinstance(value, Media):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return SoundFile(value)
+    raise UserError(f"a sound must be a path or Media, for example Waveform(samples, rate); {type(value).__name__} was "
+                    "given")  # fmt: skip
 
 
 def _encoded(image: Image.Image) -> bytes:

@@ -53,6 +53,23 @@ class Media(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Waveform:
+    """A sound in memory, as Media: samples (S) float32 from -1 to 1, so many a second."""
+
+    samples: Any
+    rate: int
+
+    def key(self) -> str:
+        return hashlib.sha256(self.samples.tobytes() + str(self.rate).encode()).hexdigest()
+
+    def shape(self) -> tuple[int]:
+        return (len(self.samples),)
+
+    def load(self) -> Waveform:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Numbers:
     """Plain numbers in rows of equal length, as Media: the actions of a chunk, one a row; a state is one row."""
 

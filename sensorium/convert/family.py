@@ -10,12 +10,22 @@ from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
 from sensorium.convert.paligemma import PALIGEMMA
 from sensorium.convert.settings import Settings
 from sensorium.convert.t5 import T5
+from sensorium.convert.whisper import WHISPER
 from sensorium.errors import UserError, nearest
 
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, *ENCODERS)
+FAMILIES: tuple[Family, ...] = (
+    *map(text_only, LANGUAGE),
+    *TEXT,
+    LLAVA,
+    LLAVA_NEXT,
+    VIPLLAVA,
+    PALIGEMMA,
+    *ENCODERS,
+    WHISPER,
+)
 
 
 def family_of(settings: Settings) -> Family:

@@ -20,7 +20,8 @@ class Files:
     """A folder's settings, each to be asked field by field.
 
     config     config.json
-    pictures   of the image processor (preprocessor_config.json, or `image_processor` in processor_config.json); without
+    pictures   of the image processor or the feature extractor of sounds (preprocessor_config.json, or a field of
+               processor_config.json); without
                fields where the folder has none
     processor  what else processor_config.json says: how pictures and words come together
     tokenizer  None: the folder has none
@@ -39,7 +40,8 @@ class Files:
         """Raises UserError for a file that cannot be read, or a config that asks for code of its own."""
         config = Settings.load(folder / CONFIG)
         processor = _json(folder / PROCESSOR)
-        pictures = processor.pop("image_processor", None) or _json(folder / PICTURES)
+        inner = [processor.pop(name, None) for name in ("image_processor", "feature_extractor")]
+        pictures = next((one for one in inner if one), None) or _json(folder / PICTURES)
         has_words = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
         tokenizer = Tokenizer.load(folder) if has_words else None
         files = cls(folder, config, Settings(pictures, f"{folder / PICTURES}"),

@@ -25,6 +25,7 @@ class Family:
     also   further classes whose files it reads and writes, by the parts that a model has
     read   what the folder says -> the model; write: the model -> what a folder says of it
     rules, spare, copies, root  as those of a Stack, of a whole model
+    unread  templates of tensors of parts that are not opened (a decoder): what is written is without them
     older  beginnings of names in files of older releases ("*.gamma": ends), and what they are today
     modules  beginnings of names in files, and of the modules that hold them where transformers runs the model
     prompts  how the folder has conversations written down, where items stand among the words
@@ -40,6 +41,7 @@ class Family:
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
+    unread: tuple[str, ...] = ()
     older: tuple[tuple[str, str], ...] = ()
     modules: tuple[tuple[str, str], ...] = ()
     prompts: Callable[[Files, Template], Template] = lambda files, plain: plain

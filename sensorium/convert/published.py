@@ -37,6 +37,7 @@ class Opened:
     files   what it says beside its tensors
     loaded  how many published tensors fill the model
     spare   names of those that hold nothing of their own
+    unread  how many belong to parts that are not opened (a decoder)
     """
 
     family: Family
@@ -46,11 +47,13 @@ class Opened:
     files: Files
     loaded: int
     spare: list[str]
+    unread: int = 0
 
     def summary(self) -> str:
         """One line: missing and unexpected tensors are errors, so of a model that opened there are none."""
+        left = f", {self.unread} of parts that are not opened" if self.unread else ""
         return (f"{self.files.folder}: {self.family.name}, {self.loaded} tensors loaded, 0 missing, 0 unexpected, "
-                f"{len(self.spare)} that hold nothing of their own")  # fmt: skip
+                f"{len(self.spare)} that hold nothing of their own{left}")  # fmt: skip
 
 
 def is_published(folder: Path) -> bool:
@@ -70,7 +73,8 @@ def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
     with blank():
         model = said.config.build()
     loaded, spare = fill_published(model, said, dtype)
-    return Opened(said.family, model.eval(), said.tokenizer, said.template, said.files, loaded, spare)
+    unread = len(said.files.tensors) - loaded - len(spare)
+    return Opened(said.family, model.eval(), said.tokenizer, said.template, said.files, loaded, spare, unread)
 
 
 @dataclass(slots=True)
@@ -119,8 +123,9 @@ def _fill(model: Wiring, stored: Stored, family: Family, dtype: torch.dtype | No
         stored.rename(lambda name: family.root + name)
     used = {name for pair in plan for name in pair.theirs}
     spare = _spare(set(stored.where) - used, family, stored)
+    unread = _named(set(stored.where) - used, family.unread)
     missing = sorted(used - set(stored.where))
-    unexpected = sorted(set(stored.where) - used - set(spare))
+    unexpected = sorted(set(stored.where) - used - set(spare) - unread)
     if missing or unexpected:
         raise UserError(
             f"{stored.folder}: its config.json describes a model of {len(used)} tensors, its files hold "
@@ -158,7 +163,6 @@ def _spare(names: set[str], family: Family, stored: Stored) -> list[str]:
 
     Raises UserError for a copy that differs.
     """
-    templates = [Rule(one, one) for one in family.spare]
     found = []
     for name in sorted(names):
         if name in family.copies and family.copies[name] in stored.where:
@@ -167,11 +171,21 @@ def _spare(names: set[str], family: Family, stored: Stored) -> list[str]:
                                 "files they differ")  # fmt: skip
             found.append(name)
             continue
+        if _named({name}, family.spare):
+            found.append(name)
+    return found
+
+
+def _named(names: set[str], templates: tuple[str, ...]) -> set[str]:
+    """Those of the names that a template knows."""
+    rules = [Rule(one, one) for one in templates]
+    found = set()
+    for name in names:
         try:
-            pairs(templates, [name])
+            pairs(rules, [name])
         except ValueError:
             continue
-        found.append(name)
+        found.add(name)
     return found
 
 

@@ -74,6 +74,11 @@ class Encoder(Part):
             tiles = self.transform.grid_tiles((height, width))
             return Grid(rows, cols, tiles=tiles, size=(height, width), extra=self.extra)
 
+        def view(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+            """The shape of a view of an item of `shape`: (3, H, W) of a picture; None: of the largest."""
+            size = self.transform.view if shape is None else self.transform.extent((shape[-2], shape[-1]))
+            return 3, *size
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -154,7 +159,7 @@ class Encoder(Part):
                                  "give the item's views (Item.data), or freeze the encoder")  # fmt: skip
             ready[index] = self._ready(item, grid, reference)
         if not views and learns:
-            encoded = network(reference.new_zeros(1, 3, *config.transform.view))[:0]
+            encoded = network(reference.new_zeros(1, *config.view(None)))[:0]
         elif views:
             encoded = network(torch.cat(views).to(reference))
         else:
@@ -166,12 +171,11 @@ class Encoder(Part):
         return Features(values, grids)
 
     def _views(self, item: Item, grid: Grid) -> Tensor:
-        height, width = item.shape[-2:]
-        expected = (grid.views, 3, *self.config.transform.extent((height, width)))
+        expected = (grid.views, *self.config.view(item.shape))
         if item.data is None or tuple(item.data.shape) != expected:
             given = "neither views nor features" if item.data is None else f"views {tuple(item.data.shape)}"
-            raise ValueError(f"a picture of {item.shape} (height, width) has {given}, expected views {expected}: "
-                             "make them with Encoder.preprocess")  # fmt: skip
+            raise ValueError(f"an item of {item.shape} (a picture's height and width) has {given}, expected views "
+                             f"{expected}: make them with Encoder.preprocess")  # fmt: skip
         return item.data
 
     def _ready(self, item: Item, grid: Grid, reference: Tensor) -> Tensor:
