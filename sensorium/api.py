@@ -221,12 +221,13 @@ class Model:
 
     @torch.no_grad()
     def features(self, picture: Any, kind: str = "image") -> Tensor:
-        """What the encoder makes of a picture, before any connector: (tokens, width) float32.
+        """What the encoder makes of a picture, before any connector, or the codec: (tokens, width) float32.
 
         picture  a path, encoded bytes, a PIL image, or Media
         """
         media = picture_of(picture)
-        return self.network.encoder(kind)([self._load(kind, media)]).values.float()
+        read = self.network.reader(kind)
+        return read.prepare_inference(read.reference().dtype)([self._load(kind, media)]).values.float()
 
     def _shared(self, inputs: list[Any]) -> Tensor:
         """(N, E) of pictures and texts. Raises UserError for a conversation, and where an item has many vectors."""
