@@ -53,8 +53,8 @@ def load(
     run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None
 ) -> Model:
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
-    and tokenizer, as transformers writes them), which may be named as on the hub: "organisation/name"; or an adapter in
-    PEFT's layout, with the model that it names.
+    and tokenizer, as transformers writes them, or the folders of a pipeline, as diffusers does), which may be named as
+    on the hub: "organisation/name"; or an adapter in PEFT's layout, with the model that it names.
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
     console    where it is said what was loaded of a published folder; None: standard error
@@ -148,7 +148,8 @@ class Model:
         size      (height, width) in pixels, or (frames, height, width); None: the square that was trained on
         pictures  what is changed (with `strength` below 1) or painted around (with `keep`), one for each prompt
         keep      for each prompt a picture of what stays (white) and what is painted anew (black), or None
-        options   fields of sensorium.infer.painting.Painting: sampler, guider, strength, seed
+        options   fields of sensorium.infer.painting.Painting: sampler, guider, strength, seed. Where no sampler is
+                  given it is the model's own, if it has one
         Raises UserError for a model that paints nothing.
         """
         if not isinstance(self.network, Denoiser):
@@ -159,6 +160,8 @@ class Model:
         else:
             pairs = zip(pictures, prompts, strict=True)
             samples = [Sample((Segment("image", picture_of(one)), Segment("text", text))) for one, text in pairs]
+        if self.network.config.sampler is not None:
+            options = {"sampler": self.network.config.sampler, **options}
         return paint(self.engine, samples, Painting(**options), keep)
 
     def reply(self, messages: Messages, *, most: int = 1, painting: Painting = PLAIN, **sampling: Any) -> Reply:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sensorium.codecs.conv import Convolutions
 from sensorium.codecs.vae import VAE
+from sensorium.config import Config
 from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Fit, Joined, Reshaped, Rule, under
 from sensorium.convert.layout import Family
@@ -94,20 +95,20 @@ def write_autoencoder(config: VAE.Config) -> dict[str, Any]:
         "mid_block_add_attention": conv.attention,
     }  # fmt: skip
     again = read_autoencoder(Settings(fields))
-    mine = config.replace(transform=again.transform, conv=_plain(conv)).model_dump(mode="json")
-    read = again.replace(conv=_plain(again.conv)).model_dump(mode="json")
-    for path in mine.keys() - {"conv"}:
-        if mine[path] != read[path]:
-            raise _unsaid(path, mine[path], read[path])
-    for path in mine["conv"]:
-        if mine["conv"][path] != read["conv"][path]:
-            raise _unsaid(f"conv.{path}", mine["conv"][path], read["conv"][path])
+    mine = config.replace(transform=again.transform, conv=_plain(conv))
+    must_be_same(CLASS, mine, again.replace(conv=_plain(again.conv)))
     return fields
 
 
-def _unsaid(path: str, mine: Any, read: Any) -> UserError:
-    return UserError(f"the layout of {CLASS} cannot say this codec: its {path} is {mine!r}, and {read!r} is what would "
-                     "be read")  # fmt: skip
+def must_be_same(layout: str, mine: Config, read: Config, path: str = "") -> None:
+    """Raises UserError with the first field of a value that is read otherwise than it was written."""
+    for name in type(mine).model_fields:
+        first, second = getattr(mine, name), getattr(read, name)
+        if isinstance(first, Config) and type(first) is type(second):
+            must_be_same(layout, first, second, f"{path}{name}.")
+        elif first != second:
+            raise UserError(f"the layout of {layout} cannot say this model: its {path}{name} is {first!r}, and "
+                            f"{second!r} is what would be read")  # fmt: skip
 
 
 def _plain(conv: Convolutions) -> Convolutions:

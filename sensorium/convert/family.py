@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.dit import DIT
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -15,7 +16,10 @@ from sensorium.errors import UserError, nearest
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, AUTOENCODER)
+DIFFUSERS = (AUTOENCODER, DIT)
+FAMILIES: tuple[Family, ...] = (
+    *map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, *DIFFUSERS,
+)  # fmt: skip
 
 
 def family_of(settings: Settings) -> Family:

@@ -15,6 +15,18 @@ from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.template import Template
+from sensorium.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Words:
+    """How texts are read where folders have no tokenizer.
+
+    read   what the folder says, and the model -> the tokenizer; write: the tokenizer -> fields of the config
+    """
+
+    read: Callable[[Files, Wiring.Config], Tokenizer]
+    write: Callable[[Tokenizer], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class Family:
     modules  beginnings of names in files, and of the modules that hold them where transformers runs the model
     library  whose class it is, which decides how files are called
     parts  of a pipeline, its folders with tensors, whose names then begin with the folder's
+    words  what stands for a tokenizer, where folders have none and the model reads something all the same
     prompts  how the folder has conversations written down, where items stand among the words
     tokens   kinds of items, and the field of config.json with the id that stands for one among the words
     """
@@ -48,6 +61,7 @@ class Family:
     modules: tuple[tuple[str, str], ...] = ()
     library: Literal["transformers", "diffusers"] = "transformers"
     parts: tuple[str, ...] = ("",)
+    words: Words | None = None
     prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
     tokens: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()

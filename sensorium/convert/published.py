@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +89,14 @@ def read_published(folder: Path) -> Said:
     """Raises UserError for a config that cannot be said here, or a tokenizer that does not fit."""
     files = Files.open(folder)
     family = family_of(files.config)
-    with Stored(folder) as stored:
+    with Stored(folder, family.stem, family.parts) as stored:
         files.tensors = frozenset(stored.where)
     config = family.read(files)
     tokenizer, template = files.tokenizer, Template()
-    if config.reads_text:
+    if family.words is not None:
+        tokenizer = family.words.read(files, config)
+        template = Template(chat=NO_CHAT, stop="", begin="", plain="")
+    elif config.reads_text:
         tokenizer = files.words()
         _check_tokenizer(tokenizer, config, folder)
         template = family.prompts(files, _template(tokenizer, folder))
@@ -248,8 +252,10 @@ def write_published(
     for part in family.parts:
         (draft / part).mkdir(exist_ok=True)
         write(draft / part, _published(model, plan, f"{part}." if part else ""), stem=family.stem)
-    roles: dict[str, int | None] = {}
-    if tokenizer is not None and model.config.reads_text:
+    roles: dict[str, Any] = {}
+    if tokenizer is not None and family.words is not None:
+        roles = {} if came else family.words.write(tokenizer)
+    elif tokenizer is not None and model.config.reads_text:
         roles = _write_words(draft, tokenizer, template, model.config, came)
         roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
     said.config = {**family.named, **roles, **said.config}

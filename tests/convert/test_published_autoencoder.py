@@ -118,7 +118,8 @@ def test_shards_are_read_as_one_file_is(both, tmp_path):
 def test_names_of_older_files_are_known(tmp_path):
     theirs = reference(CASES["as published"])
     theirs.save_pretrained(tmp_path)
-    new = sensorium.load(tmp_path, "fp32").network.state_dict()
+    opened = sensorium.load(tmp_path, "fp32").network.state_dict()
+    new = {name: tensor.clone() for name, tensor in opened.items()}  # the file is written over
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def before(name):
