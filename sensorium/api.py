@@ -54,8 +54,8 @@ def load(
     run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None
 ) -> Model:
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
-    and tokenizer, as transformers writes them), which may be named as on the hub: "organisation/name"; or an adapter in
-    PEFT's layout, with the model that it names.
+    and tokenizer, as transformers writes them, or the folders of a pipeline, as diffusers does), which may be named as
+    on the hub: "organisation/name"; or an adapter in PEFT's layout, with the model that it names.
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
     console    where it is said what was loaded of a published folder; None: standard error
@@ -149,7 +149,8 @@ class Model:
         size      (height, width) in pixels, or (frames, height, width); None: the square that was trained on
         pictures  what is changed (with `strength` below 1) or painted around (with `keep`), one for each prompt
         keep      for each prompt a picture of what stays (white) and what is painted anew (black), or None
-        options   fields of sensorium.infer.painting.Painting: sampler, guider, strength, seed
+        options   fields of sensorium.infer.painting.Painting: sampler, guider, strength, seed. Where no sampler is
+                  given it is the model's own, if it has one
         Raises UserError for a model that paints nothing.
         """
         if not isinstance(self.network, Denoiser):
@@ -160,6 +161,8 @@ class Model:
         else:
             pairs = zip(pictures, prompts, strict=True)
             samples = [Sample((Segment("image", picture_of(one)), Segment("text", text))) for one, text in pairs]
+        if self.network.config.sampler is not None:
+            options = {"sampler": self.network.config.sampler, **options}
         return paint(self.engine, samples, Painting(**options), keep)
 
     def reply(self, messages: Messages, *, most: int = 1, painting: Painting = PLAIN, **sampling: Any) -> Reply:
@@ -222,13 +225,14 @@ class Model:
 
     @torch.no_grad()
     def features(self, picture: Any, kind: str = "image") -> Tensor:
-        """What the encoder makes of a picture, or of a sound (kind "audio"), before any connector: (tokens, width)
+        """What an encoder or a codec makes of a picture, or of a sound (kind "audio"), before any connector: (tokens, width)
         float32.
 
         picture  a path, encoded bytes, a PIL image, or Media; of a sound a path, or Media (a Waveform)
         """
         media = picture_of(picture) if kind != "audio" else sound_of(picture)
-        return self.network.encoder(kind)([self._load(kind, media)]).values.float()
+        read = self.network.reader(kind)
+        return read.prepare_inference(read.reference().dtype)([self._load(kind, media)]).values.float()
 
     def _shared(self, inputs: list[Any]) -> Tensor:
         """(N, E) of pictures and texts. Raises UserError for a conversation, and where an item has many vectors."""

@@ -42,7 +42,7 @@ class Renderer:
     ) -> None:
         self.tokenizer, self.template, self.plan, self.load = tokenizer, template, plan, load
         self._chat = Chat(template)
-        if template.stop not in tokenizer.special:
+        if template.stop and template.stop not in tokenizer.special:
             known = ", ".join(sorted(tokenizer.special))
             raise UserError(f"the template stops at {template.stop!r}, which the tokenizer lacks; it has: {known}")
         if template.start and template.start not in tokenizer.special:

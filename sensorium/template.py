@@ -31,7 +31,8 @@ class Template(Config):
              token: {"image": "<image>"}. Contents are then lists of parts, as processors of multimodal models give them
     opens    what a conversation begins with where the chat template does not write it
     bos      what the template finds as `bos_token`
-    stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`
+    stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`; "" of models
+             that answer in no words
     ends     further special tokens that end an answer
     start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
              answer (of plain samples: before the last text) is then the source, ended by `plain`

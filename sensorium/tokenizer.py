@@ -106,6 +106,10 @@ class Tokenizer:
                 raise
             text = _SURROGATE.sub(_HALF, text)
             encoded = self._plain.encode(text, add_special_tokens=False)
+        except Exception as error:
+            if type(error) is not Exception:  # the Rust library raises this very class
+                raise
+            raise UserError(f"this tokenizer has no word for {text[:80]!r}: {error}") from error
         ids, offsets = encoded.ids, encoded.offsets
         if self._forbidden.isdisjoint(ids):
             return ids, offsets
@@ -166,6 +170,11 @@ class Tokenizer:
         return self._plain.id_to_token(id)
 
     # ---- making, keeping and comparing
+
+    @property
+    def source(self) -> str:
+        """What tokenizer.json says."""
+        return self._state
 
     @classmethod
     def bytes(cls, special: Sequence[str] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")) -> Tokenizer:

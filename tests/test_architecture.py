@@ -30,7 +30,7 @@ ALLOWED = {
     "render": set(),
     "data": {"render", "hub"},
     "hub": set(),
-    "convert": {"models", "encoders", "connectors", "codecs", "nn", "render"},
+    "convert": {"models", "encoders", "connectors", "codecs", "diffusion", "nn", "render"},
     "nn": set(),
     "encoders": {"nn"},
     "connectors": {"nn"},

@@ -8,6 +8,8 @@ that come back the first is the picture.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ class Convolutions(Value):
     channels     at the first level; level i has channels * multipliers[i], and each level but the last halves the map
     blocks       residual blocks of a level (the decoder has one more, as VQGAN's: arXiv 2012.09841)
     attention    attention among the cells of the smallest map
+    middle       residual blocks there, the attention behind the first; None: two around an attention, otherwise one
+    halving      what a convolution that halves a map finds beyond its edges: a row of zeros on both sides, or at its
+                 end alone, below and on the right (VQGAN's, and latent diffusion's: arXiv 2112.10752)
     patch        pixels folded, patch x patch, before the first convolution, and unfolded after the last
     temporal     frames that become one: a power of two
     time_blocks  3-D residual blocks at the smallest map, of codecs with time
@@ -33,6 +38,8 @@ class Convolutions(Value):
     multipliers: tuple[int, ...] = Field(default=(1, 2, 2, 4), min_length=1)
     blocks: int = Field(default=2, ge=1)
     attention: bool = True
+    middle: int | None = Field(default=None, ge=1)
+    halving: Literal["both", "end"] = "both"
     patch: int = Field(default=1, ge=1)
     temporal: int = Field(default=1, ge=1)
     time_blocks: int = Field(default=2, ge=0)
@@ -82,7 +89,7 @@ class Down(nn.Module):
                 layers.append(Residual(before, width, groups))
                 before = width
             if level + 1 < len(widths):
-                layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                layers.append(Smaller(width) if config.halving == "end" else nn.Conv2d(width, width, 3, 2, padding=1))
         self.levels = nn.ModuleList(layers)
         self.middle = _middle(before, config)
         self.time = nn.ModuleList()
@@ -155,6 +162,17 @@ class Up(nn.Module):
             x = layer(x)
         x = self.leave(x)
         return _clips(F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x, count)
+
+
+class Smaller(nn.Conv2d):
+    """A convolution that halves a map, whose zeros are below and on the right alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, stride=2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, width, H, W) of even sides -> (N, width, H / 2, W / 2)."""
+        return super().forward(F.pad(input, (0, 1, 0, 1)))
 
 
 class Residual(nn.Module):
@@ -231,9 +249,10 @@ class CellAttention(nn.Module):
 
 
 def _middle(width: int, config: Convolutions) -> nn.ModuleList:
-    layers: list[nn.Module] = [Residual(width, width, config.groups)]
+    count = config.middle or (2 if config.attention else 1)
+    layers: list[nn.Module] = [Residual(width, width, config.groups) for _ in range(count)]
     if config.attention:
-        layers += [CellAttention(width, config.groups), Residual(width, width, config.groups)]
+        layers.insert(1, CellAttention(width, config.groups))
     return nn.ModuleList(layers)
 
 

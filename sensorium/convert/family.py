@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.dit import DIT
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
@@ -16,16 +18,9 @@ from sensorium.errors import UserError, nearest
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
-FAMILIES: tuple[Family, ...] = (
-    *map(text_only, LANGUAGE),
-    *TEXT,
-    LLAVA,
-    LLAVA_NEXT,
-    VIPLLAVA,
-    PALIGEMMA,
-    *ENCODERS,
-    WHISPER,
-)
+DIFFUSERS = (AUTOENCODER, DIT)
+SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, *SEEING, *ENCODERS, WHISPER, *DIFFUSERS)
 
 
 def family_of(settings: Settings) -> Family:
@@ -33,10 +28,11 @@ def family_of(settings: Settings) -> Family:
 
     Raises UserError for one that is not known.
     """
-    name = settings.take("model_type", str, "")
+    field = "_class_name" if "_class_name" in settings and "model_type" not in settings else "model_type"
+    name = settings.take(field, str, "")
     known = {one: family for family in FAMILIES for one in family.types}
     if name not in known:
-        raise settings.error(f"model_type is {name!r}, which cannot be opened yet: {nearest(name, known)}")
+        raise settings.error(f"{field} is {name!r}, which cannot be opened yet: {nearest(name, known)}")
     return known[name]
 
 

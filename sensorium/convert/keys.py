@@ -82,6 +82,25 @@ class Split(Fit):
         return self.before.back([torch.cat(tensors)])
 
 
+class Joined(Fit):
+    """Several published tensors of one shape, one after another, are the rows of one here.
+
+    count  how many
+    each   what happens to each of them first
+    """
+
+    def __init__(self, count: int, each: Fit = SAME) -> None:
+        self.count, self.each = count, each
+
+    def into(self, tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+        [shape] = shapes
+        part = (shape[0] // self.count, *shape[1:])
+        return [torch.cat(self.each.into(tensors, [part] * self.count))]
+
+    def back(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.each.back(list(tensors[0].chunk(self.count)))
+
+
 class Woven(Fit):
     """Queries, keys and values of one published tensor alternate head by head (BLOOM, Persimmon): (H, 3, W) rows."""
 

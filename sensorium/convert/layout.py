@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.stack import Stack
+from sensorium.convert.stored import STEM
 from sensorium.errors import UserError
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.template import Template
+from sensorium.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Words:
+    """How texts are read where folders have no tokenizer.
+
+    read   what the folder says, and the model -> the tokenizer; write: the tokenizer -> fields of the config
+    """
+
+    read: Callable[[Files, Wiring.Config], Tokenizer]
+    write: Callable[[Tokenizer], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A layout that both transformers and this program read and write.
+    """A layout that transformers or diffusers and this program read and write.
 
     name   as it is asked for
-    types  values of model_type
+    types  values of model_type; of diffusers, of _class_name
     architecture  the name of the published class
     also   further classes whose files it reads and writes, by the parts that a model has
     read   what the folder says -> the model; write: the model -> what a folder says of it
@@ -28,6 +42,9 @@ class Family:
     unread  templates of tensors of parts that are not opened (a decoder): what is written is without them
     older  beginnings of names in files of older releases ("*.gamma": ends), and what they are today
     modules  beginnings of names in files, and of the modules that hold them where transformers runs the model
+    library  whose class it is, which decides how files are called
+    parts  of a pipeline, its folders with tensors, whose names then begin with the folder's
+    words  what stands for a tokenizer, where folders have none and the model reads something all the same
     prompts  how the folder has conversations written down, where items stand among the words
     tokens   kinds of items, and the field of config.json with the id that stands for one among the words
     """
@@ -44,9 +61,24 @@ class Family:
     unread: tuple[str, ...] = ()
     older: tuple[tuple[str, str], ...] = ()
     modules: tuple[tuple[str, str], ...] = ()
+    library: Literal["transformers", "diffusers"] = "transformers"
+    parts: tuple[str, ...] = ("",)
+    words: Words | None = None
     prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
     tokens: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """What the names of its weight files begin with."""
+        return "diffusion_pytorch_model" if self.library == "diffusers" else STEM
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """How a config names the class."""
+        if self.library == "diffusers":
+            return {"_class_name": self.architecture}
+        return {"architectures": [self.architecture]}
 
 
 def text_only(stack: Stack[Backbone.Config]) -> Family:

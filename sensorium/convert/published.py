@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sensorium.convert.family import Family, family_of
-from sensorium.convert.files import Files
+from sensorium.convert.files import CONFIG, PIPELINE, Files
 from sensorium.convert.keys import Pair, Rule, pairs
 from sensorium.convert.stored import Stored, write
 from sensorium.convert.words import with_placeholders
@@ -58,7 +59,7 @@ class Opened:
 
 def is_published(folder: Path) -> bool:
     """Whether a folder is laid out as published checkpoints are, and not as a run."""
-    return (folder / "config.json").exists() and not (folder / "recipe.json").exists()
+    return any((folder / name).exists() for name in (CONFIG, PIPELINE)) and not (folder / "recipe.json").exists()
 
 
 def open_published(folder: Path, dtype: torch.dtype | None = None) -> Opened:
@@ -92,11 +93,14 @@ def read_published(folder: Path) -> Said:
     """Raises UserError for a config that cannot be said here, or a tokenizer that does not fit."""
     files = Files.open(folder)
     family = family_of(files.config)
-    with Stored(folder) as stored:
+    with Stored(folder, family.stem, family.parts) as stored:
         files.tensors = frozenset(stored.where)
     config = family.read(files)
     tokenizer, template = files.tokenizer, Template()
-    if config.reads_text:
+    if family.words is not None:
+        tokenizer = family.words.read(files, config)
+        template = Template(chat=NO_CHAT, stop="", begin="", plain="")
+    elif config.reads_text:
         tokenizer = files.words()
         _check_tokenizer(tokenizer, config, folder)
         template = family.prompts(files, _template(tokenizer, folder))
@@ -110,7 +114,7 @@ def fill_published(model: Wiring, said: Said, dtype: torch.dtype | None = None) 
 
     Raises UserError for tensors that are missing, unknown or of another shape.
     """
-    with Stored(said.files.folder) as stored:
+    with Stored(said.files.folder, said.family.stem, said.family.parts) as stored:
         return _fill(model, stored, said.family, dtype)
 
 
@@ -259,11 +263,16 @@ def write_published(
     draft = folder.with_name(f".writing_{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    write(draft, _published(model, plan))
-    roles = {} if tokenizer is None else _write_words(draft, tokenizer, template, model.config, came)
-    if tokenizer is not None:
+    for part in family.parts:
+        (draft / part).mkdir(exist_ok=True)
+        write(draft / part, _published(model, plan, f"{part}." if part else ""), stem=family.stem)
+    roles: dict[str, Any] = {}
+    if tokenizer is not None and family.words is not None:
+        roles = {} if came else family.words.write(tokenizer)
+    elif tokenizer is not None and model.config.reads_text:
+        roles = _write_words(draft, tokenizer, template, model.config, came)
         roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
-    said.config = {"architectures": [family.architecture], **roles, **said.config}
+    said.config = {**family.named, **roles, **said.config}
     said.save(draft, came)
     draft.replace(folder)
 
@@ -294,7 +303,10 @@ def _write_words(
     return {role: id for role, id in roles.items() if id is not None}
 
 
-def _published(model: nn.Module, plan: list[Pair]) -> Iterator[tuple[str, Tensor]]:
+def _published(model: nn.Module, plan: list[Pair], root: str) -> Iterator[tuple[str, Tensor]]:
+    """The published tensors whose names begin with a root, without it."""
     tensors = model.state_dict()
     for pair in plan:
-        yield from pair.back([tensors[name] for name in pair.ours]).items()
+        if pair.theirs[0].startswith(root):
+            for name, tensor in pair.back([tensors[name] for name in pair.ours]).items():
+                yield name.removeprefix(root), tensor

@@ -26,6 +26,7 @@ IDLE = frozenset({
     "label2id", "num_labels", "problem_type", "task_specific_params", "tokenizer_class", "prefix", "is_decoder",
     "initializer_factor", "gradient_checkpointing", "attention_dropout", "hidden_dropout", "hidden_dropout_prob",
     "attention_probs_dropout_prob", "dropout", "classifier_dropout", "layerdrop", "pretraining_tp",
+    "_class_name", "_diffusers_version",
 })  # fmt: skip
 """What a config says about training, other software or the writing of answers: the same numbers come out of the model
 whatever stands there. Token ids are those of the tokenizer, which is read for itself."""

@@ -32,19 +32,23 @@ def _sincos2d(rows: int, cols: int, width: int, period: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def sincos3d(
-    frames: int, rows: int, cols: int, sections: tuple[int, int, int], period: float = 10_000.0
+    frames: int, rows: int, cols: int, sections: tuple[int, int, int], period: float = 10_000.0, stretch: int = 0,
 ) -> Tensor:  # fmt: skip
     """(frames * rows * cols, sum of sections) float32: of each cell the sin and cos of its time, row and column.
 
     sections  channels that say the time, the row and the column: even numbers, 0 for one that is not said. With
               (0, n, n) a picture's are those of `sincos2d`
+    stretch   rows and columns are not counted: whatever their number, they are spread evenly from 0 to this
     The tensor is shared by all callers: do not write to it.
     """
     if any(width % 2 for width in sections):
         raise ValueError(f"a sin and a cos for each frequency: sections {sections} must be even")
     with torch.inference_mode(False):  # the cached tensor may later take part in training
         extents = (frames, rows, cols)
-        places = torch.meshgrid(*(torch.arange(extent, dtype=torch.float64) for extent in extents), indexing="ij")
+        axes = [torch.arange(extent, dtype=torch.float64) for extent in extents]
+        if stretch:
+            axes[1:] = [axis * (stretch / len(axis)) for axis in axes[1:]]
+        places = torch.meshgrid(*axes, indexing="ij")
         parts = []
         for place, width in zip(places, sections):
             half = width // 2

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sensorium.diffusion.predictor import Predictor
+from sensorium.diffusion.sampler import Sampler
 from sensorium.diffusion.schedule import Diffusion, Schedule
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.models.latents import Denoised, Latents, Patch, locate, noised, patched, positions, tokens_of
@@ -39,11 +40,19 @@ class Denoiser(Wiring):
         patch      frames, rows and columns of latent positions that become one token
         sections   channels of the sin-cos position that say the time, the row and the column; None: no such position is
                    added, the backbone has a rotary one
+        columns_first  the column is said before the row, as in the code of MAE and DiT
+        stretch    positions of pictures of any size are spread over so many rows and columns; 0: they are counted
+        closed     how a time is written, see `TimeEmbedding`
+        apart      every block has a condition of its own, `depth` vectors in place of one: it embeds the time for
+                   itself, and what stands for a text is as wide as all of them (diffusers)
+        variance   it also says where between its bounds the variance of a step lies, number by number (Nichol and
+                   Dhariwal 2021, arXiv 2102.09672, section 3.1). Samplers here take the variance of the schedule
         project    the state that stands for a text goes through a linear layer before it is added to the time's; labels
                    do not (DiT)
         pool       that state: the mean of all, or the last token's
         length     texts are cut or filled up to so many tokens (77 of CLIP's in Stable Diffusion); 0: they are not
         drop       share of documents whose text is left out in training, for guidance (arXiv 2207.12598)
+        sampler    how it is painted with unless something else is asked for; None: as a `Painting` says
         """
 
         backbone: Backbone.Config
@@ -52,10 +61,16 @@ class Denoiser(Wiring):
         predictor: Predictor = Predictor()
         patch: Patch = (1, 2, 2)
         sections: tuple[int, int, int] | None = None
+        columns_first: bool = False
+        stretch: int = Field(default=0, ge=0)
+        closed: bool = False
+        apart: bool = False
+        variance: bool = False
         project: bool = True
         pool: Literal["mean", "last"] = "mean"
         length: int = Field(default=0, ge=0)
         drop: float = Field(default=0.1, ge=0, lt=1)
+        sampler: Sampler | None = None
 
         @property
         def reads_text(self) -> bool:
@@ -84,6 +99,11 @@ class Denoiser(Wiring):
             """Numbers of one token."""
             return math.prod(self.patch) * next(iter(self.codecs.values())).width
 
+        @property
+        def conditions(self) -> int:
+            """Vectors that modulate a token on its way: one, or one in every block."""
+            return self.backbone.depth if self.apart else 1
+
         def plan(self, kind: str, shape: tuple[int, ...]) -> Plan:
             return Plan(patched(self.codecs[self.owner(kind)].grid(shape), self.patch).tokens, "latent")
 
@@ -99,10 +119,12 @@ class Denoiser(Wiring):
         width = config.backbone.width
         self.text: Backbone = config.text.build()
         self.enter = nn.Linear(config.channels, width)
-        self.time = TimeEmbedding(width)
-        self.prompt = PromptEmbedding(config.text.width, width, config.project)
+        self.time = TimeEmbedding(width, config.closed)
+        self.times = nn.ModuleList(TimeEmbedding(width, config.closed) for _ in range(1, config.conditions))
+        """Those of further blocks."""
+        self.prompt = PromptEmbedding(config.text.width, width * config.conditions, config.project)
         self.backbone: Backbone = config.backbone.build()
-        self.leave = nn.Linear(width, config.channels)
+        self.leave = nn.Linear(width, config.channels * (2 if config.variance else 1))
         nn.init.zeros_(self.leave.weight)  # so a new denoiser predicts zero (DiT, arXiv 2212.09748, section 3.2)
         nn.init.zeros_(self.leave.bias)
 
@@ -169,14 +191,33 @@ class Denoiser(Wiring):
 
     def predict(self, x: Tensor, time: Tensor, latents: Latents, prompt: Prompt) -> Tensor:
         """x (T, P) noised tokens, time (S) -> the prediction (T, P) float32."""
+        return self.said(x, time, latents, prompt)[0]
+
+    def said(self, x: Tensor, time: Tensor, latents: Latents, prompt: Prompt) -> tuple[Tensor, Tensor | None]:
+        """x (T, P) noised tokens, time (S) -> the prediction and what is said of the variance, both (T, P) float32.
+
+        The latter is None where the model says nothing of it; -1 stands for the lower bound and 1 for the upper.
+        """
         h = self.enter(x.to(self.enter.weight.dtype))
-        if self.config.sections is not None:
-            h = h + positions(latents.patches, self.config.sections).to(h)
-        told = self.time(time) + prompt.pooled.index_select(0, latents.document)
+        config = self.config
+        if config.sections is not None:
+            h = h + positions(latents.patches, config.sections, config.columns_first, config.stretch).to(h)
+        told = self.conditions(time, prompt.pooled.index_select(0, latents.document), latents.number)
         layout, memory = _layout(latents, prompt)
-        cross = self.config.backbone.block.cross is not None
-        h = self.backbone(h, layout, memory=memory if cross else None, conditions=Conditions(told, latents.number))
-        return self.leave(h).float()
+        cross = config.backbone.block.cross is not None
+        h = self.backbone(h, layout, memory=memory if cross else None, conditions=told)
+        said = self.leave(h).float()
+        if not config.variance:
+            return said, None
+        prediction, variance = said.unflatten(1, (math.prod(config.patch), 2, -1)).unbind(2)
+        return prediction.flatten(1), variance.flatten(1)
+
+    def conditions(self, time: Tensor, asked: Tensor, number: Tensor) -> list[Conditions] | Conditions:
+        """time (S), asked (S, what stands for a text) -> what modulates the tokens, whose spans are number (T)."""
+        if not self.config.apart:
+            return Conditions(self.time(time) + asked, number)
+        parts = zip([self.time, *self.times], asked.chunk(self.config.conditions, dim=1))
+        return [Conditions(embed(time) + part, number) for embed, part in parts]
 
 
 def _layout(latents: Latents, prompt: Prompt) -> tuple[Layout, Tensor]:
@@ -215,5 +256,6 @@ def _check(config: Denoiser.Config) -> None:
         raise ValueError(f"sections {config.sections} must sum to the backbone's width {width}")
     if block.cross is not None and (block.cross.memory or width) != config.text.width:
         raise ValueError(f"cross-attention reads text states of width {config.text.width}: set its `memory`")
-    if not config.project and config.text.width != width:
-        raise ValueError(f"labels of width {config.text.width} are added to a condition of {width}: set `project`")
+    whole = width * config.conditions
+    if not config.project and config.text.width != whole:
+        raise ValueError(f"labels of width {config.text.width} are added to a condition of {whole}: set `project`")

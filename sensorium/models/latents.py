@@ -152,10 +152,19 @@ def noised(
     return Noised(alpha * clean + sigma * noise, time, predictor.target(clean, noise, alpha, sigma))
 
 
-def positions(patches: list[Grid], sections: tuple[int, int, int]) -> Tensor:
-    """(T, sum of sections) sin-cos positions of the tokens of spans: time, row, column."""
-    parts = [sincos3d(grid.frames, grid.rows, grid.cols, sections) for grid in patches]
-    return torch.cat([torch.zeros(0, sum(sections)), *parts])
+def positions(
+    patches: list[Grid], sections: tuple[int, int, int], columns_first: bool = False, stretch: int = 0
+) -> Tensor:
+    """(T, sum of sections) sin-cos positions of the tokens of spans: time, row, column, or time, column, row.
+
+    stretch  see `sincos3d`
+    """
+    parts = [sincos3d(grid.frames, grid.rows, grid.cols, sections, stretch=stretch) for grid in patches]
+    made = torch.cat([torch.zeros(0, sum(sections)), *parts])
+    if not columns_first:
+        return made
+    time, row, column = made.split(sections, dim=1)
+    return torch.cat([time, column, row], dim=1)
 
 
 def runs(grids: list[Grid]) -> list[tuple[Grid, int]]:

@@ -38,10 +38,15 @@ class Prompt:
 
 
 class TimeEmbedding(nn.Module):
-    """time (S) in steps of the schedule -> (S, D): cosines and sines of it, and two linear layers."""
+    """time (S) in steps of the schedule -> (S, D): cosines and sines of it, and two linear layers.
 
-    def __init__(self, width: int) -> None:
+    closed  the periods run from 2 pi to 20,000 pi and reach it, as in DDPM's code; otherwise they stop before, as in
+            that of GLIDE and DiT
+    """
+
+    def __init__(self, width: int, closed: bool = False) -> None:
         super().__init__()
+        self.closed = closed
         self.up = nn.Linear(FREQUENCIES, width)
         self.down = nn.Linear(width, width)
         for layer in (self.up, self.down):
@@ -50,7 +55,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         half = FREQUENCIES // 2
-        exponent = torch.arange(half, device=time.device, dtype=torch.float32) / half
+        exponent = torch.arange(half, device=time.device, dtype=torch.float32) / (half - self.closed)
         angle = time.float()[:, None] * torch.exp(-math.log(10_000.0) * exponent)
         wave = torch.cat([angle.cos(), angle.sin()], dim=1).to(self.up.weight.dtype)
         return self.down(F.silu(self.up(wave)))

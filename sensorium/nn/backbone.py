@@ -199,14 +199,15 @@ class Backbone(Part):
         depth: int | None = None,
         memory: Tensor | None = None,
         between: Mapping[int, Between] | None = None,
-        conditions: Conditions | None = None,
+        conditions: Conditions | list[Conditions] | None = None,
     ) -> Tensor:
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
         memory      (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
         between     by how many blocks are done (0: before the first), what then becomes of x: states are read
                     (`reading`) or added to (`adding`)
-        conditions  of the tokens, for blocks that are modulated
+        conditions  of the tokens, for blocks that are modulated; a list: of every block its own, and the first block's
+                    for the final norm
         """
         cross = self.config.block.cross
         if cross is not None and memory is None:
@@ -231,10 +232,11 @@ class Backbone(Part):
         for index, block in enumerate(blocks):
             kept = cache.layer(index) if cache is not None else None
             seen = near if local is not None and local.at(index) else wide
+            told = conditions[index] if isinstance(conditions, list) else conditions
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, *seen, kept, memory, conditions, use_reentrant=False)  # type: ignore[assignment]
+                x = checkpoint(block, x, *seen, kept, memory, told, use_reentrant=False)  # type: ignore[assignment]
             else:
-                x = block(x, *seen, kept, memory, conditions)
+                x = block(x, *seen, kept, memory, told)
             if between is not None and index + 1 in between:
                 x = between[index + 1](x)
         if self.norm is None or len(blocks) < len(self.blocks):
@@ -242,7 +244,8 @@ class Backbone(Part):
         if self.modulation is None or conditions is None:
             own = [columns(norm, width) for norm, width in zip(self.routes.values(), self.widths)]
             return routed([self.norm, *own], x, layout)
-        return modulate(self.norm(x), *self.modulation(conditions))
+        told = conditions[0] if isinstance(conditions, list) else conditions
+        return modulate(self.norm(x), *self.modulation(told))
 
     def routings(self) -> list[Routing]:
         """What the last forward pass in training did in each block with a mixture of experts."""

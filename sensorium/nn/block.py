@@ -48,6 +48,7 @@ class Block(Part):
 
     place   pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT); both: x + norm(f(norm(x))) (CogView's
             sandwich, Ding et al. 2021, arXiv 2105.13290, 2.4; Gemma 2)
+    norm2   the feed-forward's first one, where it is another than the attention's; None: the same
     routes  sets of weights that tokens may take; all attend jointly (CogVLM's visual expert, BEiT-3's multiway)
     routed  which slots have a set for each route; the others are shared
     experts  routes of another width and feed-forward; all of their slots are routed
@@ -63,6 +64,7 @@ class Block(Part):
         attention: Attention.Config
         ffn: FeedForward.Config
         norm: Norm.Config = Norm.Config()
+        norm2: Norm.Config | None = None
         place: Literal["pre", "post", "both"] = "pre"
         routes: int = Field(default=1, ge=1)
         routed: tuple[Slot, ...] = ("attention", "ffn")
@@ -102,7 +104,7 @@ class Block(Part):
         self.pre, self.after = config.place != "post", config.place == "both"
         self.norm1 = config.norm.build(width)
         self.attention = config.attention.build(width)
-        self.norm2 = config.norm.build(width)
+        self.norm2 = (config.norm2 or config.norm).build(width)
         self.ffn = config.ffn.build(width)
         if self.after:
             self.after1, self.after2 = config.norm.build(width), config.norm.build(width)
@@ -201,8 +203,9 @@ def _route(config: Block.Config, stream: int, route: int) -> nn.ModuleDict:
     parts: dict[str, nn.Module] = {}
     width = config.width_of(route, stream)
     expert = config.experts.get(route)
-    norms = ("norm1", "norm2", *(AFTER if config.place == "both" else ()))
-    parts |= {name: config.norm.build(width) for name in norms if name in config.routed}
+    norms = {"norm1": config.norm, "norm2": config.norm2 or config.norm}
+    norms |= dict.fromkeys(AFTER if config.place == "both" else (), config.norm)
+    parts |= {name: norm.build(width) for name, norm in norms.items() if name in config.routed}
     if "attention" in config.routed:
         heads = config.attention.replace(head_width=config.attention.width_of_head(stream))
         parts["attention"] = Projections(heads, width, stream=stream)

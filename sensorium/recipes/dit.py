@@ -50,7 +50,7 @@ CLIP = (8, 24, 24)
 
 def stable_vae() -> VAE.Config:
     """Stable Diffusion's autoencoder: 8 x 8 pixels become one latent of 4 numbers (arXiv 2112.10752; 83.7 M)."""
-    conv = Convolutions(channels=128, multipliers=(1, 2, 4, 4))
+    conv = Convolutions(channels=128, multipliers=(1, 2, 4, 4), halving="end")
     return VAE.Config(transform=ImageTransform(size=256), conv=conv, scale=0.18215)
 
 

@@ -24,7 +24,6 @@ from sensorium.models.generator import Generator
 from sensorium.models.wiring import Wiring
 from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
-from sensorium.nn.modulation import Conditions
 from sensorium.sequence import Item
 from sensorium.train.recipe import Stage
 
@@ -331,10 +330,11 @@ def _denoised(model: Denoiser, items: dict[str, Item], kept: _Kept, told: Tensor
         else:
             states, said = told, len(told)
         asked = torch.ones(1, dtype=torch.bool, device="meta")
-        asking = model.prompt(states.mean(0, keepdim=True), asked) + model.time(torch.zeros(1, device="meta"))
+        asking = model.prompt(states.mean(0, keepdim=True), asked)
+        number = torch.zeros(length, dtype=torch.long, device="meta")
+        conditions = model.conditions(torch.zeros(1, device="meta"), asking, number)
         x = model.enter(torch.zeros(length, config.channels, dtype=asking.dtype, device="meta"))
     layout = replace(_causal(length, said if reads else 0, []), causal=False)
-    conditions = Conditions(asking, torch.zeros(length, dtype=torch.long, device="meta"))
     with _counting() as blocks, kept.hooks(), kept.apart(model.backbone.blocks):
         hidden = model.backbone(x, layout, memory=states if reads else None, conditions=conditions)
     with _counting() as head, kept.hooks():

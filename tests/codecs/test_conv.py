@@ -38,6 +38,29 @@ def test_8_pixels_and_4_frames_become_one_latent_at_the_published_size():
     assert config.latent(1, 512, 512) == (1, 64, 64)
 
 
+def test_a_map_that_is_halved_has_its_zeros_on_both_sides_or_at_its_end():
+    """Weights of one on a map of ones: a sum counts the cells that it saw."""
+    sums = {}
+    for halving in ("both", "end"):
+        layer = Down(tiny(halving=halving), out=5).levels[1]
+        torch.nn.init.ones_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        sums[halving] = layer(torch.ones(1, 8, 4, 6))[0, 0] / 8
+    assert sums["both"].tolist() == [[4, 6, 6], [6, 9, 9]]
+    assert sums["end"].tolist() == [[9, 9, 6], [6, 6, 4]]
+
+
+def test_the_middle_has_as_many_residual_blocks_as_are_asked_for():
+    for changes, names in [
+        ({}, ["Residual", "CellAttention", "Residual"]),
+        ({"attention": False}, ["Residual"]),
+        ({"attention": False, "middle": 2}, ["Residual", "Residual"]),
+        ({"middle": 3}, ["Residual", "CellAttention", "Residual", "Residual"]),
+    ]:
+        for side in (Down(tiny(**changes), out=5), Up(tiny(**changes), inward=5)):
+            assert [type(part).__name__ for part in side.middle] == names
+
+
 def test_frames_never_meet_without_time():
     torch.manual_seed(0)
     down = Down(tiny(), out=5)

@@ -33,10 +33,22 @@ def test_shapes_and_scale():
     assert clip.shape == (1, 3, 4, 4, 4)
 
 
+def test_latents_are_shifted_before_they_are_scaled_and_need_no_layer_of_their_own():
+    plain, shifted = vae().eval(), vae(shift=0.5, scale=2.0).eval()
+    pixels = torch.randn(2, 3, 1, 16, 8)
+    latents = plain.encode(pixels)
+    assert_close(shifted.encode(pixels), (latents - 0.5) * 2.0)
+    assert_close(shifted.decode((latents - 0.5) * 2.0), plain.decode(latents))
+    bare = vae(leave=False, enter=False).eval()
+    assert {name.split(".")[0] for name in bare.state_dict()} == {"down", "up"}
+    assert_close(bare.encode(pixels), bare.latents(pixels)[..., :4])
+    assert_close(bare.decode(latents), bare.pixels(latents, 1))
+
+
 def test_divergence_is_that_of_normal_distributions():
     model = vae()
     pixels = torch.randn(3, 3, 1, 8, 8)
-    mean, log_variance = model._moments(pixels)
+    mean, log_variance = model.moments(pixels)
     own = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     nats = torch.distributions.kl_divergence(own, torch.distributions.Normal(0.0, 1.0)).flatten(1).sum(1)
     coded = model(pixels)
