@@ -225,8 +225,9 @@ class Model:
 
     @torch.no_grad()
     def features(self, picture: Any, kind: str = "image") -> Tensor:
-        """What an encoder or a codec makes of a picture, or of a sound (kind "audio"), before any connector: (tokens, width)
-        float32.
+        """What an encoder or a codec makes of a picture, or of a sound (kind "audio"): (tokens, width) float32.
+
+        Of an encoder, before any connector.
 
         picture  a path, encoded bytes, a PIL image, or Media; of a sound a path, or Media (a Waveform)
         """
