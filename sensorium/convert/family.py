@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
 from sensorium.convert.paligemma import PALIGEMMA
 from sensorium.convert.settings import Settings
+from sensorium.convert.siglip import NAFLEX, NAFLEX_EYES, SIGLIP, SIGLIP_EYES
 from sensorium.convert.t5 import T5
 from sensorium.errors import UserError, nearest
 
 __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
+FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, *TOWERS)
 
 
 def family_of(settings: Settings) -> Family:

@@ -11,6 +11,7 @@ from sensorium.convert.settings import Settings
 from sensorium.tokenizer import Tokenizer
 
 CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+WORDS = "tokenizer_config.json"
 _NAMES = ("processor_class", "image_processor_type", "feature_extractor_type", "_valid_processor_keys")
 """Classes of other software."""
 
@@ -40,7 +41,7 @@ class Files:
         config = Settings.load(folder / CONFIG)
         processor = _json(folder / PROCESSOR)
         pictures = processor.pop("image_processor", None) or _json(folder / PICTURES)
-        has_words = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+        has_words = any((folder / name).exists() for name in ("tokenizer.json", WORDS))
         tokenizer = Tokenizer.load(folder) if has_words else None
         files = cls(folder, config, Settings(pictures, f"{folder / PICTURES}"),
                     Settings(processor, f"{folder / PROCESSOR}"), tokenizer)  # fmt: skip
@@ -51,6 +52,10 @@ class Files:
     def words(self) -> Tokenizer:
         """The tokenizer of a model that reads text. Raises UserError where the folder has none."""
         return self.tokenizer if self.tokenizer is not None else Tokenizer.load(self.folder)
+
+    def word_settings(self) -> Settings:
+        """What tokenizer_config.json says beside the tokenizer itself."""
+        return Settings(_json(self.folder / WORDS), str(self.folder / WORDS))
 
     def token(self, name: str, default: str) -> str:
         """A special token by a field of the processor (`image_token`). Raises UserError for one that does not exist."""
@@ -67,11 +72,15 @@ class Files:
 
 @dataclass(slots=True)
 class Written:
-    """What a family writes of a model beside its tensors; `pictures` and `processor` where its folders have them."""
+    """What a family writes of a model beside its tensors; `pictures` and `processor` where its folders have them.
+
+    words  what else tokenizer_config.json is to say
+    """
 
     config: dict[str, Any]
     pictures: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path, came: Files | None) -> None:
         """Write the files; of what the model once came with, fields that the family does not say stay."""
@@ -84,6 +93,9 @@ class Written:
             if said:
                 said = {**(before.values if before else {}), **said}
                 (folder / name).write_text(json.dumps(said, indent=2), "utf-8")
+        if self.words:
+            said = {**_json(folder / WORDS), **self.words}
+            (folder / WORDS).write_text(json.dumps(said, ensure_ascii=False, indent=1), "utf-8")
 
 
 def _json(path: Path) -> dict[str, Any]:

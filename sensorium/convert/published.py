@@ -249,6 +249,8 @@ def write_published(
     roles = {} if tokenizer is None else _write_words(draft, tokenizer, template, model.config, came)
     if tokenizer is not None:
         roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
+    if roles and "text_config" in said.config:
+        said.config["text_config"] = {**roles, **said.config["text_config"]}
     said.config = {"architectures": [family.architecture], **roles, **said.config}
     said.save(draft, came)
     draft.replace(folder)
