@@ -47,6 +47,8 @@ class Renderer:
             raise UserError(f"the template stops at {template.stop!r}, which the tokenizer lacks; it has: {known}")
         if template.start and template.start not in tokenizer.special:
             raise UserError(f"a decoder starts with {template.start!r}, which is no special token of the tokenizer")
+        if template.length and template.pad not in tokenizer.special:
+            raise UserError(f"texts are filled with {template.pad!r}, which is no special token of the tokenizer")
 
     def render(
         self, sample: Sample, *, generate: bool = False, items: bool = True, max_tokens: int | None = None
@@ -82,6 +84,8 @@ class Renderer:
         build = _Builder(self, segments, items)
         for branch, run in pieces:
             build.add(branch, run)
+        if self.template.length and build.plain_sample and not generate:
+            build.fill(self.template.length, self.template.pad)
         return build.finish(sample)
 
     def _source_and_target(self, sample: Sample, generate: bool, items: bool) -> Sequence:
@@ -264,10 +268,7 @@ class _Builder:
     def _stand(self, segment: Segment, plan: Plan, item: int) -> None:
         """One span of an item."""
         if plan.mode == "memory":
-            if not self.ids:
-                raise UserError(f"a {segment.kind} that cross-attention reads stands at a token, none is before it: "
-                                "give the template `begin`, or a mark before media")  # fmt: skip
-            start = len(self.ids) - 1
+            start = max(len(self.ids) - 1, 0)  # before every word: at the first of them
         else:
             start, position = len(self.ids), self.next_position
             said = plan.mode == "token" and self._trained(segment)
@@ -305,6 +306,15 @@ class _Builder:
         for place in places:
             at = (first + place[0], first + place[1], first + place[2])
             self._token(filler if filler is not None else 0, weight, KINDS.index(kind), at)
+
+    def fill(self, length: int, pad: str) -> None:
+        """The rest of `length` tokens of a text. Raises TooLong where it has more."""
+        if all(segment.kind != "text" for segment in self.segments):
+            return
+        if len(self.ids) > length:
+            raise TooLong(f"a text has {len(self.ids)} tokens, the model reads {length}: shorten it")
+        for _ in range(length - len(self.ids)):
+            self._token(self.renderer.tokenizer.special[pad], 0.0)
 
     def finish(self, sample: Sample) -> Sequence:
         if not self.segments or not self.ids:

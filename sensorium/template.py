@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field
 
 from sensorium.config import Config
 from sensorium.errors import UserError
@@ -38,6 +39,8 @@ class Template(Config):
              answer (of plain samples: before the last text) is then the source, ended by `plain`
     begin, plain  written around samples without roles instead of the template: a token that language models read first
              and lean on (attention sink, Xiao et al. 2023), and the token that ends
+    length, pad  such samples, where there are words in them, are filled with a special token to so many tokens, which
+             the model reads like all others (SigLIP's text tower); 0: they are as long as they are
     """
 
     chat: str = CHATML
@@ -52,6 +55,8 @@ class Template(Config):
     start: str = ""
     begin: str = "<|im_start|>"
     plain: str = "<|im_end|>"
+    length: int = Field(default=0, ge=0)
+    pad: str = ""
 
 
 class Chat:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from sensorium.errors import UserError
 
@@ -210,6 +210,16 @@ class Tokenizer:
         """The same tokenizer with another chat template."""
         backend = tokenizers.Tokenizer.from_str(self._state)
         return Tokenizer(backend, **self._names, chat_template=chat_template)
+
+    def lower_case(self) -> Tokenizer:
+        """The same tokenizer, which reads every text in lower case."""
+        state = json.loads(self._state)
+        if "Lowercase" in json.dumps(state["normalizer"]):
+            return self
+        backend = tokenizers.Tokenizer.from_str(self._state)
+        lower = normalizers.Lowercase()
+        backend.normalizer = normalizers.Sequence([lower, backend.normalizer]) if state["normalizer"] else lower
+        return Tokenizer(backend, **self._names, chat_template=self.chat_template)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face libraries read too."""

@@ -109,6 +109,31 @@ def test_plain_samples_have_no_template():
     assert opened.ids.tolist() == [START, *[PAD] * 4, *bytes_of("a cat")]
 
 
+def test_plain_texts_are_filled_with_padding_that_the_model_reads():
+    filled = renderer(begin="", length=6, pad="<|endoftext|>")
+    one = filled.render(Sample((Segment("text", "ab"),)))
+    end, pad = filled.tokenizer.special["<|im_end|>"], filled.tokenizer.special["<|endoftext|>"]
+    assert one.ids.tolist() == [*b"ab", end, pad, pad, pad]
+    assert one.weight.tolist() == [0, 1, 1, 0, 0, 0]
+    assert one.position[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert filled.render(Sample((Segment("text", "ab"),)), generate=True).ids.tolist() == [*b"ab"]
+    assert len(filled.render(Sample((picture(role=None),)))) == 5  # four features and the end: no text to fill
+    assert filled.render(Sample((Segment("text", "abcde"),))).ids.tolist() == [*b"abcde", end]
+    with pytest.raises(TooLong, match="7 tokens, the model reads 6"):
+        filled.render(Sample((Segment("text", "abcdef"),)))
+    with pytest.raises(UserError, match="filled with '<none>'"):
+        renderer(length=6, pad="<none>")
+
+
+def test_a_memory_before_every_word_stands_at_the_first():
+    render = Renderer(Tokenizer.bytes(), Template(begin=""), lambda kind, shape: Plan(3, "memory"))
+    one = render.render(Sample((picture(role=None), Segment("text", "ab"))), items=False)
+    assert one.ids.tolist()[:2] == [*b"ab"]
+    assert [(span.start, span.length, span.mode) for span in one.spans] == [(0, 3, "memory")]
+    with pytest.raises(UserError, match="empty"):
+        render.render(Sample((picture(role=None),)), items=False, generate=True)
+
+
 def test_the_first_token_of_a_document_carries_no_loss():
     assert renderer(begin="").render(Sample((Segment("text", "ab"),))).weight.tolist() == [0.0, 1.0, 1.0]
 

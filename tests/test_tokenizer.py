@@ -233,3 +233,12 @@ def test_fingerprint_follows_the_behaviour() -> None:
     assert Tokenizer.bytes().fingerprint() == BYTES.fingerprint()
     assert BYTES.with_template("x").fingerprint() != BYTES.fingerprint()
     assert len(BYTES.fingerprint()) == 64
+
+
+def test_lower_case_is_read_once_and_for_all():
+    upper = bpe()
+    lower = upper.lower_case()
+    assert lower.encode("THE Th") == upper.encode("the th") != upper.encode("THE Th")
+    assert lower.special == upper.special
+    assert lower.encode_trusted("<|im_end|>") == [upper.special["<|im_end|>"]]
+    assert lower.lower_case() is lower

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sensorium.connectors.base import Connector
 from sensorium.errors import UserError
 from sensorium.nn.attention import Attention, Projections, attend
-from sensorium.nn.ffn import FeedForward
+from sensorium.nn.ffn import Activation, FeedForward
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
 
@@ -28,6 +28,7 @@ class GlobalPool(Connector):
         heads   of that attention
         hidden  with attention: the query's answer also passes a LayerNorm and a feed-forward of this width, with a
                 residual (SigLIP); None: neither
+        activation, eps  of that feed-forward and LayerNorm
         norm    of the vector, before its projection; None: the features are normalised already
         project False: the vector is the feature's own width, as it is
         """
@@ -35,6 +36,8 @@ class GlobalPool(Connector):
         by: Literal["class", "mean", "attention"] = "class"
         heads: int = Field(default=8, ge=1)
         hidden: int | None = Field(default=None, ge=1)
+        activation: Activation = "gelu_tanh"
+        eps: float = 1e-6
         norm: Norm.Config | None = None
         project: bool = True
         bias: bool = False
@@ -95,9 +98,9 @@ class AttentionPool(nn.Module):
         self.norm: nn.Module | None = None
         self.ffn: nn.Module | None = None
         if config.hidden is not None:
-            self.norm = Norm.Config(kind="layer", eps=1e-6).build(width)
+            self.norm = Norm.Config(kind="layer", eps=config.eps).build(width)
             self.ffn = FeedForward.Config(
-                hidden=config.hidden, activation="gelu_tanh", gated=False, bias=True
+                hidden=config.hidden, activation=config.activation, gated=False, bias=True
             ).build(width)  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:

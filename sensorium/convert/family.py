@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.language import LANGUAGE
@@ -11,6 +12,7 @@ from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
 from sensorium.convert.paligemma import PALIGEMMA
 from sensorium.convert.settings import Settings
+from sensorium.convert.siglip import NAFLEX, NAFLEX_EYES, SIGLIP, SIGLIP_EYES
 from sensorium.convert.t5 import T5
 from sensorium.convert.whisper import WHISPER
 from sensorium.errors import UserError, nearest
@@ -20,7 +22,10 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
-FAMILIES: tuple[Family, ...] = (*map(text_only, LANGUAGE), *TEXT, *SEEING, *ENCODERS, WHISPER, *DIFFUSERS)
+TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
+FAMILIES: tuple[Family, ...] = (
+    *map(text_only, LANGUAGE), *TEXT, *SEEING, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
+)  # fmt: skip
 
 
 def family_of(settings: Settings) -> Family:

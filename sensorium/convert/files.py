@@ -15,6 +15,7 @@ from sensorium.tokenizer import Tokenizer
 
 CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 PIPELINE, SCHEDULER = "model_index.json", "scheduler_config.json"
+WORDS = "tokenizer_config.json"
 _NAMES = ("processor_class", "image_processor_type", "feature_extractor_type", "_valid_processor_keys")
 """Classes of other software."""
 
@@ -51,7 +52,7 @@ class Files:
         processor = _json(folder / PROCESSOR)
         inner = [processor.pop(name, None) for name in ("image_processor", "feature_extractor")]
         pictures = next((one for one in inner if one), None) or _json(folder / PICTURES)
-        has_words = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+        has_words = any((folder / name).exists() for name in ("tokenizer.json", WORDS))
         tokenizer = Tokenizer.load(folder) if has_words else None
         files = cls(folder, config, Settings(pictures, f"{folder / PICTURES}"),
                     Settings(processor, f"{folder / PROCESSOR}"), tokenizer)  # fmt: skip
@@ -62,6 +63,10 @@ class Files:
     def words(self) -> Tokenizer:
         """The tokenizer of a model that reads text. Raises UserError where the folder has none."""
         return self.tokenizer if self.tokenizer is not None else Tokenizer.load(self.folder)
+
+    def word_settings(self) -> Settings:
+        """What tokenizer_config.json says beside the tokenizer itself."""
+        return Settings(_json(self.folder / WORDS), str(self.folder / WORDS))
 
     def token(self, name: str, default: str) -> str:
         """A special token by a field of the processor (`image_token`). Raises UserError for one that does not exist."""
@@ -82,11 +87,13 @@ class Written:
     """What a family writes of a model beside its tensors; `pictures` and `processor` where its folders have them.
 
     parts  of a pipeline, the configs of its folders; `config` is then its model_index.json
+    words  what else tokenizer_config.json is to say
     """
 
     config: dict[str, Any]
     pictures: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def save(self, folder: Path, came: Files | None) -> None:
@@ -105,6 +112,9 @@ class Written:
                 said = {**(before.values if before else {}), **said}
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text(json.dumps(said, indent=2), "utf-8")
+        if self.words:
+            said = {**_json(folder / WORDS), **self.words}
+            (folder / WORDS).write_text(json.dumps(said, ensure_ascii=False, indent=1), "utf-8")
 
 
 def file_of(part: str) -> str:

@@ -272,6 +272,8 @@ def write_published(
     elif tokenizer is not None and model.config.reads_text:
         roles = _write_words(draft, tokenizer, template, model.config, came)
         roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
+    if roles and "text_config" in said.config:
+        said.config["text_config"] = {**roles, **said.config["text_config"]}
     said.config = {**family.named, **roles, **said.config}
     said.save(draft, came)
     draft.replace(folder)

@@ -64,15 +64,25 @@ def part(
     known = {one: stack for stack in stacks for one in stack.types}
     if kind not in known:
         raise fields.error(f"model_type is {kind!r}, which cannot be opened here: {nearest(kind, known)}")
-    absent = known[kind].absent
+    config = filled(fields, known[kind], without)
+    return known[kind], config
+
+
+def filled(fields: Settings, stack: Stack[C], without: Sequence[str] = ()) -> C:
+    """The config here of a stack by its own fields; of those that are left out the published class knows.
+
+    without  fields that are not the stack's own
+    Raises UserError for a field that is not known.
+    """
     given = {
         one: value for one, value in fields.values.items()
-        if (value is not None or one not in absent) and one not in without
+        if (value is not None or one not in stack.absent) and one not in without
     }  # fmt: skip
-    whole = Settings({**absent, **given}, fields.where)
-    config = known[kind].read(whole)
+    whole = Settings({**stack.absent, **given}, fields.where)
+    config = stack.read(whole)
     whole.done()
-    return known[kind], config
+    fields.skip(*fields.values)
+    return config
 
 
 def stack_for(config: C, stacks: Sequence[Stack[C]], kind: str | None = None) -> tuple[Stack[C], dict[str, Any]]:

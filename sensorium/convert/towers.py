@@ -15,7 +15,7 @@ from sensorium.errors import UserError
 _LAYER, _BLOCK = "encoder.layers.{}", "backbone.blocks.{}"
 
 
-def _layers(final: str) -> list[Rule]:
+def layers(final: str) -> list[Rule]:
     """The blocks that both have, and the norm behind them."""
     attention = (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o"))
     return [
@@ -39,13 +39,13 @@ def _clip_rules(config: ViT.Config) -> Sequence[Rule]:
         Rule("embeddings.class_embedding", "class_token"),
         patch_rule(config, "embeddings.patch_embedding"),
         Rule("pre_layrnorm.*", "backbone.embed_norm.*"),
-        *_layers("post_layernorm"),
+        *layers("post_layernorm"),
     ]
 
 
 def _siglip_rules(config: ViT.Config) -> Sequence[Rule]:
     patch = "embeddings.patch_embedding"
-    return [patch_rule(config, patch), Rule(f"{patch}.bias", "patch.bias"), *_layers("post_layernorm")]
+    return [patch_rule(config, patch), Rule(f"{patch}.bias", "patch.bias"), *layers("post_layernorm")]
 
 
 def _read(settings: Settings, transform: ImageTransform, clip: bool) -> ViT.Config:

@@ -41,6 +41,8 @@ class ImageTransform(Config):
     longest  shortest: the longer side is never longer than that before the crop, so the shorter one may be shorter
     rounded  resized values are rounded to 8 bits, as Pillow does; otherwise they stay floats (DINOv3)
     multiple  keep: what both sides are multiples of
+    cells   keep: the picture is made smaller or larger, to at most so many squares of `multiple` pixels and as close
+            to its aspect ratio as whole squares come; nothing is padded (NaFlex, arXiv 2502.14786, section 2.4.2)
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
     mean, std  of channels scaled to [0, 1]
     tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
@@ -53,6 +55,7 @@ class ImageTransform(Config):
     scaled: int | Size | None = None
     longest: int | None = None
     multiple: int = 1
+    cells: int | None = None
     filter: Filter = "bicubic"
     rounded: bool = True
     pad_color: Colour | None = None
@@ -92,6 +95,9 @@ class ImageTransform(Config):
     def _multiple_fits(self) -> Self:
         if self.multiple < 1 or (self.resize == "keep" and self.size % self.multiple):
             raise ValueError(f"the longest side, size={self.size}, is no multiple of multiple={self.multiple}")
+        if self.cells is not None and (self.resize != "keep" or self.size != self.cells * self.multiple):
+            raise ValueError(f"cells={self.cells} of {self.multiple} pixels are for resize 'keep', and size, the "
+                             f"longest side, is then {self.cells * self.multiple}")  # fmt: skip
         if self.resize == "keep" and self.tiles:
             raise ValueError("a picture that keeps its size is not cut into tiles: leave out tiles")
         return self
@@ -125,6 +131,9 @@ class ImageTransform(Config):
 
     def _kept(self, shape: Size) -> Size:
         """(height, width) of a picture that keeps its aspect ratio, scaled down to `size` where it is larger."""
+        if self.cells is not None:
+            rows, cols = most_cells(shape, self.multiple, self.cells)
+            return rows * self.multiple, cols * self.multiple
         scale = min(1.0, self.size / max(shape))
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
@@ -236,6 +245,25 @@ class ImageTransform(Config):
         values = np.multiply(pixels.transpose(0, 3, 1, 2), 1 / (255 * std), dtype=np.float32, order="C")
         values -= mean / std
         return torch.from_numpy(values)
+
+
+def most_cells(shape: Size, side: int, most: int) -> Size:
+    """(rows, columns) of at most `most` squares that cover a picture of `shape` (height, width), as large as it goes.
+
+    The scale, from 1e-6 to 100, is found to 1e-5 by halving, as the published processor of SigLIP 2 finds it: the
+    last step decides where a row or a column more would still fit.
+    """
+
+    def covered(scale: float) -> Size:
+        rows, cols = (max(1, math.ceil(extent * scale / side)) for extent in shape)
+        return rows, cols
+
+    low, high = 1e-5 / 10, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        rows, cols = covered(middle)
+        low, high = (middle, high) if rows * cols <= most else (low, middle)
+    return covered(low)
 
 
 def best_canvas(shape: Size, candidates: tuple[Size, ...]) -> Size:

@@ -1,6 +1,6 @@
 """What every wiring has: encoders, connectors, codecs, a backbone, and how an item enters the stream.
 
-By itself, without a backbone, it is what trains a codec: items -- codec -- their reconstruction.
+By itself, without a backbone, it is what trains a codec: items -- codec -- their reconstruction. Or an encoder alone.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ class Wiring(Part):
             return sequence
 
         def token_width(self, kind: str) -> int:
-            """Width of the tokens that the connector of a kind makes."""
-            return self.stack.width
+            """Width of the tokens that the connector of a kind makes; where nothing reads them, that of features."""
+            return self.stack.width if self.reads_text else self.encoders[kind].width
 
         def num_tokens(self, kind: str, shape: tuple[int, ...]) -> int:
             """Tokens that an item takes, in all of its spans."""
@@ -180,8 +180,8 @@ class Wiring(Part):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        bare = type(config) is Wiring.Config and not config.connectors  # nothing reads what its encoders make
-        if not bare and set(config.encoders) != set(config.connectors):
+        alone = not config.reads_text and not config.connectors
+        if set(config.encoders) != set(config.connectors) and not alone:
             raise ValueError(
                 f"every encoder needs its connector: encoders {sorted(config.encoders)}, "
                 f"connectors {sorted(config.connectors)}"

@@ -33,6 +33,19 @@ def test_a_query_that_matches_no_feature_reads_their_mean():
     torch.testing.assert_close(pool(Features(values, [Grid(1, 3)])), torch.tensor([[3.0, 5]]))
 
 
+def test_the_feed_forward_behind_a_query_by_hand():
+    pool = plain("attention", heads=1, hidden=1, activation="relu2", eps=3.0)
+    with torch.no_grad():
+        for name, parameter in pool.query.named_parameters():
+            square = name.endswith(("v.weight", "o.weight"))
+            parameter.copy_(torch.eye(2) if square else torch.zeros_like(parameter))
+        pool.query.norm.weight.fill_(1.0)
+        pool.query.ffn.up.weight.copy_(torch.tensor([[1.0, 0]]))
+        pool.query.ffn.down.weight.copy_(torch.tensor([[0.0], [1]]))
+    values = torch.tensor([[5.0, 3], [5, 3]])  # their norm: 1 / sqrt(variance 1 + eps 3) = 1/2, and relu2 of it is 1/4
+    torch.testing.assert_close(pool(Features(values, [Grid(1, 2)])), torch.tensor([[5.0, 3.25]]))
+
+
 def test_norm_comes_before_the_projection():
     pool = GlobalPool.Config(by="mean", norm=Norm.Config(kind="layer", eps=0.0)).build(2, 1)
     with torch.no_grad():

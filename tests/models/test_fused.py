@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from sensorium.connectors.global_pool import GlobalPool
 from sensorium.connectors.mlp import MLP
 from sensorium.encoders.vit import vit
 from sensorium.models.fused import Fused
 from sensorium.models.placing import place
+from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import llama
 from sensorium.sequence import Item, Sequence, Span
 
@@ -125,6 +127,16 @@ def test_text_alone_is_what_the_backbone_says(model):
 def test_an_encoder_without_a_connector_is_an_error():
     with pytest.raises(ValueError, match=r"every encoder needs its connector.*image.*\[\]"):
         config(connectors={}).build()
+
+
+def test_an_encoder_by_itself_needs_no_connector_and_may_have_one_of_its_own_width():
+    encoders = config().encoders
+    assert not len(Wiring.Config(encoders=encoders).build().connectors)
+    pooled = Wiring.Config(encoders=encoders, connectors={"image": GlobalPool.Config(by="mean", project=False)}).build()
+    width = encoders["image"].width
+    assert pooled.connectors["image"](pooled.encoders["image"]([picture(0)])).shape == (1, width)
+    with pytest.raises(ValueError, match=r"every encoder needs its connector.*\[\].*image"):
+        Wiring.Config(connectors={"image": GlobalPool.Config()}).build()
 
 
 def test_checkpointing_changes_memory_and_not_the_gradient(model):
