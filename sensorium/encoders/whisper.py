@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -125,8 +125,8 @@ class WhisperEncoder(Encoder):
         self.place = nn.Parameter(sinusoids(config.cells[1], width), requires_grad=False)
         self.backbone: Backbone = config.backbone.build()
 
-    def preprocess(self, image: Waveform) -> Tensor:
-        """A sound -> (1, mels, frames)."""
+    def preprocess(self, image: Any) -> Tensor:
+        """A Waveform -> (1, mels, frames)."""
         return self.config.sound(image)[None]
 
     def encode(self, views: Tensor) -> Tensor:
