@@ -19,7 +19,6 @@ from torch import Tensor
 from sensorium.connectors.mlp import MLP
 from sensorium.convert.gguf_draft import Draft
 from sensorium.convert.keys import Rule, pairs
-from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import ViT
 from sensorium.errors import UserError
 from sensorium.models.fused import Fused
@@ -118,23 +117,18 @@ def _check_projector(config: MLP.Config, tower: ViT.Config) -> None:
 
 def _notes(config: ViT.Config) -> list[str]:
     notes = []
-    how = {"squash": "squashes it", "shortest": "cuts out its centre"}.get(config.transform.resize)
-    if how is not None:
-        notes.append(f"llama.cpp pads a picture that is not square, this model {how}: give square pictures")
-    elif _pad_color(config.transform) != _PADDING:
-        notes.append(f"llama.cpp pads a picture that is not square with {_PADDING}, this model with "
-                     f"{_pad_color(config.transform)}: give square pictures for the same numbers")  # fmt: skip
-    if config.transform.filter != "bicubic":
-        notes.append(f"llama.cpp resizes pictures bicubic, this model {config.transform.filter}: "
-                     f"give pictures of {config.transform.size} pixels")  # fmt: skip
+    transform = config.transform
+    colour = transform.pad_color or tuple(int(255 * channel) for channel in transform.mean)
+    how = {"squash": "squashes it", "shortest": "cuts out its centre", "pad": f"pads it with {colour} and resizes it"}
+    notes.append(f"llama.cpp resizes a picture that is not square and pads it with {_PADDING}; this model "
+                 f"{how[transform.resize]}: the numbers are the same for square pictures")  # fmt: skip
+    if transform.filter != "bicubic":
+        notes.append(f"llama.cpp resizes pictures bicubic, this model {transform.filter}: give pictures of "
+                     f"{transform.size} pixels")  # fmt: skip
     if config.class_token:
         notes.append("llama.cpp since mid-2025 puts the class token behind the patches (its issue 25814): "
                      "answers differ until that is mended there")  # fmt: skip
     return notes
-
-
-def _pad_color(transform: ImageTransform) -> tuple[int, ...]:
-    return transform.pad_color or tuple(int(255 * channel) for channel in transform.mean)
 
 
 # ---- keys and tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +51,12 @@ def write_gguf(
         raise UserError(f"a GGUF file's name ends with .gguf, {out} does not: give a file, for example model.gguf")
     network = _plain(model)
     kind = numbers_of(network, numbers)
-    drafts = {out: text_draft(network.backbone, tokenizer, template, out.stem, context)}
+    chat = chat_source(tokenizer, template, bool(network.config.kinds))
+    drafts = {out: text_draft(network.backbone, tokenizer, template, out.stem, context, chat)}
     notes: list[str] = []
     if network.config.kinds:
         seen, notes = vision_draft(network, out.stem)
         drafts = {out.with_name(f"mmproj-{out.name}"): seen, **drafts}  # the language model's file comes last
-        if template.media.get("image", ("", "")) != ("", ""):
-            notes.append(f"around a picture this model reads {template.media['image']}: write it in the prompt")
     if template.asks != ("", ""):
         notes.append(f"around a question this model reads {template.asks}: write it in the prompt")
     there = [str(path) for path in drafts if path.exists()]
@@ -90,10 +90,13 @@ def _plain(model: Wiring) -> Fused:
     return model
 
 
-def text_draft(stack: Backbone, tokenizer: Tokenizer, template: Template, name: str, context: int | None) -> Draft:
+def text_draft(
+    stack: Backbone, tokenizer: Tokenizer, template: Template, name: str, context: int | None, chat: str | None
+) -> Draft:
     """A language model's file.
 
     context  the longest text it was trained on, in tokens; a stack with learned positions says it itself
+    chat     the chat template
     Raises UserError for a stack or a tokenizer that GGUF has no words for.
     """
     config = stack.config
@@ -101,7 +104,6 @@ def text_draft(stack: Backbone, tokenizer: Tokenizer, template: Template, name: 
     said = {"context_length": context or 2048, **said}
     keys = {"general.name": name, **{f"{kind.name}.{key}": value for key, value in said.items()}}
     keys |= tokenizer_keys(tokenizer, template, config.vocab)
-    chat = chat_source(tokenizer, template)
     if chat is not None:
         keys["tokenizer.chat_template"] = chat
     own = stack.state_dict()
@@ -115,15 +117,36 @@ def text_draft(stack: Backbone, tokenizer: Tokenizer, template: Template, name: 
     return Draft(kind.name, keys, tensors, whole=("position_embd.weight",))
 
 
-def chat_source(tokenizer: Tokenizer, template: Template) -> str | None:
-    """The chat template for the file: the one that came with the tokenizer, else the template's with its system
-    message before it. None for a model that continues plain text."""
-    if tokenizer.chat_template is not None and tokenizer.chat_template == template.chat:
-        return template.chat
+_PARTS = (
+    "{% set flat = namespace(messages=[]) %}{% for message in messages %}{% set said = namespace(text='') %}"
+    "{% if message['content'] is string %}{% set said.text = message['content'] %}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% set said.text = said.text + (part['text'] if part['type'] == 'text' else MARK) %}{% endfor %}{% endif %}"
+    "{% set said.text = said.text | replace(MARK, MEDIA) %}"
+    "{% set flat.messages = flat.messages + [{'role': message['role'], 'content': said.text}] %}{% endfor %}"
+    "{% set messages = flat.messages %}"
+)
+_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{% set messages = [{'role': 'system', 'content': SYSTEM}] + messages %}{% endif %}"
+)
+MARK = "<__media__>"
+"""What llama.cpp writes in a prompt where a picture stands."""
+
+
+def chat_source(tokenizer: Tokenizer, template: Template, pictures: bool) -> str | None:
+    """The chat template for the file; None for a model that continues plain text.
+
+    What came with a published tokenizer stays as it is. Before a recipe's own stands what this program does itself:
+    contents that are lists of parts become text, with the marks around pictures, and the system message is put first.
+    """
     if template.chat == NO_CHAT:
         return None
-    if not template.system:
+    if tokenizer.chat_template == template.chat and not template.system and not template.media:
         return template.chat
-    system = json.dumps(template.system, ensure_ascii=False)
-    return ("{% if messages[0]['role'] != 'system' %}{% set messages = [{'role': 'system', 'content': " + system
-            + "}] + messages %}{% endif %}" + template.chat)  # fmt: skip
+    before, after = template.media.get("image", ("", ""))
+    values = {"MARK": MARK, "MEDIA": before + MARK + after, "SYSTEM": template.system}
+    chat = (_PARTS if pictures else "") + (_SYSTEM if template.system else "")
+    return (
+        re.sub("MARK|MEDIA|SYSTEM", lambda name: json.dumps(values[name[0]], ensure_ascii=False), chat) + template.chat
+    )
