@@ -107,9 +107,9 @@ def _final(config: ViT.Config) -> bool:
 
 
 def _check_projector(config: MLP.Config, tower: ViT.Config) -> None:
-    if config.depth != 2 or not config.bias:
-        raise UserError(f"llama.cpp's LLaVA has two linear layers with biases behind its ViT, this model {config.depth}"
-                        f"{'' if config.bias else ' without'}: train one with an MLP of depth 2")  # fmt: skip
+    if config != MLP.Config(hidden=config.hidden, norm=config.norm):
+        raise UserError("llama.cpp's LLaVA has two linear layers with biases behind its ViT, with GELU between them; "
+                        f"this model\n{config.to_yaml()}")  # fmt: skip
     eps = tower.backbone.block.norm.eps
     if config.norm and eps != 1e-5:
         raise UserError(f"llama.cpp gives the projector's norms the ViT's epsilon, {eps}; this model's is 1e-05")

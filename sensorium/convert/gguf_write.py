@@ -126,6 +126,19 @@ _PARTS = (
     "{% set flat.messages = flat.messages + [{'role': message['role'], 'content': said.text}] %}{% endfor %}"
     "{% set messages = flat.messages %}"
 )
+_PLACED = (
+    "{% set flat = namespace(messages=[]) %}{% for message in messages %}{% set said = namespace(parts=[]) %}"
+    "{% if message['content'] is string %}"
+    "{% for piece in message['content'].split(MARK) %}"
+    "{% if not loop.first %}{% set said.parts = said.parts + [{'type': 'image'}] %}{% endif %}"
+    "{% if piece %}{% set said.parts = said.parts + [{'type': 'text', 'text': piece}] %}{% endif %}{% endfor %}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' and part['text'] != MARK %}{% set said.parts = said.parts + [part] %}"
+    "{% else %}{% set said.parts = said.parts + [{'type': 'image'}] %}{% endif %}{% endfor %}{% endif %}"
+    "{% set flat.messages = flat.messages + [{'role': message['role'], 'content': said.parts}] %}{% endfor %}"
+    "{% set messages = flat.messages %}{% set prompt %}"
+)
+_MARKED = "{% endset %}{{ prompt | replace(PLACEHOLDER, MARK) }}"
 _SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}"
     "{% set messages = [{'role': 'system', 'content': SYSTEM}] + messages %}{% endif %}"
@@ -137,16 +150,23 @@ MARK = "<__media__>"
 def chat_source(tokenizer: Tokenizer, template: Template, pictures: bool) -> str | None:
     """The chat template for the file; None for a model that continues plain text.
 
-    What came with a published tokenizer stays as it is. Before a recipe's own stands what this program does itself:
-    contents that are lists of parts become text, with the marks around pictures, and the system message is put first.
+    What came with a published tokenizer stays as it is, save that where it places pictures, llama.cpp's mark for one
+    goes in as a picture and comes out in place of the placeholder. Before a recipe's own stands what this program does
+    itself: contents that are lists of parts become text, with the marks around pictures, and the system message is put
+    first.
     """
     if template.chat == NO_CHAT:
         return None
+    before, after = template.media.get("image", ("", ""))
+    values = {"MARK": MARK, "MEDIA": before + MARK + after, "SYSTEM": template.system,
+              "PLACEHOLDER": template.placeholder.get("image", "")}  # fmt: skip
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+
+    def filled(source: str) -> str:
+        return re.sub(rf"\b({'|'.join(written)})\b", lambda name: written[name[0]], source)
+
+    if pictures and values["PLACEHOLDER"]:
+        return filled(_PLACED) + template.chat + filled(_MARKED)
     if tokenizer.chat_template == template.chat and not template.system and not template.media:
         return template.chat
-    before, after = template.media.get("image", ("", ""))
-    values = {"MARK": MARK, "MEDIA": before + MARK + after, "SYSTEM": template.system}
-    chat = (_PARTS if pictures else "") + (_SYSTEM if template.system else "")
-    return (
-        re.sub("MARK|MEDIA|SYSTEM", lambda name: json.dumps(values[name[0]], ensure_ascii=False), chat) + template.chat
-    )
+    return filled((_PARTS if pictures else "") + (_SYSTEM if template.system else "")) + template.chat

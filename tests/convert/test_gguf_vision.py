@@ -82,6 +82,13 @@ def test_clip_and_two_layers(tmp_path):
     assert "issue 25814" in notes[1]
 
 
+def test_the_last_block_before_its_norm(tmp_path):
+    """As published LLaVAs with vision_feature_layer -1 read it."""
+    keys, tensors, _ = written(tmp_path, llava(CLIP.replace(drop_last=0, normed=False)))
+    assert (keys["clip.vision.block_count"], keys["clip.vision.feature_layer"]) == (3, [3])
+    assert not [name for name in tensors if name.startswith("v.post_ln")]
+
+
 def test_siglip_and_yi(tmp_path):
     """No class token, the last block with its norm, fixed positions; a LayerNorm behind each linear layer."""
     encoder = ViT.Config(backbone=stack(32, 2, 2, activation="gelu_tanh", eps=1e-5), patch=8, class_token=False,
@@ -121,8 +128,10 @@ SMALL = stack(32, 2, 2, eps=1e-5)
 @pytest.mark.parametrize(
     ("encoder", "connector", "reason"),
     [
-        (CLIP, MLP.Config(depth=1), "two linear layers with biases behind its ViT, this model 1"),
-        (CLIP, MLP.Config(bias=False), "this model 2 without"),
+        (CLIP, MLP.Config(depth=1), "two linear layers with biases behind its ViT"),
+        (CLIP, MLP.Config(bias=False), "bias: false"),
+        (CLIP, MLP.Config(entry=SMALL.block.norm), "entry:"),
+        (CLIP.replace(transform=CLIP.transform.replace(size=33), cut=True), MLP.Config(), "cut"),
         (CLIP.replace(backbone=CLIP.backbone.replace(block=SMALL.block.replace(norm=SMALL.block.norm.replace(eps=1e-6)))),
          MLP.Config(norm=True), "epsilon"),
         (CLIP.replace(class_feature=True), MLP.Config(), "class_feature"),

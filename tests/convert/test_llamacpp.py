@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from multimodal import Both, words
 from PIL import Image
 from test_gguf_vision import CLIP, llava
 from test_gguf_write import CASES, LLAMA3, TEXTS, published
+from test_llava import IMAGE, QWEN, SIGLIP
 from test_published import SIZE
 
 import sensorium
@@ -264,6 +267,31 @@ def test_a_class_token_stands_behind_the_patches_there(tmp_path):
     print(f"\nlargest difference of features: {gaps}")
     assert min(gaps.values()) < 1e-2
     assert max(gaps.values()) > 1
+
+
+def test_a_published_llava_answers_about_several_pictures(tmp_path):
+    """SigLIP and Qwen2 in LLaVA's layout: its own chat template places the pictures there too."""
+    config = transformers.LlavaConfig(
+        vision_config=transformers.SiglipVisionConfig(**{**SIGLIP, "image_size": 28}), image_token_index=IMAGE,
+        text_config=transformers.Qwen2Config(**QWEN), vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    processor = transformers.LlavaProcessor(
+        transformers.SiglipImageProcessorPil(size={"height": 28, "width": 28}), words(), patch_size=7,
+        vision_feature_select_strategy="full", num_additional_image_tokens=0,
+    )  # fmt: skip
+    both = Both.make(tmp_path / "model", transformers.LlavaForConditionalGeneration, config, processor)
+    out = tmp_path / "model.gguf"
+    ours = both.model
+    write_gguf(out, speaking(ours.network), ours.tokenizer, ours.recipe.template)
+    eyes, answers = Eyes(out), set()
+    for images in ([picture(50, 50)], [picture(28, 28)], [picture(50, 50), picture(33, 33)]):
+        parts = [{"type": "image_url", "image_url": {"url": address(one)}} for one in images]
+        messages = [{"role": "user", "content": [{"type": "text", "text": "Look: "}, *parts]}]
+        said = ours.chat(messages, max_tokens=20)
+        assert len(said) == 20
+        assert answer(eyes.model, messages, 20) == said
+        answers.add(said)
+    assert len(answers) == 3
 
 
 @pytest.mark.network
