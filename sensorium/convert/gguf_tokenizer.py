@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers in GGUF, both ways.
+"""Tokenizers in GGUF, both ways: byte-level BPE here, pieces with scores in gguf_sentences.
 
 llama.cpp knows how texts are cut before merging by a name (`tokenizer.ggml.pre`), so a tokenizer can be written where
 its own cutting is one of those named here.
@@ -14,11 +14,13 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from sensorium.convert.gguf_file import GGUFFile
+from sensorium.convert.gguf_sentences import NORMAL, UNKNOWN, are_sentences, backend_of, sentence_keys
 from sensorium.errors import UserError
 from sensorium.render import Template
 from sensorium.tokenizer import Tokenizer
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+_CONTRADICTS = "its tokenizer contradicts itself: tokens, token types and merges do not fit together"
 NO_MERGES = ["À Á"]
 """llama.cpp asks for merges. A tokenizer without any gets one of bytes (C0, C1) that no UTF-8 text has."""
 
@@ -67,29 +69,54 @@ _BEGINS = ("llama-bpe",)
 
 
 def read_tokenizer(file: GGUFFile) -> Tokenizer:
-    """The file's byte-level BPE tokenizer with its chat template. Raises UserError for other kinds.
+    """The file's tokenizer with its chat template. Raises UserError for kinds that cannot be read.
 
     A byte without a symbol in the vocabulary is left out of the text, as the published tokenizers do (SmolLM2 has no
     symbol for six control characters and for the lead bytes of unassigned planes).
     """
     data = file.metadata
     model, pre = data.get("tokenizer.ggml.model"), data.get("tokenizer.ggml.pre")
-    if model != "gpt2" or pre not in _PRE:
+    tokens = _list(file, "tokens", str)
+    kinds = data.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    fits = isinstance(kinds, list) and len(kinds) == len(tokens) == len(set(tokens))
+    if not fits:
+        raise file.bad(_CONTRADICTS)
+    if model == "llama":
+        scores = _list(file, "scores", float)
+        if len(scores) != len(tokens) or data.get("tokenizer.ggml.add_space_prefix", True) is not True:
+            raise file.bad("its pieces have no score each, or texts do not begin with a space: this cannot be read")
+        used = [token for token, kind in zip(tokens, kinds) if kind != UNUSED]
+        if used != tokens[: len(used)]:
+            raise file.bad("its vocabulary has unused tokens among the others")
+        backend = backend_of(used, scores, kinds[: len(used)])
+    elif model == "gpt2" and pre in _PRE:
+        backend = _byte_level(file, tokens, kinds, pre)
+    else:
         raise UserError(
             f"{file.path} has a tokenizer of kind {model!r} with the text splitting {pre!r}; "
-            f"only 'gpt2' with one of {sorted(_PRE)} can be read"
+            f"only 'llama', and 'gpt2' with one of {sorted(_PRE)}, can be read"
         )
-    tokens, merges = _strings(file, "tokens"), _strings(file, "merges")
+    for kind, special in ((UNKNOWN, True), (CONTROL, True), (USER_DEFINED, False)):
+        chosen = [token for token, its in zip(tokens, kinds, strict=True) if its == kind]
+        backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in chosen])
+    names = {role: _token(file, f"{key}_token_id", tokens)
+             for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}  # fmt: skip
+    _surround(backend, file, names, model == "llama" or pre in _BEGINS)
+    template = data.get("tokenizer.chat_template")
+    return Tokenizer(backend, **names, chat_template=template if isinstance(template, str) else None)
+
+
+def _byte_level(file: GGUFFile, tokens: list[str], kinds: list[int], pre: str) -> tokenizers.Tokenizer:
+    merges = _list(file, "merges", str)
     merges = [] if merges == NO_MERGES else merges
-    kinds = data.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     vocabulary = {token: id for id, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
     known = all(
         len(pair) == 2 and pair[0] in vocabulary and pair[1] in vocabulary and "".join(pair) in vocabulary
         for pair in pairs
     )
-    if len(vocabulary) != len(tokens) or not isinstance(kinds, list) or len(kinds) != len(tokens) or not known:
-        raise file.bad("its tokenizer contradicts itself: tokens, token types and merges do not fit together")
+    if not known:
+        raise file.bad(_CONTRADICTS)
     used = {token: id for token, id in vocabulary.items() if kinds[id] != UNUSED}
     bpe = models.BPE(vocab=used, merges=pairs, ignore_merges=pre in _WHOLE)  # type: ignore[arg-type]
     backend = tokenizers.Tokenizer(bpe)
@@ -97,19 +124,12 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     if pre in _COMPOSED:
         backend.normalizer = normalizers.NFC()
-    for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
-        chosen = [token for token, its in zip(tokens, kinds, strict=True) if its == kind]
-        backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in chosen])
-    names = {role: _token(file, f"{key}_token_id", tokens)
-             for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}  # fmt: skip
-    _surround(backend, file, names, pre)
-    template = data.get("tokenizer.chat_template")
-    return Tokenizer(backend, **names, chat_template=template if isinstance(template, str) else None)
+    return backend
 
 
-def _surround(backend: tokenizers.Tokenizer, file: GGUFFile, names: dict[str, str | None], pre: str) -> None:
-    """Plain text begins with bos and ends with eos where the file says so."""
-    begin = file.metadata.get("tokenizer.ggml.add_bos_token", pre in _BEGINS)
+def _surround(backend: tokenizers.Tokenizer, file: GGUFFile, names: dict[str, str | None], begins: bool) -> None:
+    """Plain text begins with bos and ends with eos where the file says so; `begins`: where it says nothing of bos."""
+    begin = file.metadata.get("tokenizer.ggml.add_bos_token", begins)
     bos, eos = (names["bos"] if begin is True else None,
                 names["eos"] if file.metadata.get("tokenizer.ggml.add_eos_token") is True else None)  # fmt: skip
     if begin is True and bos is None:
@@ -122,10 +142,11 @@ def _surround(backend: tokenizers.Tokenizer, file: GGUFFile, names: dict[str, st
         )
 
 
-def _strings(file: GGUFFile, name: str) -> list[str]:
+def _list(file: GGUFFile, name: str, kind: type) -> list[Any]:
     value = file.metadata.get(f"tokenizer.ggml.{name}")
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise file.bad(f"its header has no list of strings called tokenizer.ggml.{name}")
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        what = "strings" if kind is str else "numbers"
+        raise file.bad(f"its header has no list of {what} called tokenizer.ggml.{name}")
     return value
 
 
@@ -150,7 +171,8 @@ def tokenizer_keys(tokenizer: Tokenizer, template: Template, rows: int) -> dict[
     """
     said = tokenizer.description()
     model = said["model"]
-    pre = _pre(said)
+    pieces = are_sentences(said)
+    pre = "" if pieces else _pre(said)
     tokens = {id: token for token, id in model["vocab"].items()}
     kinds = dict.fromkeys(tokens, NORMAL)
     for added in said["added_tokens"]:
@@ -158,6 +180,8 @@ def tokenizer_keys(tokenizer: Tokenizer, template: Template, rows: int) -> dict[
         kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokens) >= rows:
         raise UserError(f"the tokenizer has ids up to {max(tokens)}, the model a vocabulary of {rows}")
+    if pieces:
+        return sentence_keys(model, tokens, kinds, rows) | _roles(tokenizer, template) | _around(tokenizer)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     keys: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
@@ -165,6 +189,7 @@ def tokenizer_keys(tokenizer: Tokenizer, template: Template, rows: int) -> dict[
         "tokenizer.ggml.tokens": [tokens.get(id, f"[PAD{id}]") for id in range(rows)],
         "tokenizer.ggml.token_type": [kinds.get(id, UNUSED) for id in range(rows)],
         "tokenizer.ggml.merges": merges or NO_MERGES,
+        "tokenizer.ggml.add_space_prefix": False,
     }
     return keys | _roles(tokenizer, template) | _around(tokenizer)
 
@@ -173,8 +198,8 @@ def _pre(said: dict[str, Any]) -> str:
     """llama.cpp's name of how the tokenizer cuts texts."""
     model, normalizer, decoder = said["model"], *((said[one] or {}).get("type") for one in ("normalizer", "decoder"))
     if model["type"] != "BPE" or decoder != "ByteLevel":
-        raise UserError(f"the tokenizer is a {model['type']} with the decoder {decoder}; only byte-level BPE is "
-                        "written as GGUF yet")  # fmt: skip
+        raise UserError(f"the tokenizer is a {model['type']} with the decoder {decoder}; only byte-level BPE and "
+                        "SentencePiece's BPE are written as GGUF")  # fmt: skip
     found = _cutting(said["pre_tokenizer"])
     for name, make in _PRE.items():
         backend = tokenizers.Tokenizer(models.BPE())
@@ -220,5 +245,4 @@ def _around(tokenizer: Tokenizer) -> dict[str, Any]:
     if before not in ("", bos) or after not in ("", eos):
         raise UserError(f"the tokenizer puts {before!r} before a text and {after!r} behind it; GGUF can say bos "
                         f"({bos!r}) before and eos ({eos!r}) behind")  # fmt: skip
-    return {"tokenizer.ggml.add_bos_token": before != "", "tokenizer.ggml.add_eos_token": after != "",
-            "tokenizer.ggml.add_space_prefix": False}  # fmt: skip
+    return {"tokenizer.ggml.add_bos_token": before != "", "tokenizer.ggml.add_eos_token": after != ""}

@@ -195,6 +195,50 @@ KINDS = {
 }
 
 
+def sentences(*more: tuple[str, str]) -> Tokenizer:
+    """Pieces as SentencePiece makes them (Llama 2): bytes where no piece is, a space before every text."""
+    alone = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdeht1é"]
+    merges = [("▁", "a"), ("h", "e"), ("t", "he"), ("▁", "the"), ("a", "b"), ("▁", "ab"), ("▁a", "b"), *more]
+    joined = dict.fromkeys(left + right for left, right in merges)
+    vocabulary = {token: id for id, token in enumerate([*alone, *joined])}
+    backend = tokenizers.Tokenizer(models.BPE(
+        vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))  # fmt: skip
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                         decoders.Strip(" ", 1, 0)])  # fmt: skip
+    backend.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in alone[:3]])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return Tokenizer(backend, bos="<s>", eos="</s>", chat_template="{{ messages }}")
+
+
+SENTENCES = ("the bathe ab", "  a  thé 1 😀", "that cab\n", "the", " ")
+
+
+def test_pieces_are_read_again(tmp_path):
+    tokenizer = sentences()
+    out = tmp_path / "model.gguf"
+    backbone = llama(vocab=tokenizer.vocab_size + 3, width=32, depth=1, heads=2, hidden=32)
+    write_gguf(out, Fused.Config(backbone=backbone).build(), tokenizer, Template(chat="{{ messages }}", stop="</s>"))
+    with GGUF(out) as file:
+        again = file.tokenizer()
+    assert again.fingerprint() == tokenizer.fingerprint()
+    assert again.around() == ("<s>", "")
+    assert all(again.encode(text) == tokenizer.encode(text) for text in SENTENCES)
+    assert all(again.decode(again.encode(text)) == text for text in SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ([("e", "d"), ("t", "h"), ("th", "e")], "make 'the' at several ranks"),
+        ([("t", "h"), ("h", "a"), ("t", "ha")], r"never merges \('th', 'e'\) into 'the'"),
+    ],
+)
+def test_merges_that_are_no_scores(more, reason):
+    with pytest.raises(UserError, match=reason):
+        tokenizer_keys(sentences(*more), Template(stop="</s>"), 400)
+
+
 @pytest.mark.parametrize("pre", KINDS)
 def test_a_tokenizer_is_read_again(pre, tmp_path):
     tokenizer = KINDS[pre]()

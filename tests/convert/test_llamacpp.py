@@ -15,7 +15,7 @@ import transformers
 from multimodal import Both, words
 from PIL import Image
 from test_gguf_vision import CLIP, llava
-from test_gguf_write import CASES, LLAMA3, TEXTS, published
+from test_gguf_write import CASES, LLAMA3, SENTENCES, TEXTS, published, sentences
 from test_llava import IMAGE, QWEN, SIGLIP
 from test_published import SIZE
 
@@ -30,7 +30,9 @@ from sensorium.encoders.vit import stack, view_layout
 from sensorium.hub import fetch
 from sensorium.hub.catalog import SMOLLM2_135M_INSTRUCT
 from sensorium.models.fused import Fused
+from sensorium.nn.backbone import llama
 from sensorium.recipes.catalog import find
+from sensorium.render import Template
 from sensorium.sequence import Item, Sample, Segment
 from sensorium.tokenizer import Tokenizer
 
@@ -93,6 +95,19 @@ def test_ids_logits_and_text_of_a_language_model(case, tmp_path):
     prompt = ours.logits(messages)[0].tolist()
     said = ours.tokenizer.decode(greedy(theirs, prompt, 20, source.tokenizer.special[source.template.stop]))
     assert said == ours.chat(messages, max_tokens=20)
+
+
+def test_ids_of_pieces(tmp_path):
+    """SentencePiece's BPE, as Llama 2's and Vicuna's."""
+    tokenizer, out = sentences(), tmp_path / "model.gguf"
+    backbone = llama(vocab=tokenizer.vocab_size, width=32, depth=1, heads=2, hidden=32)
+    write_gguf(out, Fused.Config(backbone=backbone).build(), tokenizer, Template(stop="</s>"))
+    theirs = opened(out)
+    for text in SENTENCES:
+        assert theirs.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text)
+    trusted = "<s>the cab</s> a<s>ab"
+    assert theirs.tokenize(trusted.encode(), add_bos=False, special=True) == tokenizer.encode_trusted(trusted)
+    assert theirs.tokenize(b"the", add_bos=True, special=True)[0] == 1
 
 
 @pytest.mark.network
