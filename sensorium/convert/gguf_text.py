@@ -71,7 +71,7 @@ class Architecture:
             return {}
         half = config.block.attention.width_of_head(config.width) // 2
         frequency = 1.0 / rope.theta ** (torch.arange(half, dtype=torch.float32) / half)
-        return {ROPE_FREQS: frequency / rope.scaling(frequency)}
+        return {ROPE_FREQS: frequency / rope.scaling(frequency, rope.theta)}
 
 
 class Interleaved(Fit):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sensorium.convert.gguf_tokenizer import tokenizer_keys
 from sensorium.convert.gguf_vision import vision_draft
 from sensorium.convert.keys import pairs
 from sensorium.convert.published import NO_CHAT
+from sensorium.convert.words import chat_of_parts
 from sensorium.errors import UserError
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
@@ -51,14 +51,12 @@ def write_gguf(
         raise UserError(f"a GGUF file's name ends with .gguf, {out} does not: give a file, for example model.gguf")
     network = _plain(model)
     kind = numbers_of(network, numbers)
-    chat = chat_source(tokenizer, template, bool(network.config.kinds))
+    chat = chat_source(template, bool(network.config.kinds))
     drafts = {out: text_draft(network.backbone, tokenizer, template, out.stem, context, chat)}
     notes: list[str] = []
     if network.config.kinds:
         seen, notes = vision_draft(network, out.stem)
         drafts = {out.with_name(f"mmproj-{out.name}"): seen, **drafts}  # the language model's file comes last
-    if template.asks != ("", ""):
-        notes.append(f"around a question this model reads {template.asks}: write it in the prompt")
     there = [str(path) for path in drafts if path.exists()]
     if there:
         raise UserError(f"{there[0]} is there already: give a name that is not")
@@ -117,16 +115,7 @@ def text_draft(
     return Draft(kind.name, keys, tensors, whole=("position_embd.weight",))
 
 
-_PARTS = (
-    "{% set flat = namespace(messages=[]) %}{% for message in messages %}{% set said = namespace(text='') %}"
-    "{% if message['content'] is string %}{% set said.text = message['content'] %}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% set said.text = said.text + (part['text'] if part['type'] == 'text' else MARK) %}{% endfor %}{% endif %}"
-    "{% set said.text = said.text | replace(MARK, MEDIA) %}"
-    "{% set flat.messages = flat.messages + [{'role': message['role'], 'content': said.text}] %}{% endfor %}"
-    "{% set messages = flat.messages %}"
-)
-_PLACED = (
+_PIECES = (
     "{% set flat = namespace(messages=[]) %}{% for message in messages %}{% set said = namespace(parts=[]) %}"
     "{% if message['content'] is string %}"
     "{% for piece in message['content'].split(MARK) %}"
@@ -136,37 +125,28 @@ _PLACED = (
     "{% if part['type'] == 'text' and part['text'] != MARK %}{% set said.parts = said.parts + [part] %}"
     "{% else %}{% set said.parts = said.parts + [{'type': 'image'}] %}{% endif %}{% endfor %}{% endif %}"
     "{% set flat.messages = flat.messages + [{'role': message['role'], 'content': said.parts}] %}{% endfor %}"
-    "{% set messages = flat.messages %}{% set prompt %}"
+    "{% set messages = flat.messages %}"
 )
-_MARKED = "{% endset %}{{ prompt | replace(PLACEHOLDER, MARK) }}"
-_SYSTEM = (
-    "{% if messages[0]['role'] != 'system' %}"
-    "{% set messages = [{'role': 'system', 'content': SYSTEM}] + messages %}{% endif %}"
-)
+"""Contents become lists of parts, llama.cpp's marks in them pictures."""
 MARK = "<__media__>"
 """What llama.cpp writes in a prompt where a picture stands."""
 
 
-def chat_source(tokenizer: Tokenizer, template: Template, pictures: bool) -> str | None:
+def chat_source(template: Template, pictures: bool) -> str | None:
     """The chat template for the file; None for a model that continues plain text.
 
     What came with a published tokenizer stays as it is, save that where it places pictures, llama.cpp's mark for one
     goes in as a picture and comes out in place of the placeholder. Before a recipe's own stands what this program does
-    itself: contents that are lists of parts become text, with the marks around pictures, and the system message is put
-    first.
+    itself: the system message, and what stands around questions and pictures.
     """
     if template.chat == NO_CHAT:
         return None
-    before, after = template.media.get("image", ("", ""))
-    values = {"MARK": MARK, "MEDIA": before + MARK + after, "SYSTEM": template.system,
-              "PLACEHOLDER": template.placeholder.get("image", "")}  # fmt: skip
-    written = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
-
-    def filled(source: str) -> str:
-        return re.sub(rf"\b({'|'.join(written)})\b", lambda name: written[name[0]], source)
-
-    if pictures and values["PLACEHOLDER"]:
-        return filled(_PLACED) + template.chat + filled(_MARKED)
-    if tokenizer.chat_template == template.chat and not template.system and not template.media:
+    own = template.system or template.media or template.asks != ("", "")
+    if not pictures and not own:
         return template.chat
-    return filled((_PARTS if pictures else "") + (_SYSTEM if template.system else "")) + template.chat
+    pieces = _PIECES.replace("MARK", json.dumps(MARK))
+    if "image" in template.placeholder:
+        placed = f"{json.dumps(template.placeholder['image'])}, {json.dumps(MARK)}"
+        return pieces + "{% set prompt %}" + template.chat + "{% endset %}{{ prompt | replace(" + placed + ") }}"
+    before, after = template.media.get("image", ("", ""))
+    return pieces + chat_of_parts(template, {"image": before + MARK + after})

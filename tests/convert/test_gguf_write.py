@@ -270,7 +270,7 @@ def test_tokenizers_that_llama_cpp_does_not_have():
 
 def test_the_template_of_a_recipe_brings_its_system_message(tmp_path):
     recipe = find("llava", "tiny")
-    template = recipe.template.replace(system='Be brief; say "yes".', media={})
+    template = recipe.template.replace(system='Be brief; say "yes".', asks=("Q: ", "?"), media={})
     out = tmp_path / "model.gguf"
     write_gguf(out, Fused.Config(backbone=recipe.model.backbone).build(), Tokenizer.bytes(), template)
     with GGUF(out) as file:
@@ -278,7 +278,7 @@ def test_the_template_of_a_recipe_brings_its_system_message(tmp_path):
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(models.BPE()))
     theirs.chat_template = chat
     said = theirs.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
-    assert said.startswith('<|im_start|>system\nBe brief; say "yes".<|im_end|>\n<|im_start|>user\nHi<|im_end|>')
+    assert said.startswith('<|im_start|>system\nBe brief; say "yes".<|im_end|>\n<|im_start|>user\nQ: Hi?<|im_end|>')
     own = [{"role": "system", "content": "Own"}, {"role": "user", "content": "Hi"}]
     assert theirs.apply_chat_template(own, tokenize=False).startswith("<|im_start|>system\nOwn<|im_end|>")
 
