@@ -3,12 +3,16 @@
 How llama.cpp itself answers is in test_llamacpp.py.
 """
 
+import json
+
 import gguf
 import numpy as np
 import pytest
 import torch
+from test_convert_command import run
 
 from sensorium.connectors.mlp import MLP
+from sensorium.convert.gguf import GGUF, open_gguf
 from sensorium.convert.gguf_write import write_gguf
 from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import CLIP_TRANSFORM, ViT, stack
@@ -19,6 +23,7 @@ from sensorium.recipes.catalog import find
 from sensorium.render import Template
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.build import build_model
+from sensorium.train.checkpoint import save_checkpoint
 
 CLIP = ViT.Config(
     backbone=stack(48, 3, 4, activation="quick_gelu", eps=1e-5, embed_norm=True), patch=8, patch_bias=False,
@@ -120,6 +125,25 @@ def test_the_tiny_recipe_is_one_of_them(tmp_path):
         "llama.cpp resizes a picture that is not square and pads it with (122, 116, 104); this model pads it with "
         "(127, 127, 127) and resizes it: the numbers are the same for square pictures"
     ]
+
+
+def test_a_run_is_exported_by_the_command(tmp_path, capsys):
+    recipe = find("llava-1.5", "tiny")
+    state = dict.fromkeys(("stage", "wiring", "stage_step", "position", "step"), 0)
+    state |= {"finished": True, "results": [], "phases": {}, "adapters": []}
+    network = build_model(recipe)
+    save_checkpoint(tmp_path / "run", 1, recipe, network, Tokenizer.bytes(), state)
+    out = tmp_path / "mine.gguf"
+    assert run("convert", tmp_path / "run", out, "--to", "gguf", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["files"] == [str(out), str(tmp_path / "mmproj-mine.gguf")]
+    assert len(said["notes"]) == 1
+    before, after = network.backbone.state_dict(), open_gguf(out)[0].backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with GGUF(out) as file:
+        assert file.context() == max(stage.tokens for stage in recipe.stages)
+        assert "\\u003c" not in file.metadata["tokenizer.chat_template"]
+        assert "<__media__>\\n" in file.metadata["tokenizer.chat_template"]
 
 
 SMALL = stack(32, 2, 2, eps=1e-5)
