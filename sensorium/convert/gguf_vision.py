@@ -93,6 +93,8 @@ def _check_tower(config: ViT.Config) -> None:
                         (bool(config.levels), "levels: features of several blocks"),
                         (any(side % config.patch for side in view), "cut: pixels behind the last whole patch"),
                         (view[0] != view[1], "views that are not square"),
+                        (config.transform.scaled is not None or config.transform.resize in ("centre", "keep"),
+                         f"pictures as {config.transform.resize!r} makes them"),
                         (bool(config.registers), "registers"),
                         (config.positions == "none", "tower without a table of positions"),
                         (bool(config.transform.tiles), "tiles: several views of a picture"),
