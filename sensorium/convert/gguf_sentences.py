@@ -61,7 +61,8 @@ def sentence_keys(model: dict[str, Any], tokens: dict[int, str], kinds: dict[int
     tokens, kinds  by id; kinds of special tokens are known already, those of bytes and of the unknown one change
     Raises UserError for merges that no scores give.
     """
-    merges: list[Merge] = [tuple(one.split(" ", 1)) if isinstance(one, str) else tuple(one) for one in model["merges"]]
+    found = (one.split(" ", 1) if isinstance(one, str) else one for one in model["merges"])
+    merges: list[Merge] = [(left, right) for left, right in found]
     scores: dict[str, float] = {}
     last = None
     for left, right in merges:
