@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sensorium.config import explain
 from sensorium.convert.adapters import is_adapter, open_adapter
+from sensorium.convert.gguf import open_gguf
 from sensorium.convert.hubs import published_folder
 from sensorium.convert.published import open_published
 from sensorium.data.formats.rows import BadRow, RowReader
@@ -55,16 +56,22 @@ def load(
 ) -> Model:
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
     and tokenizer, as transformers writes them, or the folders of a pipeline, as diffusers does), which may be named as
-    on the hub: "organisation/name"; or an adapter in PEFT's layout, with the model that it names.
+    on the hub: "organisation/name"; an adapter in PEFT's layout, with the model that it names; or a GGUF file of a
+    language model.
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
     console    where it is said what was loaded of a published folder; None: standard error
     Raises UserError that says what is missing.
     """
     folder = Path(run)
+    if folder.suffix == ".gguf" and folder.is_file():
+        language, words, template = open_gguf(folder, _dtype(precision, device))
+        recipe = Recipe(name="gguf", title=folder.stem, paper="", family="gguf", size="paper", model=language.config,
+                        template=template, stages=())  # fmt: skip
+        return Model(recipe, language.to(device), words)
     published = published_folder(run)
     if published is None and not folder.exists():
-        raise UserError(f"there is no folder {folder}: give a run folder, for example runs/quickstart")
+        raise UserError(f"there is no folder or file {folder}: give a run folder, for example runs/quickstart")
     if published is not None or is_adapter(folder):
         opener, place = (open_adapter, folder) if published is None else (open_published, published)
         opened = opener(place, _dtype(precision, device))

@@ -189,18 +189,22 @@ def fetch(
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A run, one of its checkpoints, a published folder or hub id, or an adapter.")
+        Path,
+        typer.Argument(help="A run, one of its checkpoints, a published folder or hub id, an adapter, GGUF."),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there yet.")],
-    to: Annotated[str, typer.Option(help="The layout: hf, which transformers opens, or peft, adapters alone.")] = "hf",
+    out: Annotated[Path, typer.Argument(help="The folder to write, or the GGUF file; not there yet.")],
+    to: Annotated[
+        str, typer.Option(help="hf, which transformers opens; peft, adapters alone; gguf, for llama.cpp.")
+    ] = "hf",
     family: Annotated[str | None, typer.Option(help="Family of that layout; else the first that fits.")] = None,
     language: Annotated[bool, typer.Option("--language", help="Write the language model alone.")] = False,
+    type: Annotated[str | None, typer.Option(help="gguf: f32, f16, bf16 or q8_0; else as the model has them.")] = None,
     json: Json = False,
 ) -> None:
     """Write a model in a published layout, so that other software opens it."""
     from sensorium.commands.convert import run_convert
 
-    run_convert(source, out, to, family, json, language)
+    run_convert(source, out, to, family, json, language, type)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -87,6 +87,10 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.vocab_size
 
+    def description(self) -> dict[str, Any]:
+        """All that tokenizer.json says: the model with its vocabulary, how text is cut, the added tokens."""
+        return json.loads(self._state)
+
     # ---- text -> ids
 
     def encode(self, text: str) -> list[int]:

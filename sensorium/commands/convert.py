@@ -9,6 +9,8 @@ from sensorium.commands.output import console_for, print_json
 from sensorium.convert.adapters import is_adapter, open_adapter, write_adapter
 from sensorium.convert.family import FAMILIES, Family, family_named
 from sensorium.convert.files import Files
+from sensorium.convert.gguf import GGUF, open_gguf
+from sensorium.convert.gguf_write import write_gguf
 from sensorium.convert.hubs import published_folder
 from sensorium.convert.published import open_published, read_published, write_published
 from sensorium.errors import UserError, nearest
@@ -21,12 +23,13 @@ from sensorium.tokenizer import Tokenizer
 from sensorium.train.checkpoint import load_checkpoint
 from sensorium.train.recipe import Recipe
 
-LAYOUTS = ("hf", "peft")
+LAYOUTS = ("hf", "peft", "gguf")
 
 
 @dataclass(slots=True)
 class Source:
-    """What is converted. family: that it came in, or None; came: with these files; base: under its adapters."""
+    """What is converted. family: that it came in, or None; came: with these files; base: under its adapters; context:
+    the longest text it was trained on, in tokens, where that is known."""
 
     model: Wiring
     tokenizer: Tokenizer | None
@@ -35,17 +38,26 @@ class Source:
     came: Files | None = None
     base: str = ""
     recipe: Recipe | None = None
+    context: int | None = None
 
 
 def run_convert(
-    source: Path, out: Path, to: str, family: str | None, json: bool, language: bool = False
+    source: Path, out: Path, to: str, family: str | None, json: bool, language: bool = False,
+    numbers: str | None = None,
 ) -> None:  # fmt: skip
     if to not in LAYOUTS:
         raise UserError(f"there is no layout {to!r}: {nearest(to, LAYOUTS)}")
+    if numbers is not None and to != "gguf":
+        raise UserError("--type chooses the numbers of a GGUF file: leave it out, or give --to gguf")
     found = _opened(source)
     if language:
         merge_lora(found.model)
         found = _language(found)
+    if to == "gguf":
+        if family is not None:
+            raise UserError("--family chooses a layout of transformers: leave it out with --to gguf")
+        _to_gguf(found, out, numbers, json)
+        return
     chosen = found.family or _that_can(found.model)
     if family is not None and family != chosen.name:
         chosen, found.came = family_named(family), None
@@ -70,8 +82,12 @@ def _opened(source: Path) -> Source:
         opened = open_published(published) if published is not None else open_adapter(source)
         return Source(opened.model, opened.tokenizer, opened.template, opened.family, opened.files,
                       str(opened.files.folder))  # fmt: skip
+    if source.is_file() and source.suffix == ".gguf":
+        with GGUF(source) as file:
+            context = file.context()
+        return Source(*open_gguf(source), context=context)
     if not source.is_dir():
-        raise UserError(f"there is no folder {source}: give a run, a checkpoint or a published folder")
+        raise UserError(f"there is no folder {source}: give a run, a checkpoint, a published folder or a GGUF file")
     recipe, model, tokenizer = load_checkpoint(source)
     found = Source(model, tokenizer, recipe.template_of(model.config), recipe=recipe)
     base = recipe.start and published_folder(recipe.start.folder)
@@ -105,6 +121,25 @@ def _check_adapted(found: Source) -> None:
         if names:
             raise UserError(f"stage {stage.name!r} trained {len(names)} tensors besides adapters ({names[0]}, ...): an "
                             "adapter alone would lose them; write all of it (--to hf)")  # fmt: skip
+
+
+def _to_gguf(found: Source, out: Path, numbers: str | None, json: bool) -> None:
+    if found.tokenizer is None:
+        raise UserError(f"GGUF holds a language model, this is a {found.model.config.tag()} without words")
+    merge_lora(found.model)
+    context = found.context
+    if context is None and found.came is not None:
+        said = found.came.config.values
+        context = said.get("max_position_embeddings") or said.get("text_config", {}).get("max_position_embeddings")
+    if context is None and found.recipe is not None:
+        context = max((stage.tokens for stage in found.recipe.stages), default=None)
+    written = write_gguf(out, found.model, found.tokenizer, found.template, numbers=numbers, context=context)
+    files = [str(path) for path in written.files]
+    if json:
+        print_json({"out": str(out), "files": files, "notes": written.notes})
+        return
+    for line in (", ".join(files), *(f"note: {note}" for note in written.notes)):
+        console_for(False).print(line, markup=False, soft_wrap=True)
 
 
 def _that_can(model: Wiring) -> Family:

@@ -103,7 +103,7 @@ def read_published(folder: Path) -> Said:
     elif config.reads_text:
         tokenizer = files.words()
         _check_tokenizer(tokenizer, config, folder)
-        template = family.prompts(files, _template(tokenizer, folder))
+        template = family.prompts(files, template_of(tokenizer, folder, _ends(tokenizer, folder)))
         _check_placeholders(family, files, template, tokenizer)
     files.done()
     return Said(family, config, tokenizer, template, files)
@@ -212,15 +212,19 @@ def _check_placeholders(family: Family, files: Files, template: Template, tokeni
                                      "they are of different models")  # fmt: skip
 
 
-def _template(tokenizer: Tokenizer, folder: Path) -> Template:
-    """The prompt as the folder says it: its chat template, and what its tokenizer puts around plain text."""
+def template_of(tokenizer: Tokenizer, folder: Path, ends: tuple[str, ...]) -> Template:
+    """The prompt as a tokenizer says it: its chat template, and what it puts around plain text.
+
+    ends  the tokens that end an answer, where there are several
+    Raises UserError for a tokenizer that names no token that ends a text.
+    """
     begin, end = tokenizer.around()
     stop = _token(tokenizer, tokenizer.eos) or (end if end in tokenizer.special else "")
     if not stop:
         raise UserError(f"{folder}: its tokenizer names no token that ends a text (eos_token), so no answer would end")
     return Template(
         chat=tokenizer.chat_template or NO_CHAT, stop=stop, begin=begin, plain=end or stop,
-        bos=_token(tokenizer, tokenizer.bos), ends=_ends(tokenizer, folder),
+        bos=_token(tokenizer, tokenizer.bos), ends=ends,
     )  # fmt: skip
 
 

@@ -48,14 +48,22 @@ def with_placeholders(
     for kind, token in lacking.items():
         before, after = template.media.get(kind, ("", ""))
         marks[kind] = f"{before}{token}{after}"
-    said = {"MARKS": marks, "SYSTEM": template.system, "BEFORE": template.asks[0], "AFTER": template.asks[1]}
-    named = "".join(f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in said.items())
-    chat = named + _PARTS + template.chat
+    chat = chat_of_parts(template, marks)
     template = template.replace(
         chat=chat, placeholder={**template.placeholder, **lacking}, media={}, system="", asks=("", "")
     )
     tokenizer = tokenizer.add_special(list(lacking.values())).with_template(chat)
     return _grown(model, len(tokenizer)), tokenizer, template
+
+
+def chat_of_parts(template: Template, marks: dict[str, str]) -> str:
+    """The chat template of contents that are lists of parts, with the system message and what stands around questions.
+
+    marks  by kind, what stands for an item
+    """
+    said = {"MARKS": marks, "SYSTEM": template.system, "BEFORE": template.asks[0], "AFTER": template.asks[1]}
+    named = "".join(f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in said.items())
+    return named + _PARTS + template.chat
 
 
 @torch.no_grad()

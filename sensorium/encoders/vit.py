@@ -171,7 +171,7 @@ class ViT(Encoder):
         """views -> (V, before + cells, D): what the backbone reads."""
         rows, cols = self.cells
         x = self.patch(patches(views[:, :, : rows * self.side, : cols * self.side], self.side))
-        place, first = self._positions(), 0 if self.class_token is None else 1
+        place, first = self.table(), 0 if self.class_token is None else 1
         if place is not None:
             x = x + place[first:].to(x.dtype)
         before = []
@@ -195,7 +195,7 @@ class ViT(Encoder):
         cells = torch.stack([torch.zeros_like(down), down, across], -1).flatten(0, 1)
         return F.pad(cells, (0, 0, self.config.before, 0))
 
-    def _positions(self) -> Tensor | None:
+    def table(self) -> Tensor | None:
         """(cells, D) for the grid of a view, the class token's before them where there is one (zero when fixed)."""
         rows, cols = self.cells
         first = 0 if self.class_token is None else 1

@@ -202,11 +202,11 @@ def test_weights_that_are_not_a_llamas(tmp_path: Path, change, expected: str) ->
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        ({"arch": "qwen2"}, "architecture 'qwen2'"),
+        ({"arch": "falcon"}, "architecture 'falcon'"),
         ({"attention.head_count": 5}, "5 heads of 12"),
         ({"attention.head_count_kv": 3}, "cannot share 3 key-value heads"),
         ({"block_count": 10**9}, "announces 1000000000 blocks"),
-        ({"embedding_length": 0}, "embedding_length = 0"),
+        ({"embedding_length": 0}, "embedding_length is 0"),
     ],
 )
 def test_facts_that_cannot_be(tmp_path: Path, extra: dict, expected: str) -> None:

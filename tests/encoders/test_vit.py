@@ -119,7 +119,7 @@ def test_learned_positions_are_interpolated_to_another_grid():
     with torch.no_grad():
         rows = torch.arange(3.0).repeat_interleave(3)
         encoder.place[1:] = rows[:, None]  # position = row number: interpolation must stay constant along a row
-    place = encoder._positions()
+    place = encoder.table()
     assert place.shape == (37, 16)
     assert torch.equal(place[0], encoder.place[0])
     grid = place[1:, 0].view(6, 6)
@@ -136,7 +136,7 @@ def test_without_positions_the_order_of_patches_would_not_matter_with_them_it_do
     plain = encoder([Item(view, (24, 24))]).values.view(3, 3, 16)
     moved = encoder([Item(flipped, (24, 24))]).values.view(3, 3, 16).flip(1)
     assert (plain - moved).abs().max() > 1e-2
-    encoder._positions = lambda: torch.zeros(9, 16)
+    encoder.table = lambda: torch.zeros(9, 16)
     plain = encoder([Item(view, (24, 24))]).values.view(3, 3, 16)
     moved = encoder([Item(flipped, (24, 24))]).values.view(3, 3, 16).flip(1)
     assert torch.allclose(plain, moved, atol=1e-5)
