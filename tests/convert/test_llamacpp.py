@@ -36,7 +36,7 @@ from sensorium.render import Template
 from sensorium.sequence import Item, Sample, Segment
 from sensorium.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.llamacpp]
 
 LLAMA_CASES = {**CASES, "llama 3": ("Llama", {**SIZE, "hidden_size": 128}, LLAMA3, "llama")}
 GELU_TABLE = 1e-2
