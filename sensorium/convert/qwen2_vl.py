@@ -37,6 +37,8 @@ _NAME = "the layout of Qwen2-VL"
 _PLACEHOLDERS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 _LEAST, _MOST = 56 * 56, 28 * 28 * 1280
 """Pixels of a picture where the image processor says nothing of them."""
+_LEAST_FRAME, _MOST_FRAME = 128 * 28 * 28, 28 * 28 * 768
+"""Those of a clip's frame."""
 
 
 # ---- the language model
@@ -147,7 +149,7 @@ def _write_eyes(tower: FlexViT.Config, connector: PixelShuffle.Config, width: in
         "rope_parameters": {"rope_type": "axial", "rope_theta": rope.theta if rope is not None else 10_000.0},
     }  # fmt: skip
     again = _eyes(Settings(config, "what was written"), width)
-    given = tower.replace(transform=again[0].transform), connector
+    given = tower.replace(transform=again[0].transform, clips=None), connector
     if again != given:
         raise UserError(f"{_NAME} cannot say these eyes: {given}; {again} is what would be read")
     return config
@@ -160,10 +162,11 @@ def _within(plain: ImageTransform, side: int, area: tuple[int, int]) -> ImageTra
     return plain.replace(size=area[1] // side**2 * side, resize="keep", multiple=side, area=area)
 
 
-def _pictures(settings: Settings, tower: FlexViT.Config, merge: int) -> ImageTransform:
-    """How the folder has pictures prepared. Raises UserError where they are not those of its config.json."""
-    if not settings.values:
-        raise settings.error("it is missing or empty: nothing says how pictures are prepared for this model")
+def _pictures(settings: Settings, tower: FlexViT.Config, merge: int, least: int, most: int) -> ImageTransform:
+    """How the folder has pictures or clips prepared. least, most: pixels where it does not say.
+
+    Raises UserError for settings that are not those of its config.json.
+    """
     for name, value in (("patch_size", tower.patch), ("temporal_patch_size", tower.temporal), ("merge_size", merge)):
         given = settings.count(name, {"patch_size": 14}.get(name, 2))
         if given != value:
@@ -171,42 +174,49 @@ def _pictures(settings: Settings, tower: FlexViT.Config, merge: int) -> ImageTra
                                  "different models")  # fmt: skip
     size = settings.inner("size", {})
     size.skip("min_pixels", "max_pixels")
-    least = settings.count("min_pixels", size.count("shortest_edge", _LEAST))
-    most = settings.count("max_pixels", size.count("longest_edge", _MOST))
+    least = settings.count("min_pixels", size.count("shortest_edge", least))
+    most = settings.count("max_pixels", size.count("longest_edge", most))
     size.done(idle=())
     side = tower.patch * merge
     if not least <= most or most < side**2:
         raise settings.error(f"pictures have at least {least} and at most {most} pixels: the second must be as large as "
                              f"the first, and as one token, {side} x {side}")  # fmt: skip
-    absent = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 3,
-              "image_mean": list(CLIP_TRANSFORM.mean), "image_std": list(CLIP_TRANSFORM.std)}  # fmt: skip
-    own = {name: value for name, value in settings.values.items() if value is not None and name not in _SIZES}
-    settings.skip(*own)
     settings.only("do_resize", True)
-    whole = Settings({**absent, **own, "size": {"height": side, "width": side}}, settings.where)
+    settings.only("cap_pixels_per_frame", None, False)
+    own = {name: value for name, value in settings.values.items() if value is not None and name not in _UNSAID}
+    settings.skip(*own, *_FRAMES)
+    whole = Settings({**_ABSENT, **own, "size": {"height": side, "width": side}}, settings.where)
     plain = transform_of(whole)
     whole.done(idle=())
     return _within(plain, side, (least, most))
 
 
-_SIZES = ("patch_size", "temporal_patch_size", "merge_size", "size", "min_pixels", "max_pixels",
-          "image_processor_type", "processor_class")  # fmt: skip
+_ABSENT = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 3,
+           "image_mean": list(CLIP_TRANSFORM.mean), "image_std": list(CLIP_TRANSFORM.std)}  # fmt: skip
+"""What the processor does where its settings say nothing."""
+_FRAMES = ("do_sample_frames", "fps", "num_frames", "min_frames", "max_frames", "max_video_tokens", "return_metadata",
+           "video_metadata")  # fmt: skip
+"""Which frames of a clip are read is its user's to say."""
+_UNSAID = ("patch_size", "temporal_patch_size", "merge_size", "size", "min_pixels", "max_pixels", "processor_class",
+           "image_processor_type", "video_processor_type", "cap_pixels_per_frame", *_FRAMES)  # fmt: skip
 
 
-def _write_pictures(tower: FlexViT.Config, merge: int) -> dict[str, Any]:
+def _write_pictures(own: ImageTransform, tower: FlexViT.Config, merge: int) -> dict[str, Any]:
     """The inverse of `_pictures`; sizes are said in the words of older and of newer releases."""
-    own, side = tower.transform, tower.patch * merge
+    side = tower.patch * merge
     if own.area is None or own != _within(own, side, own.area):
         raise UserError(f"{_NAME} has pictures of so many pixels, sides multiples of {side}: this model prepares them "
                         f"as {own}")  # fmt: skip
     plain = picture_settings(own.replace(size=side, resize="squash", multiple=1, area=None))
     least, most = own.area
     return {
-        **{name: value for name, value in plain.items() if name not in ("do_center_crop", "crop_size")},
-        "image_processor_type": "Qwen2VLImageProcessor", "size": {"shortest_edge": least, "longest_edge": most},
+        **{name: value for name, value in plain.items() if name not in _VIEW}, "size": {"shortest_edge": least, "longest_edge": most},
         "min_pixels": least, "max_pixels": most, "patch_size": tower.patch, "temporal_patch_size": tower.temporal,
         "merge_size": merge,
     }  # fmt: skip
+
+
+_VIEW = ("do_center_crop", "crop_size", "image_processor_type")
 
 
 # ---- the whole
@@ -218,7 +228,13 @@ def _read(files: Files) -> Wiring.Config:
     backbone = _text(config)
     vision = config.inner("vision_config", {})
     tower, connector = _eyes(vision, backbone.width)
-    tower = tower.replace(transform=_pictures(files.pictures, tower, connector.factor))
+    if not files.pictures.values:
+        raise files.pictures.error("it is missing or empty: nothing says how pictures are prepared for this model")
+    transform = _pictures(files.pictures, tower, connector.factor, _LEAST, _MOST)
+    framed = files.clips if files.clips.values else files.pictures
+    clips = _pictures(framed, tower, connector.factor, _LEAST_FRAME, _MOST_FRAME)
+    files.clips.done(idle=())
+    tower = tower.replace(transform=transform, clips=None if clips == transform else clips)
     return Fused.Config(
         encoders={"image": tower}, connectors={"image": connector}, backbone=backbone, share={"video": "image"},
         spread=("image", "video"),
@@ -244,7 +260,12 @@ def _write(model: Wiring.Config) -> Written:
         "vision_config": _write_eyes(tower, connector, backbone.width),
     }  # fmt: skip
     name = {"processor_class": "Qwen2VLProcessor"}
-    return Written(config, {**name, **_write_pictures(tower, connector.factor)}, name)
+    pictures, clips = (_write_pictures(one, tower, connector.factor) for one in
+                       (tower.transform, tower.clips or tower.transform))  # fmt: skip
+    return Written(
+        config, {**name, "image_processor_type": "Qwen2VLImageProcessor", **pictures}, name,
+        clips={**name, "video_processor_type": "Qwen2VLVideoProcessor", **clips},
+    )  # fmt: skip
 
 
 def _rules(model: Wiring.Config) -> list[Rule]:

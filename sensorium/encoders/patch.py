@@ -35,7 +35,7 @@ class Patches(Encoder):
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
             *frames, height, width = shape
-            rows, cols = (extent // self.patch for extent in self.transform.extent((height, width)))
+            rows, cols = (extent // self.patch for extent in self.view(shape)[1:])
             return Grid(rows, cols, frames=frames[0] if frames else 1, size=(height, width))
 
     def __init__(self, config: Config) -> None:
