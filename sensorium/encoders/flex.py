@@ -102,7 +102,7 @@ class FlexViT(Patches):
         x = self.linear(rows)
         if self.place is not None:
             x = x + torch.cat([self._positions(grid).to(x.dtype) for grid in grids])
-        x = self.backbone(x, _apart(grids, rows.device))
+        x = self.backbone(x, apart(grids, rows.device))
         return x[:0] if blank else x
 
     def _positions(self, grid: Grid) -> Tensor:
@@ -117,7 +117,7 @@ class FlexViT(Patches):
         return table.flatten(2)[0].T.repeat(grid.frames, 1)
 
 
-def _apart(grids: list[Grid], device: torch.device) -> Layout:
+def apart(grids: list[Grid], device: torch.device) -> Layout:
     """Full attention inside each frame of each picture; positions are (0, row, column)."""
     cells = torch.tensor([grid.rows * grid.cols for grid in grids for _ in range(grid.frames)])
     doc = torch.arange(len(cells)).repeat_interleave(cells).to(device)
