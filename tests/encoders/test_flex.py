@@ -168,8 +168,8 @@ def test_places_turn_by_row_and_column():
 def test_frames_of_clips_have_sizes_of_their_own():
     clips = ImageTransform(size=16, resize="keep", multiple=4, area=(16, 64))
     made = paired(clips=clips)
-    assert made.config.extent((8, 16)) == (8, 16)
-    assert made.config.extent((3, 8, 16)) == (4, 8)
+    assert made.config.view((8, 16)) == (3, 8, 16)
+    assert made.config.view((3, 8, 16)) == (3, 4, 8)
     assert made.preprocess(frames(3)).shape == (3, 3, 4, 8)
     assert made([Item(made.preprocess(frames(3)), (3, 8, 16))]).grids == [Grid(1, 2, frames=2, size=(8, 16))]
     with pytest.raises(ValueError, match=r"expected views \(3, 3, 4, 8\)"):
