@@ -1,5 +1,5 @@
-"""Qwen2-VL (Wang et al. 2024, arXiv 2409.12191): eyes for pictures of any size, 2 x 2 cells of which become a token, and
-Qwen2 with places in time, row and column."""
+"""Qwen2-VL (Wang et al. 2024, arXiv 2409.12191): eyes for pictures of any size, 2 x 2 cells of which become a token,
+and Qwen2 with places in time, row and column."""
 
 from __future__ import annotations
 
@@ -65,8 +65,10 @@ def _read_text(settings: Settings) -> Backbone.Config:
     config = like_llama(settings, bias=True, out_bias=False, kv_heads=8, eps=1e-5, rope=rope)
     head = config.block.attention.width_of_head(config.width)
     if config.block.attention.head_width is not None or 2 * sum(rope.sections or ()) != head:
-        raise settings.error(f"mrope_section {list(rope.sections or ())} must sum to half the width of a head, which is "
-                             f"hidden_size / num_attention_heads = {config.width / config.block.attention.heads:g}")  # fmt: skip
+        raise settings.error(
+            f"mrope_section {list(rope.sections or ())} must sum to half the width of a head, which is hidden_size / "
+            f"num_attention_heads = {config.width / config.block.attention.heads:g}"
+        )
     return from_some_depth(settings, config)
 
 
@@ -170,8 +172,8 @@ def _pictures(settings: Settings, tower: FlexViT.Config, merge: int, least: int,
     for name, value in (("patch_size", tower.patch), ("temporal_patch_size", tower.temporal), ("merge_size", merge)):
         given = settings.count(name, {"patch_size": 14}.get(name, 2))
         if given != value:
-            raise settings.error(f"{name} is {given}, and the vision tower of config.json has {value}: the files are of "
-                                 "different models")  # fmt: skip
+            raise settings.error(f"{name} is {given}, and the vision tower of config.json has {value}: the files are "
+                                 "of different models")  # fmt: skip
     size = settings.inner("size", {})
     size.skip("min_pixels", "max_pixels")
     least = settings.count("min_pixels", size.count("shortest_edge", least))
@@ -179,8 +181,8 @@ def _pictures(settings: Settings, tower: FlexViT.Config, merge: int, least: int,
     size.done(idle=())
     side = tower.patch * merge
     if not least <= most or most < side**2:
-        raise settings.error(f"pictures have at least {least} and at most {most} pixels: the second must be as large as "
-                             f"the first, and as one token, {side} x {side}")  # fmt: skip
+        raise settings.error(f"pictures have at least {least} and at most {most} pixels: the second must be as large "
+                             f"as the first, and as one token, {side} x {side}")  # fmt: skip
     settings.only("do_resize", True)
     settings.only("cap_pixels_per_frame", None, False)
     own = {name: value for name, value in settings.values.items() if value is not None and name not in _UNSAID}
@@ -210,7 +212,8 @@ def _write_pictures(own: ImageTransform, tower: FlexViT.Config, merge: int) -> d
     plain = picture_settings(own.replace(size=side, resize="squash", multiple=1, area=None))
     least, most = own.area
     return {
-        **{name: value for name, value in plain.items() if name not in _VIEW}, "size": {"shortest_edge": least, "longest_edge": most},
+        **{name: value for name, value in plain.items() if name not in _VIEW},
+        "size": {"shortest_edge": least, "longest_edge": most},
         "min_pixels": least, "max_pixels": most, "patch_size": tower.patch, "temporal_patch_size": tower.temporal,
         "merge_size": merge,
     }  # fmt: skip

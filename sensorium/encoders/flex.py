@@ -54,8 +54,8 @@ class FlexViT(Patches):
         @model_validator(mode="after")
         def _clips_fit(self) -> Self:
             if self.clips is not None and (self.clips.resize != "keep" or self.clips.multiple % self.patch):
-                raise ValueError(f"frames of clips keep their aspect ratio (clips.resize 'keep') and become multiples of "
-                                 f"the patch, {self.patch} pixels: clips is {self.clips}")  # fmt: skip
+                raise ValueError(f"frames of clips keep their aspect ratio (clips.resize 'keep') and become multiples "
+                                 f"of the patch, {self.patch} pixels: clips is {self.clips}")  # fmt: skip
             return self
 
         def view(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -121,8 +121,8 @@ def apart(grids: list[Grid], device: torch.device) -> Layout:
     """Full attention inside each frame of each picture; positions are (0, row, column)."""
     cells = torch.tensor([grid.rows * grid.cols for grid in grids for _ in range(grid.frames)])
     doc = torch.arange(len(cells)).repeat_interleave(cells).to(device)
-    position = torch.cat([torch.cartesian_prod(torch.zeros(1, dtype=torch.long), torch.arange(grid.rows),
-                                               torch.arange(grid.cols)).repeat(grid.frames, 1) for grid in grids])  # fmt: skip
+    places = [torch.cartesian_prod(*map(torch.arange, (1, grid.rows, grid.cols))) for grid in grids]
+    position = torch.cat([place.repeat(grid.frames, 1) for place, grid in zip(places, grids)])
     zeros = torch.zeros_like(doc)
     blank = Sequence(zeros, zeros.to(torch.uint8), position.to(device), doc, zeros, zeros.float())
     return compile_layout(blank, AttentionRule(kind="full"))

@@ -43,9 +43,9 @@ class ImageTransform(Config):
     multiple  keep: what both sides are multiples of
     cells   keep: the picture is made smaller or larger, to at most so many squares of `multiple` pixels and as close
             to its aspect ratio as whole squares come; nothing is padded (NaFlex, arXiv 2502.14786, section 2.4.2)
-    area    keep: (least, most) pixels of a view. The picture is made smaller or larger where its area is beyond them, both
-            sides go to the nearest multiples of `multiple`, and nothing is padded (Qwen2-VL, arXiv 2409.12191, section
-            2.1; released code)
+    area    keep: (least, most) pixels of a view. The picture is made smaller or larger where its area is beyond them,
+            both sides go to the nearest multiples of `multiple`, and nothing is padded (Qwen2-VL, arXiv 2409.12191,
+            section 2.1; released code)
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
     mean, std  of channels scaled to [0, 1]
     tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
@@ -285,8 +285,8 @@ def within(shape: Size, side: int, area: Size) -> Size:
     Raises UserError for a picture that is more than 200 times as long as it is wide.
     """
     if max(shape) > 200 * min(shape):
-        raise UserError(f"a picture of {shape} (height, width) pixels is more than 200 times as long as it is wide, and "
-                        "this model reads no such pictures: crop it")  # fmt: skip
+        raise UserError(f"a picture of {shape} (height, width) pixels is more than 200 times as long as it is wide, "
+                        "and this model reads no such pictures: crop it")  # fmt: skip
     height, width = (round(extent / side) * side for extent in shape)
     (least, most), pixels = area, shape[0] * shape[1]
     if height * width > most:

@@ -99,7 +99,8 @@ def test_ids_pixels_and_places_are_the_references(both, prompt):
         ids[span.start : span.start + span.length] = IMAGE
     assert ids.tolist() == theirs["input_ids"][0].tolist()
     if prompt == "text":
-        assert not sequence.items and "pixel_values" not in theirs
+        assert not sequence.items
+        assert "pixel_values" not in theirs
         return
     grids, eyes = theirs["image_grid_thw"], both.processor.image_processor
     rows = theirs["pixel_values"].split(grids.prod(-1).tolist())

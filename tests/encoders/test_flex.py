@@ -145,7 +145,7 @@ def test_a_patch_spans_frames_and_the_last_one_is_repeated():
     one = rows[8 + 5].view(3, 2, 4, 4)  # of the second pair the cell in row 1, column 1
     assert torch.equal(one, clip[2, :, None, 4:8, 4:8].expand(3, 2, 4, 4))
     first = rows[1].view(3, 2, 4, 4)
-    assert torch.equal(first[:, 0], clip[0, :, :4, 4:8]) and torch.equal(first[:, 1], clip[1, :, :4, 4:8])
+    assert torch.equal(first, torch.stack([clip[0, :, :4, 4:8], clip[1, :, :4, 4:8]], dim=1))
     alone = made([Item(picture, (8, 16))]).values
     torch.testing.assert_close(made([Item(torch.cat([picture] * 2), (2, 8, 16))]).values, alone)
     pairs = [made([Item(clip[at], (len(clip[at]), 8, 16))]).values for at in (slice(0, 2), slice(2, 3))]
@@ -180,6 +180,7 @@ def test_frames_of_clips_have_sizes_of_their_own():
 
 def test_without_learned_positions_no_picture_still_touches_every_parameter():
     made = paired()
-    assert made.place is None and made.linear.bias is None
+    assert made.place is None
+    assert made.linear.bias is None
     made([]).values.sum().backward()
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in made.parameters())
