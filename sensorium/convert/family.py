@@ -11,6 +11,7 @@ from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
 from sensorium.convert.paligemma import PALIGEMMA
+from sensorium.convert.qwen2_vl import QWEN2_VL
 from sensorium.convert.settings import Settings
 from sensorium.convert.siglip import NAFLEX, NAFLEX_EYES, SIGLIP, SIGLIP_EYES
 from sensorium.convert.t5 import T5
@@ -21,7 +22,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
-SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, QWEN2_VL)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,

@@ -15,8 +15,10 @@ from sensorium.tokenizer import Tokenizer
 
 CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 PIPELINE, SCHEDULER = "model_index.json", "scheduler_config.json"
+CLIPS = "video_preprocessor_config.json"
 WORDS = "tokenizer_config.json"
-_NAMES = ("processor_class", "image_processor_type", "feature_extractor_type", "_valid_processor_keys")
+_NAMES = ("processor_class", "image_processor_type", "feature_extractor_type", "video_processor_type",
+          "_valid_processor_keys")  # fmt: skip
 """Classes of other software."""
 
 
@@ -32,6 +34,7 @@ class Files:
     tokenizer  None: the folder has none
     tensors    names of its tensors: some layouts say in no field which parts there are
     parts      of a pipeline, what is in each of its folders: config.json, or scheduler_config.json
+    clips      of the processor of clips, where there is one of its own
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class Files:
     tokenizer: Tokenizer | None = None
     tensors: frozenset[str] = frozenset()
     parts: dict[str, Settings] = field(default_factory=dict)
+    clips: Settings = field(default_factory=lambda: Settings({}))
 
     @classmethod
     def open(cls, folder: Path) -> Files:
@@ -52,11 +56,14 @@ class Files:
         processor = _json(folder / PROCESSOR)
         inner = [processor.pop(name, None) for name in ("image_processor", "feature_extractor")]
         pictures = next((one for one in inner if one), None) or _json(folder / PICTURES)
+        clips = processor.pop("video_processor", None) or _json(folder / CLIPS)
         has_words = any((folder / name).exists() for name in ("tokenizer.json", WORDS))
         tokenizer = Tokenizer.load(folder) if has_words else None
         files = cls(folder, config, Settings(pictures, f"{folder / PICTURES}"),
-                    Settings(processor, f"{folder / PROCESSOR}"), tokenizer)  # fmt: skip
+                    Settings(processor, f"{folder / PROCESSOR}"), tokenizer,
+                    clips=Settings(clips, f"{folder / CLIPS}"))  # fmt: skip
         files.pictures.skip(*_NAMES)
+        files.clips.skip(*_NAMES)
         files.processor.skip(*_NAMES)
         return files
 
@@ -84,7 +91,8 @@ class Files:
 
 @dataclass(slots=True)
 class Written:
-    """What a family writes of a model beside its tensors; `pictures` and `processor` where its folders have them.
+    """What a family writes of a model beside its tensors; `pictures`, `processor` and `clips` where its folders have
+    them.
 
     parts  of a pipeline, the configs of its folders; `config` is then its model_index.json
     words  what else tokenizer_config.json is to say
@@ -95,6 +103,7 @@ class Written:
     processor: dict[str, Any] = field(default_factory=dict)
     words: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    clips: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path, came: Files | None) -> None:
         """Write the files; of what the model once came with, fields that the family does not say stay."""
@@ -106,6 +115,7 @@ class Written:
                 (f"{part}/{file_of(part)}", said, came.parts.get(part) if came else None)
                 for part, said in self.parts.items()
             ),
+            (CLIPS, self.clips, came.clips if came else None),
         )
         for name, said, before in parts:
             if said:

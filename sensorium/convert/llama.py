@@ -172,17 +172,17 @@ def _read_mistral(settings: Settings) -> Backbone.Config:
 
 
 def _read_qwen2(settings: Settings) -> Backbone.Config:
-    return _from_some_depth(settings, like_llama(settings, bias=True, out_bias=False, kv_heads=32))
+    return from_some_depth(settings, like_llama(settings, bias=True, out_bias=False, kv_heads=32))
 
 
 def _read_qwen3(settings: Settings) -> Backbone.Config:
     bias = settings.take("attention_bias", bool, False)
     config = like_llama(settings, bias=bias, kv_heads=32, head_width=128)
     attention = config.block.attention.replace(qk_norm=config.block.norm)
-    return _from_some_depth(settings, config.replace(block=config.block.replace(attention=attention)))
+    return from_some_depth(settings, config.replace(block=config.block.replace(attention=attention)))
 
 
-def _from_some_depth(settings: Settings, config: Backbone.Config) -> Backbone.Config:
+def from_some_depth(settings: Settings, config: Backbone.Config) -> Backbone.Config:
     """Qwen's windows: those of the blocks from max_window_layers on, where they are used at all."""
     settings.only("use_mrope", False)
     used = settings.take("use_sliding_window", bool, False)
@@ -223,7 +223,8 @@ def _write_mistral(config: Backbone.Config) -> dict[str, Any]:
     return said({**written(config, "mistral"), **own}, _read_mistral, config, "Mistral")
 
 
-def _depths_written(config: Backbone.Config) -> dict[str, Any]:
+def depths_written(config: Backbone.Config) -> dict[str, Any]:
+    """The inverse of `from_some_depth`."""
     types = layer_types(config)
     first = types.index(WINDOWED) if WINDOWED in types else config.depth
     return {"use_sliding_window": config.local is not None, "sliding_window": window_written(config),
@@ -231,12 +232,12 @@ def _depths_written(config: Backbone.Config) -> dict[str, Any]:
 
 
 def _write_qwen2(config: Backbone.Config) -> dict[str, Any]:
-    return said({**written(config, "qwen2"), **_depths_written(config)}, _read_qwen2, config, "Qwen2")
+    return said({**written(config, "qwen2"), **depths_written(config)}, _read_qwen2, config, "Qwen2")
 
 
 def _write_qwen3(config: Backbone.Config) -> dict[str, Any]:
     own = {**head_written(config), "attention_bias": config.block.attention.bias}
-    return said({**written(config, "qwen3"), **own, **_depths_written(config)}, _read_qwen3, config, "Qwen3")
+    return said({**written(config, "qwen3"), **own, **depths_written(config)}, _read_qwen3, config, "Qwen3")
 
 
 LLAMA = Stack(("llama",), "LlamaForCausalLM", _read_llama, _write_llama, lambda config: RULES, **MORE)

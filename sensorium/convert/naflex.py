@@ -70,6 +70,8 @@ def _transform(patch: int, cells: int, kind: Any, mean: Colour, std: Colour) -> 
 
 def _write(config: FlexViT.Config) -> dict[str, Any]:
     block = config.backbone.block
+    if config.trained is None:
+        raise UserError("the layout of NaFlex has learned positions, and this tower has none")
     written = {
         "model_type": "siglip2_vision_model", "hidden_size": config.width, "num_hidden_layers": config.backbone.depth,
         "num_attention_heads": block.attention.heads, "intermediate_size": block.ffn.hidden, "num_channels": 3,

@@ -271,14 +271,15 @@ def write_published(
         (draft / part).mkdir(exist_ok=True)
         write(draft / part, _published(model, plan, f"{part}." if part else ""), stem=family.stem)
     roles: dict[str, Any] = {}
+    items: dict[str, int] = {}
     if tokenizer is not None and family.words is not None:
         roles = {} if came else family.words.write(tokenizer)
     elif tokenizer is not None and model.config.reads_text:
         roles = _write_words(draft, tokenizer, template, model.config, came)
-        roles |= {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
+        items = {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
     if roles and "text_config" in said.config:
         said.config["text_config"] = {**roles, **said.config["text_config"]}
-    said.config = {**family.named, **roles, **said.config}
+    said.config = {**family.named, **roles, **items, **said.config}
     said.save(draft, came)
     draft.replace(folder)
 

@@ -25,8 +25,9 @@ class Patches(Encoder):
 
         @property
         def cells(self) -> tuple[int, int]:
-            side = self.transform.size // self.patch
-            return side, side
+            """Of the largest square picture."""
+            height, width = self.transform.extent((self.transform.size, self.transform.size))
+            return height // self.patch, width // self.patch
 
         @property
         def any_size(self) -> bool:
@@ -34,7 +35,7 @@ class Patches(Encoder):
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
             *frames, height, width = shape
-            rows, cols = (extent // self.patch for extent in self.transform.extent((height, width)))
+            rows, cols = (extent // self.patch for extent in self.view(shape)[1:])
             return Grid(rows, cols, frames=frames[0] if frames else 1, size=(height, width))
 
     def __init__(self, config: Config) -> None:
@@ -45,8 +46,12 @@ class Patches(Encoder):
                              f"{config.transform.multiple}, cannot be cut into patches of {config.patch}")  # fmt: skip
 
     def tokens(self, rows: Tensor, grids: list[Grid]) -> Tensor:
-        """rows: (N, 3 * patch * patch) of pictures one after another, and their grids -> (N, D)."""
+        """rows: (N, R) of pictures one after another, and their grids -> (N, D)."""
         raise NotImplementedError(f"{type(self).__name__} encodes nothing")
+
+    def rows(self, views: Tensor) -> Tensor:
+        """views: (V, 3, H, W) of one item -> (tokens, R), its patches row-major, a view behind the other."""
+        return patches(views, self.side).flatten(0, 1)
 
     def forward(self, items: list[Item]) -> Features:
         return self._embedded(items, self._learns())
@@ -66,14 +71,14 @@ class Patches(Encoder):
         ready: dict[int, Tensor] = {}
         for index, (item, grid) in enumerate(zip(items, grids)):
             if item.features is None:
-                cut.append(patches(self._views(item, grid), self.side).flatten(0, 1))
+                cut.append(self.rows(self._views(item, grid)))
             elif learns:
                 raise ValueError("this encoder is being trained, yet an item carries features made earlier: "
                                  "give the item's views (Item.data), or freeze the encoder")  # fmt: skip
             else:
                 ready[index] = self._ready(item, grid, reference)
         own = [grid for index, grid in enumerate(grids) if index not in ready]
-        rows = torch.cat(cut) if cut else torch.zeros(0, 3 * self.side**2)
+        rows = torch.cat(cut) if cut else self.rows(torch.zeros(0, 3, self.side, self.side))
         values = self.tokens(rows.to(reference), own)
         if ready:
             made = iter(values.split([grid.tokens for grid in own]))

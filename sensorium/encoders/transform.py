@@ -43,6 +43,9 @@ class ImageTransform(Config):
     multiple  keep: what both sides are multiples of
     cells   keep: the picture is made smaller or larger, to at most so many squares of `multiple` pixels and as close
             to its aspect ratio as whole squares come; nothing is padded (NaFlex, arXiv 2502.14786, section 2.4.2)
+    area    keep: (least, most) pixels of a view. The picture is made smaller or larger where its area is beyond them,
+            both sides go to the nearest multiples of `multiple`, and nothing is padded (Qwen2-VL, arXiv 2409.12191,
+            section 2.1; released code)
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
     mean, std  of channels scaled to [0, 1]
     tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
@@ -56,6 +59,7 @@ class ImageTransform(Config):
     longest: int | None = None
     multiple: int = 1
     cells: int | None = None
+    area: Size | None = None
     filter: Filter = "bicubic"
     rounded: bool = True
     pad_color: Colour | None = None
@@ -98,6 +102,11 @@ class ImageTransform(Config):
         if self.cells is not None and (self.resize != "keep" or self.size != self.cells * self.multiple):
             raise ValueError(f"cells={self.cells} of {self.multiple} pixels are for resize 'keep', and size, the "
                              f"longest side, is then {self.cells * self.multiple}")  # fmt: skip
+        if self.area is not None:
+            longest = self.area[1] // self.multiple**2 * self.multiple
+            if self.resize != "keep" or self.cells is not None or self.size != longest or self.area[0] > self.area[1]:
+                raise ValueError(f"area={self.area} (least, most) in squares of {self.multiple} pixels is for resize "
+                                 f"'keep' without cells, and size, the longest side, is then {longest}")  # fmt: skip
         if self.resize == "keep" and self.tiles:
             raise ValueError("a picture that keeps its size is not cut into tiles: leave out tiles")
         return self
@@ -134,6 +143,8 @@ class ImageTransform(Config):
         if self.cells is not None:
             rows, cols = most_cells(shape, self.multiple, self.cells)
             return rows * self.multiple, cols * self.multiple
+        if self.area is not None:
+            return within(shape, self.multiple, self.area)
         scale = min(1.0, self.size / max(shape))
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
@@ -264,6 +275,27 @@ def most_cells(shape: Size, side: int, most: int) -> Size:
         rows, cols = covered(middle)
         low, high = (middle, high) if rows * cols <= most else (low, middle)
     return covered(low)
+
+
+def within(shape: Size, side: int, area: Size) -> Size:
+    """(height, width) in whole squares of `side` pixels, as close to `shape` (height, width) as they come.
+
+    Where these cover fewer or more pixels than `area` (least, most), the picture is first scaled to that many, and then
+    takes squares that it needs, or squares that it fills. A picture with one side shorter than a square may stay above.
+    Raises UserError for a picture that is more than 200 times as long as it is wide.
+    """
+    if max(shape) > 200 * min(shape):
+        raise UserError(f"a picture of {shape} (height, width) pixels is more than 200 times as long as it is wide, "
+                        "and this model reads no such pictures: crop it")  # fmt: skip
+    height, width = (round(extent / side) * side for extent in shape)
+    (least, most), pixels = area, shape[0] * shape[1]
+    if height * width > most:
+        scale = math.sqrt(pixels / most)
+        height, width = (max(side, math.floor(extent / scale / side) * side) for extent in shape)
+    elif height * width < least:
+        scale = math.sqrt(least / pixels)
+        height, width = (math.ceil(extent * scale / side) * side for extent in shape)
+    return height, width
 
 
 def best_canvas(shape: Size, candidates: tuple[Size, ...]) -> Size:
