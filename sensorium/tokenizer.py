@@ -173,6 +173,10 @@ class Tokenizer:
         """The vocabulary's own string of an id; None when there is no such id."""
         return self._plain.id_to_token(id)
 
+    def id(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, special or not; None when there is no such token."""
+        return self._plain.token_to_id(token)
+
     # ---- making, keeping and comparing
 
     @property

@@ -294,7 +294,7 @@ def _write_words(
     if template.start:
         roles["decoder_start_token_id"] = tokenizer.special[template.start]
     if config.speaks and template.stop in tokenizer.special:
-        stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
+        stops = [tokenizer.id(one) for one in dict.fromkeys((template.stop, *template.ends))]
         answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}
         (draft / "generation_config.json").write_text(json.dumps(answers, indent=2), "utf-8")
     tokenizer.save(draft)
