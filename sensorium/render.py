@@ -249,7 +249,9 @@ class _Builder:
         item = self._item(segment.kind, media)
         if plan.read:
             words = " ".join(str(one.data) for one in turn_of(self.segments, segment))
-            item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
+            reader = self.renderer.tokenizer.readers.get(segment.kind)
+            ids = self.renderer.tokenizer.encode(words) if reader is None else reader.encode_whole(words)
+            item = replace(item, text=torch.tensor(ids, dtype=torch.long))
         members = self.items.setdefault(segment.kind, [])
         members.append(item)
         for one in (plan, *plan.also):

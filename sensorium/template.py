@@ -31,7 +31,8 @@ class Template(Config):
     media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
     placeholder  of kinds whose items the chat template itself places among the words, what it writes for one, a special
              token: {"image": "<image>"}. Contents are then lists of parts, as processors of multimodal models give them
-    ahead    kinds whose items stand before all else, before `begin` and `opens` too: BLIP-2 puts its queries there
+    ahead    kinds whose items stand before all else, before `begin` and `opens` too, whether the chat template places
+             them or not: BLIP-2 puts its queries there
     opens    what a conversation begins with where the chat template does not write it
     bos      what the template finds as `bos_token`
     stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`; "" of models
@@ -134,6 +135,7 @@ class Chat:
                     raise UserError(f"the chat template places more items of kind {names[text]} than there are")
                 if text != "":
                     found.append(left[names[text]].pop(0) if text in names else text)
+        found = [*(index for kind in self.template.ahead for index in left.pop(kind, ())), *found]
         lost = sum(map(len, left.values()))
         if lost:
             raise UserError(f"the chat template leaves out {lost} of the items: it writes no "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.blip2 import BLIP_2
 from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
 from sensorium.convert.encoders import ENCODERS
+from sensorium.convert.instructblip import INSTRUCTBLIP
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -21,7 +23,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
-SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP_2, INSTRUCTBLIP)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
