@@ -301,12 +301,15 @@ class Stream:
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._skipped = frozenset(tokenizer.special.values()) if skip_special else frozenset()
         self._ids: list[int] = []
         self._context = 0
         self._sent = ""
 
     def push(self, id: int) -> str:
         """The text that became certain with this id, often "" or a whole word."""
+        if id in self._skipped or self._tokenizer.token(id) is None:  # not shown: what follows joins what was before
+            return ""
         self._ids.append(id)
         text = self._decode()
         if text.endswith(_HALF):  # an incomplete tail decodes to one U+FFFD, whatever its number of bytes

@@ -265,3 +265,14 @@ def test_a_text_as_its_tokenizer_frames_it() -> None:
     assert framed.encode_whole("a<|im_end|>") == [begin, *BYTES.encode("a<|im_end|>"), end]
     assert framed.encode_whole("") == [begin, end]
     assert BYTES.encode_whole("ab") == BYTES.encode("ab")
+
+
+def test_a_stream_joins_over_special_tokens_that_are_not_shown() -> None:
+    backend = tokenizers.Tokenizer(models.WordPiece({"a": 0, "##b": 1, ",": 2, "[X]": 3}, unk_token="a"))
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([AddedToken("[X]", special=True)])
+    pieces = Tokenizer(backend)
+    for ids in ([0, 3, 1, 2], [3, 0, 3, 3, 1], [0, 2, 3, 0, 1, 3], [0, 77, 1]):  # a model may say 77
+        stream = pieces.stream()
+        assert "".join([*map(stream.push, ids), stream.flush()]) == pieces.decode(ids)
+    assert pieces.decode([0, 3, 1, 2]) == "ab,"
