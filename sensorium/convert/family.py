@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.blip import BLIP
 from sensorium.convert.blip2 import BLIP_2
 from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
@@ -23,7 +24,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
-SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP_2, INSTRUCTBLIP)
+SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
