@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from sensorium.connectors.qformer import QFormer
-from sensorium.convert.blip2 import MORE, fused, qformer_of, qformer_written, rules, same_qformer, written
+from sensorium.convert.blip2 import MORE, fused, parts_of, qformer_of, qformer_written, rules, same_qformer, written
 from sensorium.convert.blip_tower import INSTRUCTBLIP_VISION
 from sensorium.convert.files import Files, Written
 from sensorium.convert.layout import Family
-from sensorium.convert.llava import parts_of
 from sensorium.convert.settings import Settings
 from sensorium.models.wiring import Wiring
 from sensorium.tokenizer import Tokenizer
 
+LANGUAGE = "language_model."
 READER = "qformer_tokenizer"
 """The folder of the tokenizer with which the Q-Former reads."""
 
@@ -33,7 +33,7 @@ def _reading(fields: Settings, queries: int) -> QFormer.Config:
 
 
 def _write(model: Wiring.Config) -> Written:
-    _, connector, _ = parts_of(model, "InstructBLIP", QFormer.Config)
+    _, connector, _ = parts_of(model, "InstructBLIP")
     said = {**qformer_written(connector), "model_type": "instructblip_qformer", "vocab_size": connector.vocab,
             "max_position_embeddings": connector.positions}  # fmt: skip
     same_qformer(_reading(Settings(said), connector.queries), connector, "InstructBLIP")
@@ -43,5 +43,5 @@ def _write(model: Wiring.Config) -> Written:
 INSTRUCTBLIP = Family(
     "instructblip", ("instructblip",), "InstructBlipForConditionalGeneration", _read, _write,
     lambda model: rules(model, INSTRUCTBLIP_VISION, "embeddings.layernorm"), readers={"image": READER},
-    **{**MORE, "copies": {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}},
+    **{**MORE, "copies": {**MORE["copies"], f"{LANGUAGE}lm_head.weight": f"{LANGUAGE}model.embed_tokens.weight"}},
 )  # fmt: skip

@@ -340,7 +340,7 @@ def _answers(tokenizer: Tokenizer, template: Template) -> dict[str, Any]:
     """The ids that begin, end and pad an answer, where there are such."""
     stops = [tokenizer.id(one) for one in dict.fromkeys((template.stop, *template.ends))]
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": stops if len(stops) > 1 else stops[0],
-           "pad_token_id": tokenizer.pad}  # fmt: skip
+           "pad_token_id": tokenizer.pad, "decoder_start_token_id": tokenizer.special.get(template.start)}  # fmt: skip
     return {role: id for role, id in ids.items() if id is not None}
 
 

@@ -244,7 +244,7 @@ def test_what_the_layout_cannot_say_is_not_written(both, tmp_path):
     qformer, tower = model.connectors["image"], model.encoders["image"]
     for part, message in (
         ({"connectors": {"image": qformer.replace(norm=True)}}, "its norm is True"),
-        ({"connectors": {"image": MLP.Config()}}, "holds a ViT, connectors.qformer.QFormer"),
+        ({"connectors": {"image": MLP.Config()}}, "holds a ViT, a Q-Former"),
         ({"encoders": {"image": tower.replace(drop_last=1)}}, "reads the last state of its tower"),
         ({"encoders": {"image": tower.replace(class_token=False, class_feature=False)}}, "class token included"),
     ):
