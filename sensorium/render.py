@@ -77,10 +77,10 @@ class Renderer:
             return self._source_and_target(sample, generate, items)
         if any(segment.branch for segment in segments):
             pieces = self._branches(segments, generate)
-        elif all(segment.role is None for segment in segments):
-            pieces = [(0, _plain(segments, self.template, generate))]
         else:
-            pieces = [(0, self._chat.pieces(list(segments), generate))]
+            plain = all(segment.role is None for segment in segments)
+            run = _plain(segments, self.template, generate) if plain else self._chat.pieces(list(segments), generate)
+            pieces = [(0, self.template.ordered(run, segments))]
         build = _Builder(self, segments, items)
         for branch, run in pieces:
             build.add(branch, run)
@@ -102,7 +102,7 @@ class Renderer:
         plain = all(one.role is None for one in segments)
         run = _plain(asked, template.replace(begin=""), False) if plain else self._chat.pieces(list(asked), True)
         read = _Builder(self, tuple(replace(one, train=False) for one in asked), items)
-        read.add(0, run if plain else [*run, template.plain])
+        read.add(0, template.ordered(run if plain else [*run, template.plain], asked))
         source = read.finish(sample)
         said = _Builder(self, segments, items)
         runs: dict[int, list[Any]] = {0: [template.start]}
@@ -128,7 +128,7 @@ class Renderer:
                 run = _plain([segments[index] for index in chosen], self.template, generate, chosen)
             else:
                 run = self._chat.pieces([segments[index] for index in chosen], generate, chosen)
-            runs.append(run)
+            runs.append(self.template.ordered(run, segments))
         trunk = [index for index, segment in enumerate(segments) if segment.branch == 0]
         last = max((place for place, piece in enumerate(runs[0]) if piece in trunk), default=-1) if trunk else -1
         if any(run[: last + 1] != runs[0][: last + 1] for run in runs):
@@ -249,7 +249,9 @@ class _Builder:
         item = self._item(segment.kind, media)
         if plan.read:
             words = " ".join(str(one.data) for one in turn_of(self.segments, segment))
-            item = replace(item, text=torch.tensor(self.renderer.tokenizer.encode(words), dtype=torch.long))
+            reader = self.renderer.tokenizer.readers.get(segment.kind)
+            ids = self.renderer.tokenizer.encode(words) if reader is None else reader.encode_whole(words)
+            item = replace(item, text=torch.tensor(ids, dtype=torch.long))
         members = self.items.setdefault(segment.kind, [])
         members.append(item)
         for one in (plan, *plan.also):

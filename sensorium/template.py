@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sensorium.config import Config
 from sensorium.errors import UserError
@@ -30,11 +31,13 @@ class Template(Config):
     media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
     placeholder  of kinds whose items the chat template itself places among the words, what it writes for one, a special
              token: {"image": "<image>"}. Contents are then lists of parts, as processors of multimodal models give them
+    ahead    kinds whose items stand before all else, before `begin` and `opens` too, whether the chat template places
+             them or not: BLIP-2 puts its queries there
     opens    what a conversation begins with where the chat template does not write it
     bos      what the template finds as `bos_token`
     stop     the special token that ends an assistant's turn, and what the template finds as `eos_token`; "" of models
              that answer in no words
-    ends     further special tokens that end an answer
+    ends     further tokens of the vocabulary that end an answer: BLIP-2's ends with a line
     start    of an encoder-decoder: the special token that its decoder's text begins with. What stands before the last
              answer (of plain samples: before the last text) is then the source, ended by `plain`
     begin, plain  written around samples without roles instead of the template: a token that language models read first
@@ -48,6 +51,7 @@ class Template(Config):
     asks: tuple[str, str] = ("", "")
     media: dict[str, tuple[str, str]] = {}
     placeholder: dict[str, str] = {}
+    ahead: tuple[str, ...] = ()
     opens: str = ""
     bos: str = ""
     stop: str = "<|im_end|>"
@@ -57,6 +61,20 @@ class Template(Config):
     plain: str = "<|im_end|>"
     length: int = Field(default=0, ge=0)
     pad: str = ""
+
+    def ordered(self, pieces: list[Any], segments: Sequence[Segment]) -> list[Any]:
+        """Pieces (template text, and places among `segments`) with the items that stand ahead put first."""
+        if not self.ahead:
+            return pieces
+        first = [one for one in pieces if isinstance(one, int) and segments[one].kind in self.ahead]
+        return [*first, *(one for one in pieces if one not in first)]
+
+    @model_validator(mode="after")
+    def _ahead_is_bare(self) -> Self:
+        marked = sorted(set(self.ahead) & set(self.media))
+        if marked:
+            raise ValueError(f"{marked} stand ahead of all text, so no text of `media` is around them: leave out one")
+        return self
 
 
 class Chat:
@@ -117,6 +135,7 @@ class Chat:
                     raise UserError(f"the chat template places more items of kind {names[text]} than there are")
                 if text != "":
                     found.append(left[names[text]].pop(0) if text in names else text)
+        found = [*(index for kind in self.template.ahead for index in left.pop(kind, ())), *found]
         lost = sum(map(len, left.values()))
         if lost:
             raise UserError(f"the chat template leaves out {lost} of the items: it writes no "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ CHATML = (
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF = "\ufffd"
+_READERS = "readers"
+"""The folder beside a tokenizer with those that connectors read words with."""
 
 Offsets = list[tuple[int, int]]
 
@@ -37,6 +39,8 @@ class Tokenizer:
     backend        its added tokens marked special are the special tokens
     bos, eos, pad  the strings of those special tokens; None where the model has none
     chat_template  Jinja source, stored beside the tokenizer
+    readers        by kind of item the tokenizers with which their connectors read words, where these are not this one:
+                   InstructBLIP's Q-Former reads BERT's tokens (arXiv 2305.06500)
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class Tokenizer:
         eos: str | None = None,
         pad: str | None = None,
         chat_template: str | None = None,
+        readers: Mapping[str, Tokenizer] | None = None,
     ) -> None:
+        self.readers = dict(readers or {})
         self._names = {"bos": bos, "eos": eos, "pad": pad}
         self.chat_template = chat_template
         self._state = backend.to_str()
@@ -82,7 +88,7 @@ class Tokenizer:
         return getattr(backend.model, "unk_token", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._state, self._names, self.chat_template)
+        return _restore, (self._state, self._names, self.chat_template, self.readers)
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -141,6 +147,16 @@ class Tokenizer:
         before, after = ids[:begin], ids[begin + len(mark) :]
         return "".join(self.token(id) or "" for id in before), "".join(self.token(id) or "" for id in after)
 
+    def encode_whole(self, text: str) -> list[int]:
+        """Ids of plain text between what the published tokenizer puts before and after one."""
+        before, after = self._frame
+        return [*before, *self.encode(text), *after]
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        before, after = self.around()
+        return self.encode_trusted(before), self.encode_trusted(after)
+
     def split_special(self, text: str) -> list[str | tuple[str, int]]:
         """Trusted text at its special tokens: pieces of plain text, and (token, id) for each special token."""
         pieces: list[str | tuple[str, int]] = []
@@ -172,6 +188,10 @@ class Tokenizer:
     def token(self, id: int) -> str | None:
         """The vocabulary's own string of an id; None when there is no such id."""
         return self._plain.id_to_token(id)
+
+    def id(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, special or not; None when there is no such token."""
+        return self._plain.token_to_id(token)
 
     # ---- making, keeping and comparing
 
@@ -208,12 +228,15 @@ class Tokenizer:
                     "tokenizer; choose a name such as '<|name|>'"
                 )
         backend.add_special_tokens([_special(name) for name in new])
-        return Tokenizer(backend, **self._names, chat_template=self.chat_template)
+        return Tokenizer(backend, **self._names, chat_template=self.chat_template, readers=self.readers)
 
     def with_template(self, chat_template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""
-        backend = tokenizers.Tokenizer.from_str(self._state)
-        return Tokenizer(backend, **self._names, chat_template=chat_template)
+        return _restore(self._state, self._names, chat_template, self.readers)
+
+    def with_readers(self, readers: Mapping[str, Tokenizer]) -> Tokenizer:
+        """The same tokenizer beside others, with which connectors read words."""
+        return _restore(self._state, self._names, self.chat_template, readers)
 
     def lower_case(self) -> Tokenizer:
         """The same tokenizer, which reads every text in lower case."""
@@ -223,10 +246,10 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._state)
         lower = normalizers.Lowercase()
         backend.normalizer = normalizers.Sequence([lower, backend.normalizer]) if state["normalizer"] else lower
-        return Tokenizer(backend, **self._names, chat_template=self.chat_template)
+        return Tokenizer(backend, **self._names, chat_template=self.chat_template, readers=self.readers)
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Hugging Face libraries read too."""
+        """Write tokenizer.json and tokenizer_config.json, which Hugging Face libraries read too; readers in folders."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         config: dict[str, Any] = {
@@ -238,6 +261,8 @@ class Tokenizer:
             config["chat_template"] = self.chat_template
         (place / "tokenizer.json").write_text(self._state, "utf-8")
         (place / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1), "utf-8")
+        for kind, reader in self.readers.items():
+            reader.save(place / _READERS / kind)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -252,7 +277,8 @@ class Tokenizer:
                 raise
             raise UserError(f"{place / 'tokenizer.json'} is not a tokenizer: {error}") from error
         names = {role: _name(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
-        return cls(backend, **names, chat_template=_template(place, config))
+        readers = {inner.name: cls.load(inner) for inner in sorted((place / _READERS).glob("*"))}
+        return cls(backend, **names, chat_template=_template(place, config), readers=readers)
 
     def fingerprint(self) -> str:
         """sha256 (hex) of all that decides ids and prompts; equal fingerprints mean equal behaviour."""
@@ -261,6 +287,7 @@ class Tokenizer:
     @cached_property
     def _fingerprint(self) -> str:
         parts = [json.loads(self._state), self._names, self.chat_template]
+        parts += [[kind, reader.fingerprint()] for kind, reader in sorted(self.readers.items())]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -274,12 +301,15 @@ class Stream:
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._skipped = frozenset(tokenizer.special.values()) if skip_special else frozenset()
         self._ids: list[int] = []
         self._context = 0
         self._sent = ""
 
     def push(self, id: int) -> str:
         """The text that became certain with this id, often "" or a whole word."""
+        if id in self._skipped or self._tokenizer.token(id) is None:  # not shown: what follows joins what was before
+            return ""
         self._ids.append(id)
         text = self._decode()
         if text.endswith(_HALF):  # an incomplete tail decodes to one U+FFFD, whatever its number of bytes
@@ -326,8 +356,10 @@ def _splitter(added: Iterable[AddedToken]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(patterns)})" if patterns else r"(?!)()")
 
 
-def _restore(state: str, names: dict[str, str | None], chat_template: str | None) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(state), **names, chat_template=chat_template)
+def _restore(
+    state: str, names: dict[str, str | None], chat_template: str | None, readers: Mapping[str, Tokenizer]
+) -> Tokenizer:  # fmt: skip
+    return Tokenizer(tokenizers.Tokenizer.from_str(state), **names, chat_template=chat_template, readers=readers)
 
 
 def _read(path: Path) -> str:

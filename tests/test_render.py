@@ -134,6 +134,23 @@ def test_a_memory_before_every_word_stands_at_the_first():
         render.render(Sample((picture(role=None),)), items=False, generate=True)
 
 
+def test_items_may_stand_ahead_of_all_text():
+    first = renderer(
+        ahead=("image",), chat="{% for m in messages %}{{ m['content'] }}{% endfor %}", opens="<|im_start|>"
+    )
+    plain = first.render(Sample((Segment("text", "a cat"), Segment("image", Picture("p")))))
+    assert plain.ids.tolist() == [*[PAD] * 4, START, *bytes_of("a cat"), END]
+    asked = first.render(Sample((user("x"), picture("a", 1), picture("b"), user("y"))), generate=True)
+    assert asked.ids.tolist() == [*[PAD] * 5, START, *bytes_of("xy")]
+    assert [(span.start, span.item) for span in asked.spans] == [(0, 0), (1, 1)]
+    options = (user("x"), picture(), *(assistant(one, branch=at) for at, one in enumerate("yz", 1)))
+    branched = first.render(Sample(options))
+    assert branched.ids.tolist() == [*[PAD] * 4, START, *bytes_of("xyz")]
+    assert branched.branch.tolist() == [0] * 6 + [1, 2]
+    with pytest.raises(ValueError, match="stand ahead of all text"):
+        renderer(ahead=("image",), media={"image": ("<Img>", "</Img>")})
+
+
 def test_the_first_token_of_a_document_carries_no_loss():
     assert renderer(begin="").render(Sample((Segment("text", "ab"),))).weight.tolist() == [0.0, 1.0, 1.0]
 

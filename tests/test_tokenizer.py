@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from sensorium.errors import UserError
 from sensorium.tokenizer import CHATML, Tokenizer, byte_symbols
@@ -242,3 +242,37 @@ def test_lower_case_is_read_once_and_for_all():
     assert lower.special == upper.special
     assert lower.encode_trusted("<|im_end|>") == [upper.special["<|im_end|>"]]
     assert lower.lower_case() is lower
+
+
+def test_readers_go_where_their_tokenizer_goes(tmp_path) -> None:
+    reader = BYTES.add_special(("<q>",))
+    both = BYTES.with_readers({"image": reader})
+    assert both.fingerprint() not in (BYTES.fingerprint(), both.with_readers({"image": BYTES}).fingerprint())
+    both.save(tmp_path)
+    for again in (Tokenizer.load(tmp_path), pickle.loads(pickle.dumps(both)), both.with_template(None)):
+        assert again.readers["image"].fingerprint() == reader.fingerprint()
+    assert both.add_special(("<r>",)).readers.keys() == {"image"}
+    assert BYTES.readers == {}
+
+
+def test_a_text_as_its_tokenizer_frames_it() -> None:
+    backend = tokenizers.Tokenizer.from_str(BYTES._state)
+    begin, end = BYTES.special["<|im_start|>"], BYTES.special["<|im_end|>"]
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", begin), ("<|im_end|>", end)]
+    )
+    framed = Tokenizer(backend)
+    assert framed.encode_whole("a<|im_end|>") == [begin, *BYTES.encode("a<|im_end|>"), end]
+    assert framed.encode_whole("") == [begin, end]
+    assert BYTES.encode_whole("ab") == BYTES.encode("ab")
+
+
+def test_a_stream_joins_over_special_tokens_that_are_not_shown() -> None:
+    backend = tokenizers.Tokenizer(models.WordPiece({"a": 0, "##b": 1, ",": 2, "[X]": 3}, unk_token="a"))
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([AddedToken("[X]", special=True)])
+    pieces = Tokenizer(backend)
+    for ids in ([0, 3, 1, 2], [3, 0, 3, 3, 1], [0, 2, 3, 0, 1, 3], [0, 77, 1]):  # a model may say 77
+        stream = pieces.stream()
+        assert "".join([*map(stream.push, ids), stream.flush()]) == pieces.decode(ids)
+    assert pieces.decode([0, 3, 1, 2]) == "ab,"

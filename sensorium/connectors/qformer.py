@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sensorium.connectors.base import Connector
@@ -12,6 +14,7 @@ from sensorium.mask import AttentionRule, Rule, compile_layout
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone, bert
 from sensorium.nn.cross import Cross
+from sensorium.nn.ffn import Activation
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
 from sensorium.sequence import Sequence, Span
@@ -39,19 +42,32 @@ class QFormer(Connector):
         instructed  queries also see the words of the item's turn (InstructBLIP, arXiv 2305.06500, section 2.3)
         norm        normalise the features first, where the encoder does not (BLIP-2's encoder ends in a norm)
         every       how many blocks for one with cross-attention; the first has it
-        vocab, width, depth, heads, hidden, positions  of the BERT
+        text_ffn    words have feed-forwards beside those of the queries; False where no words are read
+        vocab, width, depth, heads, hidden, positions, activation, eps  of the BERT; vocab 0: it reads no words, as
+                    BLIP-2's after its first stage
         """
 
         queries: int = Field(default=32, ge=1)
         instructed: bool = False
         norm: bool = False
         every: int = Field(default=2, ge=1)
-        vocab: int = 30_523
+        text_ffn: bool = True
+        vocab: int = Field(default=30_523, ge=0)
         width: int = 768
         depth: int = 12
         heads: int = 12
         hidden: int = 3072
         positions: int = 512
+        activation: Activation = "gelu"
+        eps: float = Field(default=1e-12, gt=0)
+
+        @model_validator(mode="after")
+        def _words_are_read(self) -> Self:
+            if self.instructed and not self.vocab:
+                raise ValueError("queries that see the words of a turn need a vocabulary: give `vocab`")
+            if self.vocab and not self.text_ffn:
+                raise ValueError("words need feed-forwards of their own: leave text_ffn on, or set vocab to 0")
+            return self
 
         @property
         def reads_text(self) -> bool:
@@ -65,11 +81,15 @@ class QFormer(Connector):
             """The BERT; the features it reads may be of another width than its own."""
             plain = bert(
                 vocab=self.vocab, width=self.width, depth=self.depth, heads=self.heads, hidden=self.hidden,
-                positions=self.positions,
+                positions=self.positions if self.vocab else 0,
             )  # fmt: skip
-            attention = Attention.Config(heads=self.heads, bias=True)
-            cross = Cross.Config(attention=attention, norm=plain.block.norm, route=QUERY)
-            block = plain.block.replace(routes=2, routed=("ffn", "norm2"), cross=cross)
+            attention, norm = Attention.Config(heads=self.heads, bias=True), Norm.Config(kind="layer", eps=self.eps)
+            block = plain.block.replace(ffn=plain.block.ffn.replace(activation=self.activation), norm=norm)
+            if self.text_ffn:
+                cross = Cross.Config(attention=attention, norm=norm, route=QUERY)
+                block = block.replace(routes=2, routed=("ffn", "norm2"), cross=cross)
+            else:
+                block = block.replace(cross=Cross.Config(attention=attention, norm=norm))
             return plain.replace(block=block, cross_every=self.every)
 
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
@@ -121,6 +141,8 @@ class QFormer(Connector):
         device = self.queries.device
         count = len(features.grids) if features is not None else len(texts or ())
         words = [len(text) for text in texts] if texts is not None else [0] * count
+        if any(words) and not self.stack.config.vocab:
+            raise UserError("this Q-Former reads no words: set the connector's `vocab`, or give it no text")
         if len(words) != count:
             raise ValueError(f"{count} items and {len(words)} texts: give a text for every item")
         if max(words, default=0) > self.stack.config.positions:
@@ -133,7 +155,8 @@ class QFormer(Connector):
         sequence = _documents(queries, words, lengths)
         layout = compile_layout(sequence, AttentionRule(kind, memory="all"), torch.full((count,), queries)).to(device)
         ids = torch.cat(texts) if texts else torch.zeros(0, dtype=torch.long, device=device)
-        told, asked = self.stack.embed_tokens(ids), self.queries.repeat(count if queries else 0, 1)
+        asked = self.queries.repeat(count if queries else 0, 1)
+        told = self.stack.embed_tokens(ids) if self.stack.config.vocab else asked[:0]
         word = sequence.position[:, 0] >= 0
         order = torch.argsort(word.to(torch.uint8), stable=True)  # queries before words
         x = torch.cat([asked.to(told.dtype), told]).index_select(0, torch.argsort(order).to(device))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.blip import BLIP
+from sensorium.convert.blip2 import BLIP_2
 from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
 from sensorium.convert.encoders import ENCODERS
+from sensorium.convert.instructblip import INSTRUCTBLIP
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -22,7 +25,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
-SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, QWEN2_VL)
+SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP, QWEN2_VL)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,

@@ -119,7 +119,7 @@ class Written:
         )
         for name, said, before in parts:
             if said:
-                said = {**(before.values if before else {}), **said}
+                said = _over(before.values if before else {}, said)
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text(json.dumps(said, indent=2), "utf-8")
         if self.words:
@@ -152,6 +152,13 @@ def _parts(index: Settings, folder: Path) -> dict[str, Settings]:
     if not found:
         raise index.error("it names no part: a pipeline has folders of its own")
     return found
+
+
+def _over(before: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """What is said now, over what was said before; so too of the parts, each of which has a config of its own."""
+    inner = [name for name in said if name.endswith("_config") and isinstance(before.get(name), dict)]
+    parts = {name: _over(before[name], said[name]) for name in inner if isinstance(said[name], dict)}
+    return {**before, **said, **parts}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Family:
     words  what stands for a tokenizer, where folders have none and the model reads something all the same
     prompts  how the folder has conversations written down, where items stand among the words
     tokens   kinds of items, and the field of config.json with the id that stands for one among the words
+    marks    fields of text_config with the id of a token, and which word of the Template that token is
+    readers  kinds of items whose connectors read words, and the folder of the tokenizer that they read them with
     """
 
     name: str
@@ -67,6 +69,8 @@ class Family:
     prompts: Callable[[Files, Template], Template] = lambda files, plain: plain
     tokens: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)
+    readers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:

@@ -103,6 +103,9 @@ def read_published(folder: Path) -> Said:
     elif config.reads_text:
         tokenizer = files.words()
         _check_tokenizer(tokenizer, config, folder)
+        tokenizer = tokenizer.with_readers(
+            {kind: Tokenizer.load(folder / name) for kind, name in family.readers.items()}
+        )
         template = family.prompts(files, template_of(tokenizer, folder, _ends(tokenizer, folder)))
         _check_placeholders(family, files, template, tokenizer)
     files.done()
@@ -260,6 +263,7 @@ def write_published(
     if folder.exists():
         raise UserError(f"{folder} is there already: give a folder that is not")
     family.write(model.config)  # what cannot be said is found before anything is made
+    _check_readers(family, tokenizer)
     if tokenizer is not None:
         model, tokenizer, template = with_placeholders(family, model, tokenizer, template)
     said = family.write(model.config)
@@ -275,13 +279,32 @@ def write_published(
     if tokenizer is not None and family.words is not None:
         roles = {} if came else family.words.write(tokenizer)
     elif tokenizer is not None and model.config.reads_text:
-        roles = _write_words(draft, tokenizer, template, model.config, came)
+        roles = _write_words(draft, tokenizer.with_readers({}), template, model.config, came)
         items = {field: tokenizer.special[template.placeholder[kind]] for kind, field in family.tokens.items()}
-    if roles and "text_config" in said.config:
-        said.config["text_config"] = {**roles, **said.config["text_config"]}
+        _write_readers(draft, family, tokenizer, came)
+    if roles and tokenizer is not None and "text_config" in said.config:  # a part begins and ends by its own config
+        own = _answers(tokenizer, template) if model.config.speaks else roles
+        marks = {field: tokenizer.special[getattr(template, word)] for field, word in family.marks.items()}
+        said.config["text_config"] = {**own, **said.config["text_config"], **marks}
     said.config = {**family.named, **roles, **items, **said.config}
     said.save(draft, came)
     draft.replace(folder)
+
+
+def _check_readers(family: Family, tokenizer: Tokenizer | None) -> None:
+    missing = sorted(set(family.readers) - set(tokenizer.readers if tokenizer else ()))
+    if missing:
+        raise UserError(f"the layout of {family.name} has the words of a turn read by a tokenizer of the connector's "
+                        f"own for {missing}, this model has none: its connector reads the tokens of its language "
+                        "model")  # fmt: skip
+
+
+def _write_readers(draft: Path, family: Family, tokenizer: Tokenizer, came: Files | None) -> None:
+    for kind, name in family.readers.items():
+        reader = tokenizer.readers[kind]
+        reader.save(draft / name)
+        if came is not None:
+            _keep_words(draft / name, reader, came.folder / name, Tokenizer.load(came.folder / name))
 
 
 def _write_words(
@@ -295,19 +318,31 @@ def _write_words(
     if template.start:
         roles["decoder_start_token_id"] = tokenizer.special[template.start]
     if config.speaks and template.stop in tokenizer.special:
-        stops = [tokenizer.special[one] for one in dict.fromkeys((template.stop, *template.ends))]
-        answers = {**roles, "eos_token_id": stops if len(stops) > 1 else stops[0]}
+        answers = {**roles, **_answers(tokenizer, template)}
         (draft / "generation_config.json").write_text(json.dumps(answers, indent=2), "utf-8")
     tokenizer.save(draft)
     if template.placeholder and tokenizer.chat_template is not None:
         (draft / "chat_template.jinja").write_text(tokenizer.chat_template, "utf-8")  # where processors look for it
     if came is None or came.tokenizer is None:
         return roles
-    if came.tokenizer.fingerprint() == tokenizer.fingerprint():
-        for name in WORDS:
-            if (came.folder / name).exists():
-                shutil.copyfile(came.folder / name, draft / name)
+    _keep_words(draft, tokenizer, came.folder, came.tokenizer)
     return {role: id for role, id in roles.items() if id is not None}
+
+
+def _keep_words(draft: Path, tokenizer: Tokenizer, folder: Path, before: Tokenizer) -> None:
+    """The files of a tokenizer that did not change."""
+    if before.fingerprint() == tokenizer.fingerprint():
+        for name in WORDS:
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, draft / name)
+
+
+def _answers(tokenizer: Tokenizer, template: Template) -> dict[str, Any]:
+    """The ids that begin, end and pad an answer, where there are such."""
+    stops = [tokenizer.id(one) for one in dict.fromkeys((template.stop, *template.ends))]
+    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": stops if len(stops) > 1 else stops[0],
+           "pad_token_id": tokenizer.pad, "decoder_start_token_id": tokenizer.special.get(template.start)}  # fmt: skip
+    return {role: id for role, id in ids.items() if id is not None}
 
 
 def _published(model: nn.Module, plan: list[Pair], root: str) -> Iterator[tuple[str, Tensor]]:

@@ -71,8 +71,8 @@ class Engine:
         self.slots, self.tokens, self.items = slots, tokens, items
         self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
         tokenizer, template = renderer.tokenizer, renderer.template
-        said = (template.stop, template.plain, *template.ends)
-        ends = {*(tokenizer.special.get(one) for one in said), tokenizer.eos}
+        closing = {tokenizer.special.get(one) for one in (template.stop, template.plain)}
+        ends = {*closing, *map(tokenizer.id, template.ends), tokenizer.eos}
         self.stops = frozenset(id for id in ends if id is not None)
         self._encoders: dict[str, Callable[[list[Item]], Features]] = {}
 

@@ -28,6 +28,8 @@ class Cross(Part):
              (Flamingo section 2.2)
     ffn      a feed-forward of its own after the attention, gated as well. A token that reads nothing passes it by, so
              that text alone is what it was, to the last bit, however long the layer has trained
+    passes   a token that reads nothing passes by unchanged, norm and all: BLIP's text stack is the same one with and
+             without a picture (arXiv 2201.12086, section 3.1). Otherwise it gets the output layer's bias and the norm
     route    None: every token reads; else those of this route alone, and the others pass by unchanged, residual, norm
              and all (the Q-Former's text, BLIP-2 section 3.1)
     """
@@ -39,12 +41,13 @@ class Cross(Part):
         gated: bool = False
         ffn: FeedForward.Config | None = None
         norm: Norm.Config = Norm.Config()
+        passes: bool = False
         route: int | None = None
 
     def __init__(self, config: Config, width: int, post: bool = False) -> None:
         """post: normalise after the residual, as the block around does (BERT)."""
         super().__init__()
-        self.post, self.route = post, config.route
+        self.post, self.route, self.passes = post, config.route, config.passes
         self.norm = config.norm.build(width)
         self.attention = config.attention.build(width, config.memory or width)
         self.gate = nn.Parameter(torch.zeros(())) if config.gated else None
@@ -54,10 +57,14 @@ class Cross(Part):
 
     def forward(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
         """x (T, D), memory (M, memory width) -> (T, D)."""
+        read = self._read(x, memory, layout, cache)
+        reads = _readers(layout, cache, x) if self.passes else None
+        if reads is not None:
+            read = torch.where(reads[:, None], read, x)
         if self.route is None:
-            return self._read(x, memory, layout, cache)
+            return read
         index = layout.of_route(self.route)
-        return x.index_copy(0, index, self._read(x, memory, layout, cache).index_select(0, index))
+        return x.index_copy(0, index, read.index_select(0, index))
 
     def _read(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None) -> Tensor:
         if self.post:

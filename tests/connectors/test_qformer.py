@@ -1,5 +1,7 @@
 """The Q-Former: who sees whom under its three rules, and the same numbers as its reference."""
 
+import re
+
 import pytest
 import torch
 
@@ -207,3 +209,36 @@ def test_what_it_cannot_read_is_said():
         make().read(pictures(5, 2), words(3))
     with pytest.raises(ValueError, match="neither"):
         make().read(None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text_ffn", [True, False])
+def test_without_a_vocabulary_the_queries_do_what_they_did_before(text_ffn):
+    whole, sizes = make(), {**BERT, "vocab": 0}
+    bare = QFormer.Config(queries=QUERIES, text_ffn=text_ffn, **sizes).build(IN, OUT).eval()
+    moved = {
+        name if text_ffn else name.replace("routes.1.", ""): tensor for name, tensor in whole.state_dict().items()
+        if text_ffn or not re.search(r"blocks\.\d+\.(ffn|norm2)", name)
+    }  # fmt: skip
+    bare.load_state_dict(
+        {name: tensor for name, tensor in moved.items() if not re.search(r"stack\.(embed|place)\.", name)}
+    )
+    assert torch.equal(bare(pictures(5, 2)), whole(pictures(5, 2)))
+    assert bare(Features(torch.zeros(0, IN), [])).shape == (0, OUT)
+    with pytest.raises(UserError, match="this Q-Former reads no words"):
+        bare.read(pictures(5), words(3))
+
+
+def test_words_need_what_reads_them():
+    with pytest.raises(ValueError, match="need a vocabulary"):
+        QFormer.Config(vocab=0, instructed=True)
+    with pytest.raises(ValueError, match="feed-forwards of their own"):
+        QFormer.Config(text_ffn=False)
+
+
+@torch.no_grad()
+def test_activation_and_epsilon_are_the_stacks():
+    for change in ({"activation": "relu"}, {"eps": 1.0}):
+        other = QFormer.Config(queries=QUERIES, **BERT, **change).build(IN, OUT)
+        other.load_state_dict(make().state_dict())
+        assert (other(pictures(5)) - make()(pictures(5))).abs().max() > 1e-3

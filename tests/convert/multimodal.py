@@ -78,7 +78,7 @@ def check_prompt(both: Both, messages: list[dict[str, Any]]) -> None:
     theirs = both.theirs(messages)
     sequence = both.model.engine.renderer.render(messages_to_sample(messages), generate=True)
     ids = sequence.ids.clone()
-    placeholder = both.processor.tokenizer.convert_tokens_to_ids(both.processor.image_token)
+    placeholder = both.processor.tokenizer.convert_tokens_to_ids(str(both.processor.image_token))
     for span in sequence.spans:
         ids[span.start : span.start + span.length] = placeholder
     assert ids.tolist() == theirs["input_ids"][0].tolist()

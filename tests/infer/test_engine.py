@@ -1,5 +1,7 @@
 """Answers and likelihoods: equal to the plain full forward pass, whatever is asked beside them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_fused import plain_greedy
@@ -10,6 +12,7 @@ from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
 from sensorium.mask import AttentionRule
 from sensorium.objectives.language import log_likelihood
+from sensorium.render import Renderer
 from sensorium.sequence import Sample, Segment
 
 
@@ -50,6 +53,18 @@ def test_a_stream_is_the_answer_in_pieces(tiny):
         pieces = list(tiny.engine.stream(sample, Sampling(max_tokens=15)))
         assert "".join(pieces) == whole
         assert "" not in pieces
+
+
+def test_an_ordinary_token_may_end_an_answer(tiny):
+    sample, tokenizer = samples(tiny)[1], tiny.renderer.tokenizer
+    [whole] = tiny.engine.generate([sample], Sampling(max_tokens=15))
+    last = tokenizer.encode(whole)[4]
+    template = tiny.renderer.template.replace(ends=(tokenizer.token(last),))
+    engine = Engine(tiny.model, Renderer(tokenizer, template, tiny.renderer.plan, tiny.renderer.load))
+    assert last in engine.stops
+    [answer] = engine.generate([sample], Sampling(max_tokens=15))
+    assert len(answer) < len(whole)
+    assert answer == plain_greedy(SimpleNamespace(model=tiny.model, renderer=tiny.renderer, engine=engine), sample, 15)
 
 
 def test_long_answers_grow_the_cache(tiny, monkeypatch):

@@ -290,3 +290,27 @@ def test_attention_that_starts_copying_adds_the_mean_of_what_it_reads():
     layout = compile_layout(sequence, AttentionRule(memory="all"))
     expected = x + torch.tanh(torch.tensor(0.5)) * memory.mean(0)
     torch.testing.assert_close(cross(x, memory, layout), expected)
+
+
+def test_a_token_that_reads_nothing_may_pass_the_cross_attention_by():
+    """Post-norm, of two documents one with a memory: the other is what it was, norm and all."""
+    torch.manual_seed(0)
+    config = Cross.Config(attention=Attention.Config(heads=2, bias=True), passes=True)
+    cross, plain = config.build(8, post=True), config.replace(passes=False).build(8, post=True)
+    plain.load_state_dict(cross.state_dict())
+    memory, x = torch.randn(3, 8), torch.randn(5, 8)
+    sequence = replace(packed(2, 3), spans=[Span("image", 0, 3, 0, mode="memory")])
+    layout = compile_layout(sequence, AttentionRule(memory="all"))
+    read = cross(x, memory, layout)
+    assert torch.equal(read[:2], plain(x, memory, layout)[:2])
+    assert torch.equal(read[2:], x[2:])
+    assert (plain(x, memory, layout)[2:] - x[2:]).abs().max() > 0.01
+    alone = compile_layout(packed(5), AttentionRule(memory="all"))
+    assert torch.equal(cross(x, memory[:0], alone), x)
+    routed = config.replace(route=1).build(8, post=True)
+    routed.load_state_dict(cross.state_dict())
+    spans = [*sequence.spans, Span("image", 1, 1, 0, route=1), Span("image", 3, 1, 0, route=1)]
+    layout = compile_layout(replace(sequence, spans=spans), AttentionRule(memory="all"))
+    expected = x.clone()
+    expected[1] = read[1]
+    torch.testing.assert_close(routed(x, memory, layout), expected)
