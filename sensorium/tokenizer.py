@@ -37,6 +37,7 @@ class Tokenizer:
     backend        its added tokens marked special are the special tokens
     bos, eos, pad  the strings of those special tokens; None where the model has none
     chat_template  Jinja source, stored beside the tokenizer
+    named          further tokens by their field (sep_token, image_token), as processors of published models look for
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Tokenizer:
         eos: str | None = None,
         pad: str | None = None,
         chat_template: str | None = None,
+        named: dict[str, str] | None = None,
     ) -> None:
         self._names = {"bos": bos, "eos": eos, "pad": pad}
+        self.named = dict(named or {})
         self.chat_template = chat_template
         self._state = backend.to_str()
         self._plain = tokenizers.Tokenizer.from_str(self._state)
@@ -82,7 +85,7 @@ class Tokenizer:
         return getattr(backend.model, "unk_token", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._state, self._names, self.chat_template)
+        return _restore, (self._state, self._names, self.chat_template, self.named)
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -173,6 +176,10 @@ class Tokenizer:
         """The vocabulary's own string of an id; None when there is no such id."""
         return self._plain.id_to_token(id)
 
+    def id(self, token: str) -> int | None:
+        """The id of a vocabulary's own string; None when there is no such token."""
+        return self._plain.token_to_id(token)
+
     # ---- making, keeping and comparing
 
     @property
@@ -208,12 +215,12 @@ class Tokenizer:
                     "tokenizer; choose a name such as '<|name|>'"
                 )
         backend.add_special_tokens([_special(name) for name in new])
-        return Tokenizer(backend, **self._names, chat_template=self.chat_template)
+        return Tokenizer(backend, **self._names, chat_template=self.chat_template, named=self.named)
 
     def with_template(self, chat_template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""
         backend = tokenizers.Tokenizer.from_str(self._state)
-        return Tokenizer(backend, **self._names, chat_template=chat_template)
+        return Tokenizer(backend, **self._names, chat_template=chat_template, named=self.named)
 
     def lower_case(self) -> Tokenizer:
         """The same tokenizer, which reads every text in lower case."""
@@ -232,6 +239,7 @@ class Tokenizer:
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
+            **self.named,
             **{f"{role}_token": name for role, name in self._names.items() if name is not None},
         }
         if self.chat_template is not None:
@@ -252,7 +260,7 @@ class Tokenizer:
                 raise
             raise UserError(f"{place / 'tokenizer.json'} is not a tokenizer: {error}") from error
         names = {role: _name(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
-        return cls(backend, **names, chat_template=_template(place, config))
+        return cls(backend, **names, chat_template=_template(place, config), named=_named(config, names))
 
     def fingerprint(self) -> str:
         """sha256 (hex) of all that decides ids and prompts; equal fingerprints mean equal behaviour."""
@@ -326,8 +334,10 @@ def _splitter(added: Iterable[AddedToken]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(patterns)})" if patterns else r"(?!)()")
 
 
-def _restore(state: str, names: dict[str, str | None], chat_template: str | None) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(state), **names, chat_template=chat_template)
+def _restore(
+    state: str, names: dict[str, str | None], chat_template: str | None, named: dict[str, str]
+) -> Tokenizer:  # fmt: skip
+    return Tokenizer(tokenizers.Tokenizer.from_str(state), **names, chat_template=chat_template, named=named)
 
 
 def _read(path: Path) -> str:
@@ -347,6 +357,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
     return value
+
+
+def _named(config: dict[str, Any], roles: dict[str, str | None]) -> dict[str, str]:
+    """The tokens that a tokenizer_config.json names beside those of the roles."""
+    found = {field: _name(token) for field, token in config.items() if field.endswith("_token")}
+    known = {f"{role}_token" for role in roles}
+    return {field: token for field, token in found.items() if isinstance(token, str) and field not in known}
 
 
 def _name(token: Any) -> str | None:
