@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
+from sensorium.convert.chameleon import CHAMELEON
 from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
 from sensorium.convert.encoders import ENCODERS
@@ -24,7 +25,7 @@ TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
-CODED = (FUYU,)
+CODED = (FUYU, CHAMELEON)
 """Pictures enter as patches or codes."""
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *CODED, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
