@@ -7,6 +7,7 @@ from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
 from sensorium.convert.chameleon import CHAMELEON
 from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
+from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.fuyu import FUYU
 from sensorium.convert.language import LANGUAGE
@@ -25,7 +26,7 @@ TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
-CODED = (FUYU, CHAMELEON)
+CODED = (FUYU, CHAMELEON, EMU3)
 """Pictures enter as patches or codes."""
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *CODED, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
