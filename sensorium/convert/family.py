@@ -10,6 +10,7 @@ from sensorium.convert.dit import DIT
 from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.fuyu import FUYU
+from sensorium.convert.janus import JANUS
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -26,7 +27,7 @@ TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
-CODED = (FUYU, CHAMELEON, EMU3)
+CODED = (FUYU, CHAMELEON, EMU3, JANUS)
 """Pictures enter as patches or codes."""
 FAMILIES: tuple[Family, ...] = (
     *map(text_only, LANGUAGE), *TEXT, *SEEING, *CODED, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
