@@ -230,7 +230,7 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._state)
         lower = normalizers.Lowercase()
         backend.normalizer = normalizers.Sequence([lower, backend.normalizer]) if state["normalizer"] else lower
-        return Tokenizer(backend, **self._names, chat_template=self.chat_template)
+        return Tokenizer(backend, **self._names, chat_template=self.chat_template, named=self.named)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face libraries read too."""
