@@ -276,9 +276,10 @@ class _Builder:
             said = plan.mode == "token" and self._trained(segment)
             self._fill(segment.kind, plan, plan.weight if said else 0.0)
             self.next_position = self.next_position if plan.visible else position
+        marks = tuple(place for place, id in enumerate(plan.ids) if id is not None)
         self.spans.append(
             Span(segment.kind, start, plan.tokens, item, plan.mode, route=plan.route, time=plan.time,
-                 visible=plan.visible)
+                 visible=plan.visible, marks=marks)
         )  # fmt: skip
 
     def _signals(self, segment: Segment, plan: Plan, media: Media) -> bool:
@@ -299,15 +300,17 @@ class _Builder:
         return said
 
     def _fill(self, kind: str, plan: Plan, weight: float) -> None:
-        """The placeholders of an item."""
-        filler = self.renderer.tokenizer.pad
+        """The placeholders of an item, and the marks among them."""
+        filler = self.renderer.tokenizer.pad if plan.filler is None else plan.filler
+        ids = plan.ids or [None] * plan.tokens
         first = self.next_position
         places = [(0, 0, 0) if plan.together else (token,) * 3 for token in range(plan.tokens)]
         if plan.grid is not None:
             places = list(product(*map(range, plan.grid)))
-        for place in places:
+        for place, id in zip(places, ids, strict=True):
             at = (first + place[0], first + place[1], first + place[2])
-            self._token(filler if filler is not None else 0, weight, KINDS.index(kind), at)
+            id = id if id is not None else filler
+            self._token(id if id is not None else 0, weight, KINDS.index(kind), at)
 
     def fill(self, length: int, pad: str) -> None:
         """The rest of `length` tokens of a text. Raises TooLong where it has more."""

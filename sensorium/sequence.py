@@ -155,7 +155,7 @@ def turn_of(segments: tuple[Segment, ...], media: Segment) -> list[Segment]:
 class Plan:
     """How an item enters the stream, known before it is decoded; the model's own answer, asked by the renderer.
 
-    tokens    how many the connector makes of it
+    tokens    how many it takes
     mode      embed: they stand in the stream; memory: they stand beside it, for cross-attention to read; token: they
               are ids, of codes and their marks, which are filled in when the codes are known; latent: a codec's latents
     route     which weights they take in a routed block; None is the first, text's
@@ -169,6 +169,9 @@ class Plan:
     time      of a latent that is not noised at random: CLEAN, or its schedule's
     learned   the span is there only where the item is to be learned: a noised latent (BAGEL, arXiv 2505.14683, 3.2)
     also      further spans of the same item, in order behind this one
+    ids       of each token: the id of a mark that stands among what the connector makes (where a row or a
+              tile begins or ends), None for what the connector makes; () where it makes all of them
+    filler    id at the places of what the connector makes; None: the tokenizer's padding
     signals   ids that stand for an item of the model's own, in place of all this: by their states a generator is told
               what to make, and the item is what it is to be (mode signal, as an item of kind `made(kind)`)
     """
@@ -184,6 +187,8 @@ class Plan:
     time: float | None = None
     learned: bool = False
     also: tuple[Plan, ...] = ()
+    ids: tuple[int | None, ...] = ()
+    filler: int | None = None
     signals: tuple[int, ...] = ()
 
 
@@ -197,6 +202,7 @@ class Span:
 
     time     of a latent on its schedule, CLEAN for one that is given as it is; None: noised, drawn in training
     visible  False: tokens outside of it never see it, so a cache does not keep it (a noised latent)
+    marks    places in it, from 0, of ids that are no placeholders: they stand among what a connector makes
     """
 
     kind: Kind | str
@@ -209,6 +215,7 @@ class Span:
     route: int | None = None
     time: float | None = None
     visible: bool = True
+    marks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from sensorium.errors import UserError
+from sensorium.text_stream import HALF, Stream
 
 CHATML = (
     "{% for message in messages %}"
@@ -26,7 +27,6 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_HALF = "\ufffd"
 _READERS = "readers"
 """The folder beside a tokenizer with those that connectors read words with."""
 
@@ -41,6 +41,7 @@ class Tokenizer:
     chat_template  Jinja source, stored beside the tokenizer
     readers        by kind of item the tokenizers with which their connectors read words, where these are not this one:
                    InstructBLIP's Q-Former reads BERT's tokens (arXiv 2305.06500)
+    named          further tokens by their field (sep_token, image_token), as processors of published models look for
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Tokenizer:
         pad: str | None = None,
         chat_template: str | None = None,
         readers: Mapping[str, Tokenizer] | None = None,
+        named: dict[str, str] | None = None,
     ) -> None:
         self.readers = dict(readers or {})
         self._names = {"bos": bos, "eos": eos, "pad": pad}
+        self.named = dict(named or {})
         self.chat_template = chat_template
         self._state = backend.to_str()
         self._plain = tokenizers.Tokenizer.from_str(self._state)
@@ -88,7 +91,7 @@ class Tokenizer:
         return getattr(backend.model, "unk_token", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._state, self._names, self.chat_template, self.readers)
+        return _restore, (self._state, self._names, self.chat_template, self.named, self.readers)
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -114,7 +117,7 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             if _SURROGATE.search(text) is None:
                 raise
-            text = _SURROGATE.sub(_HALF, text)
+            text = _SURROGATE.sub(HALF, text)
             encoded = self._plain.encode(text, add_special_tokens=False)
         except Exception as error:
             if type(error) is not Exception:  # the Rust library raises this very class
@@ -190,7 +193,7 @@ class Tokenizer:
         return self._plain.id_to_token(id)
 
     def id(self, token: str) -> int | None:
-        """The id of a token of the vocabulary, special or not; None when there is no such token."""
+        """The id of a vocabulary's own string; None when there is no such token."""
         return self._plain.token_to_id(token)
 
     # ---- making, keeping and comparing
@@ -228,15 +231,17 @@ class Tokenizer:
                     "tokenizer; choose a name such as '<|name|>'"
                 )
         backend.add_special_tokens([_special(name) for name in new])
-        return Tokenizer(backend, **self._names, chat_template=self.chat_template, readers=self.readers)
+        return Tokenizer(
+            backend, **self._names, chat_template=self.chat_template, named=self.named, readers=self.readers
+        )  # fmt: skip
 
     def with_template(self, chat_template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""
-        return _restore(self._state, self._names, chat_template, self.readers)
+        return _restore(self._state, self._names, chat_template, self.named, self.readers)
 
     def with_readers(self, readers: Mapping[str, Tokenizer]) -> Tokenizer:
         """The same tokenizer beside others, with which connectors read words."""
-        return _restore(self._state, self._names, self.chat_template, readers)
+        return _restore(self._state, self._names, self.chat_template, self.named, readers)
 
     def lower_case(self) -> Tokenizer:
         """The same tokenizer, which reads every text in lower case."""
@@ -246,7 +251,9 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._state)
         lower = normalizers.Lowercase()
         backend.normalizer = normalizers.Sequence([lower, backend.normalizer]) if state["normalizer"] else lower
-        return Tokenizer(backend, **self._names, chat_template=self.chat_template, readers=self.readers)
+        return Tokenizer(
+            backend, **self._names, chat_template=self.chat_template, named=self.named, readers=self.readers
+        )  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face libraries read too; readers in folders."""
@@ -255,6 +262,7 @@ class Tokenizer:
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
+            **self.named,
             **{f"{role}_token": name for role, name in self._names.items() if name is not None},
         }
         if self.chat_template is not None:
@@ -278,7 +286,8 @@ class Tokenizer:
             raise UserError(f"{place / 'tokenizer.json'} is not a tokenizer: {error}") from error
         names = {role: _name(config.get(f"{role}_token")) for role in ("bos", "eos", "pad")}
         readers = {inner.name: cls.load(inner) for inner in sorted((place / _READERS).glob("*"))}
-        return cls(backend, **names, chat_template=_template(place, config), readers=readers)
+        template, named = _template(place, config), _named(config, names)
+        return cls(backend, **names, chat_template=template, named=named, readers=readers)
 
     def fingerprint(self) -> str:
         """sha256 (hex) of all that decides ids and prompts; equal fingerprints mean equal behaviour."""
@@ -289,48 +298,6 @@ class Tokenizer:
         parts = [json.loads(self._state), self._names, self.chat_template]
         parts += [[kind, reader.fingerprint()] for kind, reader in sorted(self.readers.items())]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-class Stream:
-    """Decodes ids one at a time; the texts that `push` and `flush` return join to `decode` of all ids.
-
-    Text is held back while its last character may still be incomplete. The decoder sees only the tokens since the last
-    complete character and those of the push before (a space may depend on them), so each push costs the same.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._skipped = frozenset(tokenizer.special.values()) if skip_special else frozenset()
-        self._ids: list[int] = []
-        self._context = 0
-        self._sent = ""
-
-    def push(self, id: int) -> str:
-        """The text that became certain with this id, often "" or a whole word."""
-        if id in self._skipped or self._tokenizer.token(id) is None:  # not shown: what follows joins what was before
-            return ""
-        self._ids.append(id)
-        text = self._decode()
-        if text.endswith(_HALF):  # an incomplete tail decodes to one U+FFFD, whatever its number of bytes
-            return self._advance(text[:-1])
-        new = self._advance(text)
-        self._ids = self._ids[self._context :]
-        self._context = len(self._ids)
-        self._sent = self._decode()
-        return new
-
-    def flush(self) -> str:
-        """The rest, once no id follows; an incomplete character is U+FFFD."""
-        return self._advance(self._decode())
-
-    def _decode(self) -> str:
-        return self._tokenizer.decode(self._ids, self._skip_special)
-
-    def _advance(self, text: str) -> str:
-        new = text[len(self._sent) :]
-        self._sent += new
-        return new
 
 
 def byte_symbols() -> dict[int, str]:
@@ -357,9 +324,11 @@ def _splitter(added: Iterable[AddedToken]) -> re.Pattern[str]:
 
 
 def _restore(
-    state: str, names: dict[str, str | None], chat_template: str | None, readers: Mapping[str, Tokenizer]
+    state: str, names: dict[str, str | None], chat_template: str | None, named: dict[str, str],
+    readers: Mapping[str, Tokenizer],
 ) -> Tokenizer:  # fmt: skip
-    return Tokenizer(tokenizers.Tokenizer.from_str(state), **names, chat_template=chat_template, readers=readers)
+    backend = tokenizers.Tokenizer.from_str(state)
+    return Tokenizer(backend, **names, chat_template=chat_template, named=named, readers=readers)
 
 
 def _read(path: Path) -> str:
@@ -379,6 +348,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
     return value
+
+
+def _named(config: dict[str, Any], roles: dict[str, str | None]) -> dict[str, str]:
+    """The tokens that a tokenizer_config.json names beside those of the roles."""
+    found = {field: _name(token) for field, token in config.items() if field.endswith("_token")}
+    known = {f"{role}_token" for role in roles}
+    return {field: token for field, token in found.items() if isinstance(token, str) and field not in known}
 
 
 def _name(token: Any) -> str | None:

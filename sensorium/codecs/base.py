@@ -172,4 +172,5 @@ def unit(pixels: Tensor, transform: ImageTransform) -> Tensor:
     """pixels (..., 3, F, H, W) as the transform normalises them -> float32 in [0, 1]."""
     mean = torch.tensor(transform.mean, device=pixels.device)[:, None, None, None]
     std = torch.tensor(transform.std, device=pixels.device)[:, None, None, None]
-    return (pixels.float() * std + mean).clamp(0, 1)
+    whole = 1.0 if transform.scale is None else 255 * transform.scale  # of the brightest pixel
+    return ((pixels.float() * std + mean) / whole).clamp(0, 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sensorium.codecs.base import Codec
 from sensorium.config import Config as Value
 from sensorium.encoders.transform import ImageTransform
+from sensorium.errors import UserError
 
 
 class Convolutions(Value):
@@ -25,6 +26,7 @@ class Convolutions(Value):
     channels     at the first level; level i has channels * multipliers[i], and each level but the last halves the map
     blocks       residual blocks of a level (the decoder has one more, as VQGAN's: arXiv 2012.09841)
     attention    attention among the cells of the smallest map
+    attend       levels, 0 the largest map, where attention follows every residual block (VQGAN's attn_resolutions)
     middle       residual blocks there, the attention behind the first; None: two around an attention, otherwise one
     halving      what a convolution that halves a map finds beyond its edges: a row of zeros on both sides, or at its
                  end alone, below and on the right (VQGAN's, and latent diffusion's: arXiv 2112.10752)
@@ -38,6 +40,7 @@ class Convolutions(Value):
     multipliers: tuple[int, ...] = Field(default=(1, 2, 2, 4), min_length=1)
     blocks: int = Field(default=2, ge=1)
     attention: bool = True
+    attend: tuple[int, ...] = ()
     middle: int | None = Field(default=None, ge=1)
     halving: Literal["both", "end"] = "both"
     patch: int = Field(default=1, ge=1)
@@ -87,6 +90,7 @@ class Down(nn.Module):
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
                 layers.append(Residual(before, width, groups))
+                layers += [CellAttention(width, groups)] if level in config.attend else []
                 before = width
             if level + 1 < len(widths):
                 layers.append(Smaller(width) if config.halving == "end" else nn.Conv2d(width, width, 3, 2, padding=1))
@@ -139,6 +143,7 @@ class Up(nn.Module):
         for level, width in enumerate(widths):
             for _ in range(config.blocks + 1):
                 layers.append(Residual(before, width, groups))
+                layers += [CellAttention(width, groups)] if len(widths) - 1 - level in config.attend else []
                 before = width
             if level + 1 < len(widths):
                 layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)]
@@ -243,9 +248,13 @@ class CellAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, width, H, W) -> the same shape."""
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        return x + self.mixed(self.norm(x))
+
+    def mixed(self, normed: Tensor) -> Tensor:
+        """What is added: (N, width, H, W) normalised -> the same shape."""
+        q, k, v = self.qkv(normed).flatten(2).transpose(1, 2).chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return self.out(mixed.transpose(1, 2).unflatten(2, normed.shape[2:]))
 
 
 def _middle(width: int, config: Convolutions) -> nn.ModuleList:
@@ -294,15 +303,18 @@ class Convolutional(Codec):
         def temporal(self) -> int:
             return self.conv.temporal
 
-    def __init__(self, config: Config, down: int, up: int) -> None:
-        """down: channels that come of pixels. up: channels that pixels are made of."""
+    def __init__(self, config: Config, down: int, up: int | None) -> None:
+        """down: channels that come of pixels. up: channels that pixels are made of; None: it makes none."""
         super().__init__(config)
-        self.down, self.up = Down(config.conv, down), Up(config.conv, up)
+        self.down, self.up = Down(config.conv, down), None if up is None else Up(config.conv, up)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """pixels (N, 3, F, H, W) -> (N, f, rows, cols, channels)."""
         return self.down(pixels).permute(0, 2, 3, 4, 1)
 
     def pixels(self, latents: Tensor, frames: int) -> Tensor:
-        """latents (N, f, rows, cols, channels) -> (N, 3, frames, H, W)."""
+        """latents (N, f, rows, cols, channels) -> (N, 3, frames, H, W). Raises UserError where it has no decoder."""
+        if self.up is None:
+            raise UserError("this codec has no decoder: pictures become codes, and no codes become pictures (the "
+                            "checkpoint was published without one)")  # fmt: skip
         return self.up(latents.permute(0, 4, 1, 2, 3), frames)

@@ -29,7 +29,12 @@ class Quantizer(Part):
                 squared distance from its own code (as k-means++ draws): what is common and told well needs no second
                 code; 0: never
 
-    After the first step all codes begin at vectors of that step. Keep it in float32: moving means need the digits.
+    begin       whether all codes begin at vectors of the first step; False: they stay where they are, as those of a
+                checkpoint. Without any of this nothing is counted
+    unit        whether the vectors of codes have length 1 where they are read (LlamaGen's tokenizer, arXiv 2406.06525,
+                section 2.1; Janus)
+
+    Keep it in float32: moving means need the digits.
     """
 
     class Config(Value):
@@ -38,6 +43,13 @@ class Quantizer(Part):
         learning: Literal["ema", "gradient"] = "ema"
         decay: float = Field(default=0.99, gt=0, lt=1)
         revive: float = Field(default=0.03, ge=0, lt=1)
+        begin: bool = True
+        unit: bool = False
+
+        @property
+        def counts(self) -> bool:
+            """Whether the uses of codes are counted."""
+            return self.learning == "ema" or self.revive > 0 or self.begin
 
     uses: Tensor
     sums: Tensor
@@ -51,9 +63,10 @@ class Quantizer(Part):
             self.book = nn.Parameter(book / config.codes)
         else:
             self.register_buffer("book", book)
-        self.register_buffer("uses", torch.ones(config.codes))
-        self.register_buffer("sums", book.clone())
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        if config.counts:
+            self.register_buffer("uses", torch.ones(config.codes))
+            self.register_buffer("sums", book.clone())
+            self.register_buffer("begun", torch.tensor(not config.begin))
         self._step: list[tuple[Tensor, Tensor]] = []
 
     def codes(self, vectors: Tensor) -> Tensor:
@@ -63,7 +76,8 @@ class Quantizer(Part):
 
     def vectors(self, codes: Tensor) -> Tensor:
         """codes (...) -> (..., width)."""
-        return F.embedding(codes, self.book)
+        chosen = F.embedding(codes, self.book)
+        return F.normalize(chosen, dim=-1) if self.config.unit else chosen
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """vectors (M, width) -> quantised (M, width), codes (M), losses by name (M).
@@ -98,6 +112,8 @@ class Quantizer(Part):
             "usage": float((counts > 0).float().mean()),
             "perplexity": float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())),
         }
+        if not self.config.counts:
+            return found
         self.uses.lerp_(counts * (size / counts.sum()), 1 - decay)
         if self.config.learning == "ema" and bool(self.begun):
             sums = ranks.sum(torch.zeros_like(self.sums).index_add_(0, codes, vectors)) * (size / counts.sum())
@@ -127,10 +143,12 @@ class VQ(Convolutional):
     """Pixels -> convolutions -> quantiser -> convolutions -> pixels."""
 
     class Config(Convolutional.Config):
-        """conv, quantizer: the two parts. wide: channels between them, the quantiser's own vectors being narrower."""
+        """conv, quantizer: the two parts. wide: channels between them, the quantiser's own vectors being narrower.
+        decoder: whether codes become pictures again."""
 
         quantizer: Quantizer.Config = Quantizer.Config()
         wide: int = Field(default=256, ge=1)
+        decoder: bool = True
 
         @property
         def width(self) -> int:
@@ -143,7 +161,7 @@ class VQ(Convolutional):
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, config.wide, config.wide)
+        super().__init__(config, config.wide, config.wide if config.decoder else None)
         narrow = config.quantizer.width
         self.enter, self.leave = nn.Linear(config.wide, narrow), nn.Linear(narrow, config.wide)
         self.quantizer: Quantizer = config.quantizer.build()

@@ -6,10 +6,14 @@ from sensorium.convert.autoencoder import AUTOENCODER
 from sensorium.convert.bert import BERT, DISTILBERT, ROBERTA
 from sensorium.convert.blip import BLIP
 from sensorium.convert.blip2 import BLIP_2
+from sensorium.convert.chameleon import CHAMELEON
 from sensorium.convert.clip import CLIP, CLIP_EYES
 from sensorium.convert.dit import DIT
+from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
+from sensorium.convert.fuyu import FUYU
 from sensorium.convert.instructblip import INSTRUCTBLIP
+from sensorium.convert.janus import JANUS
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -27,8 +31,10 @@ TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP, QWEN2_VL)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
+CODED = (FUYU, CHAMELEON, EMU3, JANUS)
+"""Pictures enter as patches or codes."""
 FAMILIES: tuple[Family, ...] = (
-    *map(text_only, LANGUAGE), *TEXT, *SEEING, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
+    *map(text_only, LANGUAGE), *TEXT, *SEEING, *CODED, *TOWERS, *ENCODERS, WHISPER, *DIFFUSERS,
 )  # fmt: skip
 
 

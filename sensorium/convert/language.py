@@ -8,5 +8,6 @@ from sensorium.convert.gpt2 import GPT2
 from sensorium.convert.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from sensorium.convert.mixtral import MIXTRAL
 from sensorium.convert.opt import OPT
+from sensorium.convert.persimmon import PERSIMMON
 
-LANGUAGE = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT2, OPT, BLOOM)
+LANGUAGE = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT2, OPT, BLOOM, PERSIMMON)

@@ -78,7 +78,7 @@ def transform_of(settings: Settings, kind: str | None = None) -> ImageTransform:
     settings.skip("do_convert_rgb", "do_reduce_labels", "data_format", "input_data_format", "device", "return_tensors",
                   "disable_grouping", "default_to_square")  # fmt: skip
     mean, std = _colours(settings, default)
-    values: dict[str, Any] = {"mean": mean, "std": std, "filter": _filter(settings, default)}
+    values: dict[str, Any] = {"mean": mean, "std": std, "filter": filter_of(settings, default)}
     if default is not None and default.floats:
         values["rounded"] = False
     values |= _geometry(settings, default)
@@ -104,8 +104,8 @@ def _colours(settings: Settings, default: Defaults | None) -> tuple[tuple[float,
     factor = settings.take("rescale_factor", float, _BYTE)
     if not settings.take("do_rescale", bool, True):
         factor = 1.0
-    mean = _channels(settings, "image_mean", default and default.mean)
-    std = _channels(settings, "image_std", default and default.std)
+    mean = channels_of(settings, "image_mean", default and default.mean)
+    std = channels_of(settings, "image_std", default and default.std)
     if not settings.take("do_normalize", bool, True):
         mean, std = (0.0,) * 3, (1.0,) * 3
     if not math.isclose(factor, _BYTE, rel_tol=1e-9):
@@ -113,7 +113,7 @@ def _colours(settings: Settings, default: Defaults | None) -> tuple[tuple[float,
     return mean, std
 
 
-def _channels(settings: Settings, name: str, default: tuple[float, ...] | None) -> tuple[float, ...]:
+def channels_of(settings: Settings, name: str, default: tuple[float, ...] | None) -> tuple[float, float, float]:
     """A number for each of the three channels, or one for all."""
     if not settings.take("do_normalize", bool, True):
         default = HALF  # not used
@@ -121,10 +121,11 @@ def _channels(settings: Settings, name: str, default: tuple[float, ...] | None) 
     values = (given,) * 3 if isinstance(given, float) else tuple(given)
     if len(values) != 3 or not all(isinstance(one, int | float) for one in values):
         raise settings.error(f"{name} is {given!r}, expected three numbers: red, green and blue")
-    return tuple(map(float, values))
+    return float(values[0]), float(values[1]), float(values[2])
 
 
-def _filter(settings: Settings, default: Defaults | None) -> Filter:
+def filter_of(settings: Settings, default: Defaults | None) -> Filter:
+    """The filter that `resample` numbers. Raises UserError for one that is not known."""
     resizes = settings.take("do_resize", bool, True)
     fallback = None if not resizes else REQUIRED if default is None else _FILTERS.index(default.filter)
     number = settings.take("resample", int, fallback)
@@ -134,6 +135,11 @@ def _filter(settings: Settings, default: Defaults | None) -> Filter:
         raise settings.error(f"resample is {number}, expected a filter of Pillow: "
                              f"{', '.join(f'{at} ({name})' for at, name in enumerate(_FILTERS))}")  # fmt: skip
     return _FILTERS[number]
+
+
+def filter_number(filter: Filter) -> int:
+    """How published settings number a filter."""
+    return _FILTERS.index(filter)
 
 
 def _geometry(settings: Settings, default: Defaults | None) -> dict[str, Any]:
@@ -217,7 +223,7 @@ def picture_settings(transform: ImageTransform, kind: str | None = None) -> dict
     crops = transform.resize in ("shortest", "centre") or size != transform.view
     written: dict[str, Any] = {
         "image_processor_type": f"{kind}ImageProcessor", "do_resize": transform.resize != "centre",
-        "resample": _FILTERS.index(transform.filter), "do_center_crop": crops, "do_rescale": True,
+        "resample": filter_number(transform.filter), "do_center_crop": crops, "do_rescale": True,
         "rescale_factor": _BYTE, "do_normalize": True, "image_mean": list(transform.mean),
         "image_std": list(transform.std), "do_convert_rgb": True,
     }  # fmt: skip

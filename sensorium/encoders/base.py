@@ -57,9 +57,9 @@ class Encoder(Part):
 
         @model_validator(mode="after")
         def _sizes_fit(self) -> Self:
-            if self.transform.resize == "keep" and not self.any_size:
-                raise ValueError(f"{self.tag()} reads square views, and transform.resize 'keep' makes others: choose "
-                                 "shortest, squash or pad")  # fmt: skip
+            if self.transform.resize in ("keep", "area") and not self.any_size:
+                raise ValueError(f"{self.tag()} reads square views, and transform.resize {self.transform.resize!r} "
+                                 "makes others: choose shortest, squash or pad")  # fmt: skip
             if self.transform.width is not None and not self.oblong:
                 raise ValueError(f"{self.tag()} reads square views: leave out transform.width")
             return self

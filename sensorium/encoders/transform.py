@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from sensorium.config import Config
@@ -35,34 +35,46 @@ class ImageTransform(Config):
             `pad`: padded to a square with `pad_color`, then resized; nothing is lost (LLaVA-1.5, arXiv 2310.03744,
             section 3.3). `keep`: no square at all; the picture keeps its size and aspect ratio (scaled down where a
             side exceeds `size`), and is padded at its right and bottom to multiples of `multiple` pixels (Fuyu).
+            `area`: both sides to multiples of `multiple` near their own, scaled where there are fewer or more pixels
+            than `pixels` says; nothing is padded (Emu3, Qwen2-VL). `fit`: its longer side to `size`, then padded to a
+            square with `pad_color` (Janus, arXiv 2410.13848).
             A crop beyond the picture is black there
     scaled  what the picture is resized to before the centre is cropped, where that is not the view: of `shortest` the
             shorter side (256, and 224 of it are seen), of `squash` (height, width)
     longest  shortest: the longer side is never longer than that before the crop, so the shorter one may be shorter
     rounded  resized values are rounded to 8 bits, as Pillow does; otherwise they stay floats (DINOv3)
-    multiple  keep: what both sides are multiples of
+    multiple  keep, area: what both sides are multiples of
     cells   keep: the picture is made smaller or larger, to at most so many squares of `multiple` pixels and as close
             to its aspect ratio as whole squares come; nothing is padded (NaFlex, arXiv 2502.14786, section 2.4.2)
     area    keep: (least, most) pixels of a view. The picture is made smaller or larger where its area is beyond them,
             both sides go to the nearest multiples of `multiple`, and nothing is padded (Qwen2-VL, arXiv 2409.12191,
             section 2.1; released code)
+    limit   keep: (height, width) that a picture is scaled down to where it is larger, its sides rounded down (released
+            Fuyu: 1080, 1920); None: `size` both ways, rounded to the nearest
+    pixels  area: the least and the most
+    least   fit: pixels that the shorter side has at least
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
-    mean, std  of channels scaled to [0, 1]
+    scale   what the values of a pixel, 0 to 255, are multiplied by first; None: 1 / 255
+    mean, std  of channels scaled so
     tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
             fitted into the best candidate and cut into tiles (LLaVA-NeXT's any-resolution pictures)
     """
 
     size: int = 224
     width: int | None = None
-    resize: Literal["shortest", "squash", "centre", "pad", "keep"] = "shortest"
+    resize: Literal["shortest", "squash", "centre", "pad", "keep", "area", "fit"] = "shortest"
     scaled: int | Size | None = None
     longest: int | None = None
     multiple: int = 1
     cells: int | None = None
     area: Size | None = None
+    limit: Size | None = None
+    pixels: tuple[int, int] = (512 * 512, 1024 * 1024)
+    least: int = Field(default=1, ge=1)
     filter: Filter = "bicubic"
     rounded: bool = True
     pad_color: Colour | None = None
+    scale: float | None = Field(default=None, gt=0)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tiles: tuple[Size, ...] = ()
@@ -107,8 +119,12 @@ class ImageTransform(Config):
             if self.resize != "keep" or self.cells is not None or self.size != longest or self.area[0] > self.area[1]:
                 raise ValueError(f"area={self.area} (least, most) in squares of {self.multiple} pixels is for resize "
                                  f"'keep' without cells, and size, the longest side, is then {longest}")  # fmt: skip
-        if self.resize == "keep" and self.tiles:
-            raise ValueError("a picture that keeps its size is not cut into tiles: leave out tiles")
+        if self.limit is not None and (self.resize != "keep" or max(self.limit) != self.size or
+                                       any(side < 1 or side % self.multiple for side in self.limit)):  # fmt: skip
+            raise ValueError(f"limit {self.limit} belongs to resize 'keep': two multiples of multiple={self.multiple}, "
+                             f"the larger of which is size={self.size}")  # fmt: skip
+        if self.resize in ("keep", "area") and self.tiles:
+            raise ValueError("a picture that keeps its shape is not cut into tiles: leave out tiles")
         return self
 
     @model_validator(mode="after")
@@ -119,9 +135,11 @@ class ImageTransform(Config):
                              "'squash' (height, width), the others nothing")  # fmt: skip
         if self.longest is not None and self.resize != "shortest":
             raise ValueError(f"resize {self.resize!r} knows no longest={self.longest}: 'shortest' does")
-        if self.width is not None and (self.tiles or self.resize == "keep"):
-            raise ValueError("tiles are square, and a picture that keeps its size says its own: leave out width")
-        if not self.rounded and (self.resize in ("pad", "keep") or self.tiles or self.filter not in _SMOOTH):
+        if self.width is not None and (self.tiles or self.resize in ("keep", "area", "fit")):
+            raise ValueError("tiles are square, and a picture that keeps its shape says its own: leave out width")
+        if not self.rounded and (
+            self.resize in ("pad", "keep", "area", "fit") or self.scale or self.tiles or self.filter not in _SMOOTH
+        ):
             raise ValueError(f"floats (rounded=False) are resized by {' or '.join(_SMOOTH)}, to one view that is not "
                              "padded before")  # fmt: skip
         return self
@@ -133,10 +151,26 @@ class ImageTransform(Config):
 
     def extent(self, shape: Size) -> Size:
         """(height, width) in pixels of a view of a picture of `shape` (height, width)."""
+        if self.resize == "area":
+            return self._near(shape)
         if self.resize != "keep":
             return self.view
         height, width = self._kept(shape)
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
+
+    def _near(self, shape: Size) -> Size:
+        """(height, width) in multiples of `multiple`, as the released processors of Emu3 and Qwen2-VL have them."""
+        (height, width), step, (least, most) = shape, self.multiple, self.pixels
+        if max(shape) > 200 * min(shape):
+            raise UserError(f"a picture of {height} x {width} pixels is more than 200 times as long as it is wide")
+        rows, cols = round(height / step) * step, round(width / step) * step
+        if rows * cols > most:
+            ratio = math.sqrt(height * width / most)
+            return tuple(max(step, math.floor(side / ratio / step) * step) for side in shape)  # type: ignore[return-value]
+        if rows * cols < least:
+            ratio = math.sqrt(least / (height * width))
+            return tuple(math.ceil(side * ratio / step) * step for side in shape)  # type: ignore[return-value]
+        return rows, cols
 
     def _kept(self, shape: Size) -> Size:
         """(height, width) of a picture that keeps its aspect ratio, scaled down to `size` where it is larger."""
@@ -145,6 +179,9 @@ class ImageTransform(Config):
             return rows * self.multiple, cols * self.multiple
         if self.area is not None:
             return within(shape, self.multiple, self.area)
+        if self.limit is not None:
+            scale = min(self.limit[0] / shape[0], self.limit[1] / shape[1])
+            return shape if scale >= 1 else (max(1, int(shape[0] * scale)), max(1, int(shape[1] * scale)))
         scale = min(1.0, self.size / max(shape))
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
@@ -184,6 +221,11 @@ class ImageTransform(Config):
         """The whole picture as one view."""
         if self.resize == "keep":
             return self._keep(image)
+        if self.resize == "fit":
+            return self._longest(image)
+        if self.resize == "area":
+            rows, cols = self._near((image.height, image.width))
+            return image.resize((cols, rows), FILTERS[self.filter])
         height, width = self.view
         if self.resize == "pad":
             longest = max(image.size)
@@ -232,6 +274,13 @@ class ImageTransform(Config):
         scaled = image if (width, height) == image.size else image.resize((width, height), FILTERS[self.filter])
         return scaled if (cols, rows) == scaled.size else self._paste(scaled, (cols, rows), (0, 0))
 
+    def _longest(self, image: Image.Image) -> Image.Image:
+        """The picture with its longer side as long as a view, centred on `pad_color`."""
+        ratio = self.size / max(image.size)
+        width, height = (max(round(side * ratio), self.least) for side in image.size)
+        scaled = image.resize((width, height), FILTERS[self.filter])
+        return scaled if width == height else self._paste(scaled, (self.size, self.size))
+
     def _fit(self, image: Image.Image, canvas: Size) -> Image.Image:
         """The picture as large as it goes on a canvas (height, width), its aspect kept, centred on `pad_color`."""
         width, height = image.size
@@ -244,7 +293,8 @@ class ImageTransform(Config):
 
     def _paste(self, image: Image.Image, size: Size, corner: Size | None = None) -> Image.Image:
         """The picture on a plain one of `size` (width, height), in its middle or with its own `corner` (left, top)."""
-        red, green, blue = self.pad_color or [int(255 * channel) for channel in self.mean]
+        most = 255 if self.scale is None else 1 / self.scale
+        red, green, blue = self.pad_color or [int(most * channel) for channel in self.mean]
         padded = Image.new("RGB", size, (red, green, blue))
         padded.paste(image, corner or ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
         return padded
@@ -253,7 +303,8 @@ class ImageTransform(Config):
         """pixels: (views, H, W, 3) uint8 -> (views, 3, H, W) float32. One multiplication and one addition a value."""
         std = np.asarray(self.std, np.float32)[:, None, None]
         mean = np.asarray(self.mean, np.float32)[:, None, None]
-        values = np.multiply(pixels.transpose(0, 3, 1, 2), 1 / (255 * std), dtype=np.float32, order="C")
+        factor = 1 / (255 * std) if self.scale is None else self.scale / std
+        values = np.multiply(pixels.transpose(0, 3, 1, 2), factor, dtype=np.float32, order="C")
         values -= mean / std
         return torch.from_numpy(values)
 

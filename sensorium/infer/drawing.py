@@ -71,14 +71,14 @@ class Drawing:
         if self._kind is None:
             allowed.fill_(True)
             for kind, (tokens, _) in self.formats.items():
-                allowed[tokens.first : tokens.first + tokens.codes] = False
+                allowed[tokens.index] = False
                 allowed[list(tokens.marks)] = False
                 allowed[tokens.open] = len(self.drawn) < self.most and self.begin in (None, kind)
         elif self._next is not None:
             allowed[self._next] = True
         else:
             tokens, _ = self.formats[self._kind]
-            allowed[tokens.first : tokens.first + tokens.codes] = True
+            allowed[tokens.index] = True
         return logits.masked_fill(~allowed, -torch.inf)
 
     def take(self, id: int) -> bool:

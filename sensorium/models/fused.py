@@ -29,9 +29,11 @@ from sensorium.codecs.base import Codec
 from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
+from sensorium.models.code_head import CodeHead
 from sensorium.models.generator import Generated, Generator
 from sensorium.models.latent_stream import LatentStream
 from sensorium.models.latents import Noised
+from sensorium.models.marks import Marks
 from sensorium.models.placing import gather_memory, place, places, spans_of
 from sensorium.models.streams import Streams
 from sensorium.models.thinker import Thinker
@@ -59,6 +61,9 @@ class Fused(LatentStream):
         spread    kinds whose tokens have places in time, row and column (M-RoPE); their connectors keep a grid
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
+        marks     kinds whose tokens have ids of the vocabulary among them: {"image": Marks(row=71019)}
+        codes     kinds whose codes have embeddings and a head of their own, beside the vocabulary (Janus); items of the
+                  kind that are read go through an encoder
         tokens    kinds whose items are codes of their codec, among the words of the vocabulary
         generators  kinds whose items in an answer are signals, by whose states another wiring makes them
         """
@@ -72,6 +77,8 @@ class Fused(LatentStream):
         together: tuple[str, ...] = ()
         spread: tuple[str, ...] = ()
         deep: dict[str, tuple[int, ...]] = {}
+        marks: dict[str, Marks] = {}
+        codes: dict[str, CodeHead.Config] = {}
         tokens: dict[str, CodeTokens] = {}
         generators: dict[str, Generator.Config] = {}
 
@@ -123,9 +130,10 @@ class Fused(LatentStream):
                 read = () if self.coded(kind) else (self._read(kind, shape),)
                 return self.denoised(kind, shape, kind in self.together, read)
             if self.coded(kind):
-                tokens = self.tokens[owner]
-                return Plan(tokens.length(self.codecs[owner].grid(shape)), "token", self.routes.get(kind),
-                            kind in self.together, weight=tokens.weight)  # fmt: skip
+                tokens, cells = self.tokens[owner], self.codecs[owner].grid(shape)
+                ids = () if tokens.filler is None else tuple(tokens.places(cells))
+                return Plan(tokens.length(cells), "token", self.routes.get(kind), kind in self.together,
+                            weight=tokens.weight, ids=ids, filler=tokens.filler)  # fmt: skip
             return self._read(kind, shape)
 
         def _read(self, kind: str, shape: tuple[int, ...]) -> Plan:
@@ -133,8 +141,15 @@ class Fused(LatentStream):
             mode = "memory" if kind in self.memory else "embed"
             grid = self._grid(kind, shape) if kind in self.spread else None
             signals = self.generators[kind].signals.ids if kind in self.generators else ()
-            return Plan(plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid,
-                        signals=signals)  # fmt: skip
+            ids, filler = self._marked(kind, shape)
+            return Plan(len(ids) or plain.tokens, mode, self.routes.get(kind), kind in self.together, plain.read, grid,
+                        ids=ids, filler=filler, signals=signals)  # fmt: skip
+
+        def _marked(self, kind: str, shape: tuple[int, ...]) -> tuple[tuple[int | None, ...], int | None]:
+            marks, owner = self.marks.get(kind), self.owner(kind)
+            if marks is None:
+                return (), None
+            return tuple(marks.places(self.connectors[owner].after(self.encoders[owner].grid(shape)))), marks.filler
 
         def _grid(self, kind: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
             owner = self.owner(kind)
@@ -168,10 +183,15 @@ class Fused(LatentStream):
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
-            for name in ("memory", "routes", "together", "spread", "deep", "latents"):
+            for name in ("memory", "routes", "together", "spread", "deep", "marks", "latents"):
                 unknown = sorted(set(getattr(self, name)) - set(self.kinds))
                 if unknown:
                     raise ValueError(f"{name} names {unknown}, the model reads {sorted(self.kinds)}")
+            coded = set(self.codecs) - set(self.encoders)
+            aside = sorted(set(self.marks) & {*self.memory, *self.spread, *coded})
+            if aside:
+                raise ValueError(f"marks stand among tokens in one line of the stream, and those of {aside} are not: "
+                                 "leave them out of `memory`, `spread` and `codecs`, or of `marks`")  # fmt: skip
             if self.memory and self.backbone.block.cross is None:
                 raise ValueError(f"{list(self.memory)} are memory, and no block of the backbone has cross-attention")
             if self.source is not None and (self.backbone.block.cross is None or self.rule.memory != "all"):
@@ -194,6 +214,8 @@ class Fused(LatentStream):
                                  "kind that is made is one that is read, in what users say")  # fmt: skip
             if any(layer > self.backbone.depth for one in self.generators.values() for layer in one.layers):
                 raise ValueError(f"a generator reads behind more blocks than the backbone's {self.backbone.depth}")
+            if any(kind not in self.codecs or self.codecs[kind].codes != one.codes for kind, one in self.codes.items()):
+                raise ValueError(f"codes {sorted(self.codes)} need a codec of the kind that makes as many")
             if set(self.tokens) != coded:
                 raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
                                  f"others do: given {sorted(self.tokens)}")  # fmt: skip
@@ -217,6 +239,7 @@ class Fused(LatentStream):
         self.streams: Streams | None = streams.build(stack.vocab, stack.width) if streams is not None else None
         self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
         width = config.backbone.width
+        self.codes = nn.ModuleDict({kind: part.build(width) for kind, part in config.codes.items()})
         self.generators = nn.ModuleDict({kind: part.build(width) for kind, part in config.generators.items()})
 
     @property

@@ -15,7 +15,7 @@ def spans_of(kind: str, sequence: Sequence, tokens: Tensor) -> list[Span]:
     """
     inside = (span for span in sequence.spans if span.kind == kind and span.mode != "latent")
     spans = sorted(inside, key=lambda span: span.item)
-    planned = sum(span.length for span in spans)
+    planned = sum(span.length - len(span.marks) for span in spans)
     if planned != tokens.shape[0]:
         raise ValueError(
             f"{len(spans)} {kind} spans were planned with {planned} tokens, the connector made {tokens.shape[0]}: "
@@ -34,9 +34,18 @@ def place(x: Tensor, tokens: Tensor, kind: str, sequence: Sequence) -> Tensor:
 
 
 def places(spans: list[Span], device: torch.device) -> Tensor:
-    """(N) the tokens of spans, one after another."""
-    ranges = [torch.arange(span.start, span.start + span.length, device=device) for span in spans]
+    """(N) the tokens of spans, one after another, marks left out."""
+    ranges = [_free(span, device) for span in spans]
     return torch.cat(ranges) if ranges else torch.zeros(0, dtype=torch.long, device=device)
+
+
+def _free(span: Span, device: torch.device) -> Tensor:
+    inside = torch.arange(span.start, span.start + span.length, device=device)
+    if not span.marks:
+        return inside
+    free = torch.ones(span.length, dtype=torch.bool, device=device)
+    free[list(span.marks)] = False
+    return inside[free]
 
 
 def gather_memory(tokens: dict[str, Tensor], sequence: Sequence) -> Tensor | None:

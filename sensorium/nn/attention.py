@@ -78,6 +78,7 @@ class Attention(Projections, Part):
     out_bias, key_bias  of the output, of the keys; None: as `bias`. Softmax cancels a bias of keys (BEiT has none)
     qk_norm     normalise queries and keys per head: RMSNorm where it is True (Qwen3), or the norm that is given
                 (LayerNorm: Chameleon section 2.3, Persimmon)
+    qk_norm_by_head  each head's norm has weights of its own (Chameleon, released)
     scaled      scores are divided by the root of the head width; T5's are not (its initial weights are smaller instead)
     scale_width  the width whose root divides them, where it is not the head's own (Gemma 2's 27 B: width / heads)
     soft_cap    scores stay within plus and minus this: cap * tanh(score / cap) (Bello et al. 2016, arXiv 1611.09940,
@@ -93,6 +94,7 @@ class Attention(Projections, Part):
         out_bias: bool | None = None
         key_bias: bool | None = None
         qk_norm: bool | Norm.Config = False
+        qk_norm_by_head: bool = False
         scaled: bool = True
         scale_width: float | None = Field(default=None, gt=0)
         soft_cap: float | None = Field(default=None, gt=0)
@@ -112,8 +114,9 @@ class Attention(Projections, Part):
             self.scale = (self.head_width / config.scale_width) ** 0.5
         self.soft_cap = config.soft_cap
         norm = config.qk_norm if isinstance(config.qk_norm, Norm.Config) else Norm.Config()
-        self.q_norm = norm.build(self.head_width) if config.qk_norm else None
-        self.k_norm = norm.build(self.head_width) if config.qk_norm else None
+        rows = (self.heads, self.kv_heads) if config.qk_norm_by_head else (None, None)
+        self.q_norm = norm.build(self.head_width, rows[0]) if config.qk_norm else None
+        self.k_norm = norm.build(self.head_width, rows[1]) if config.qk_norm else None
 
     @staticmethod
     def _check(config: Config, width: int) -> None:

@@ -47,7 +47,8 @@ class Block(Part):
     """Attention and feed-forward, each with its residual; between or before them, optionally, cross-attention.
 
     place   pre: x + f(norm(x)) (GPT-2, Llama, ViT); post: norm(x + f(x)) (BERT); both: x + norm(f(norm(x))) (CogView's
-            sandwich, Ding et al. 2021, arXiv 2105.13290, 2.4; Gemma 2)
+            sandwich, Ding et al. 2021, arXiv 2105.13290, 2.4; Gemma 2); behind: x + norm(f(x)) (Swin v2, Liu et al.
+            2021, arXiv 2111.09883, 3.2; Chameleon 34B, section 2.3)
     norm2   the feed-forward's first one, where it is another than the attention's; None: the same
     routes  sets of weights that tokens may take; all attend jointly (CogVLM's visual expert, BEiT-3's multiway)
     routed  which slots have a set for each route; the others are shared
@@ -65,7 +66,7 @@ class Block(Part):
         ffn: FeedForward.Config
         norm: Norm.Config = Norm.Config()
         norm2: Norm.Config | None = None
-        place: Literal["pre", "post", "both"] = "pre"
+        place: Literal["pre", "post", "both", "behind"] = "pre"
         routes: int = Field(default=1, ge=1)
         routed: tuple[Slot, ...] = ("attention", "ffn")
         experts: dict[int, Expert] = {}
@@ -80,6 +81,12 @@ class Block(Part):
                 raise ValueError("adaLN modulates what a sublayer reads: its norm stands before it alone (place='pre')")
             if self.modulation is not None and self.layer_scale is not None:
                 raise ValueError("adaLN gates what a sublayer adds: leave out layer_scale")
+            return self
+
+        @model_validator(mode="after")
+        def _cross_has_its_norm(self) -> Self:
+            if self.cross is not None and self.place == "behind":
+                raise ValueError("cross-attention has its norm before or after its residual: place 'pre' or 'post'")
             return self
 
         @model_validator(mode="after")
@@ -101,7 +108,8 @@ class Block(Part):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.pre, self.after = config.place != "post", config.place == "both"
+        self.pre, self.after = config.place in ("pre", "both"), config.place == "both"
+        self.behind = config.place == "behind"
         self.norm1 = config.norm.build(width)
         self.attention = config.attention.build(width)
         self.norm2 = (config.norm2 or config.norm).build(width)
@@ -143,6 +151,8 @@ class Block(Part):
         if self.pre:
             made = self._slot("ffn", self._slot("norm2", x, layout), layout)
             return x + self._scaled(self.scale2, self._slot("after2", made, layout) if self.after else made)
+        if self.behind:
+            return x + self._scaled(self.scale2, self._slot("norm2", self._slot("ffn", x, layout), layout))
         return self._slot("norm2", x + self._scaled(self.scale2, self._slot("ffn", x, layout)), layout)
 
     def _attend(
@@ -153,6 +163,8 @@ class Block(Part):
             made = self.attention(self._slot("norm1", x, layout), layout, rope, cache, others)
             return x + self._scaled(self.scale1, self._slot("after1", made, layout) if self.after else made)
         made = self.attention(x, layout, rope, cache, others)
+        if self.behind:
+            return x + self._scaled(self.scale1, self._slot("norm1", made, layout))
         return self._slot("norm1", x + self._scaled(self.scale1, made), layout)
 
     @staticmethod

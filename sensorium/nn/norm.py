@@ -25,25 +25,33 @@ class Norm(Part):
         affine: bool = True
         zero_centered: bool = False
 
-    def __init__(self, config: Config, width: int) -> None:
+    def __init__(self, config: Config, width: int, heads: int | None = None) -> None:
+        """heads: x is (..., heads, D), and each of them has weights of its own; None: there is one set."""
         super().__init__()
+        shape = (width,) if heads is None else (heads, width)
         self.eps, self.width = config.eps, width
         self.layer = config.kind == "layer"
-        start = torch.zeros(width) if config.zero_centered else torch.ones(width)
+        start = torch.zeros(shape) if config.zero_centered else torch.ones(shape)
         self.weight = nn.Parameter(start) if config.affine else None
         self.zero_centered = config.zero_centered
-        self.bias = nn.Parameter(torch.zeros(width)) if config.affine and self.layer else None
+        self.bias = nn.Parameter(torch.zeros(shape)) if config.affine and self.layer else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight is None:
             normed = F.layer_norm if self.layer else F.rms_norm
             return normed(x, (self.width,), eps=self.eps)
         weight = self.weight.float() + 1 if self.zero_centered else self.weight
+        if weight.dim() > 1:
+            return self._by_head(x, weight)
         if self.bias is not None:
             return F.layer_norm(x, weight.shape, weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         if x.device.type == "cpu":
             return _RMSNorm.apply(x, weight, self.eps)
         return F.rms_norm(x, weight.shape, weight.to(x.dtype), self.eps)
+
+    def _by_head(self, x: Tensor, weight: Tensor) -> Tensor:
+        normed = (F.layer_norm if self.layer else F.rms_norm)(x, (self.width,), eps=self.eps) * weight.to(x.dtype)
+        return normed if self.bias is None else normed + self.bias.to(x.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):

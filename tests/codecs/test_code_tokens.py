@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sensorium.codecs.tokens import CodeTokens
+from sensorium.codecs.tokens import CodeTokens, Size
 from sensorium.nn.part import Grid
 
 
@@ -58,3 +58,34 @@ def test_of_the_codes_alone_a_share_is_read_as_other_ones_while_a_model_learns()
     assert (read[code] != ids[code]).float().mean() == pytest.approx(0.25 * 0.99, abs=0.02)
     assert torch.equal(tokens.doubted(ids, ~said), ids)  # what is only read is read as it is
     assert torch.equal(CodeTokens.after(10, 100).doubted(ids, said), ids)
+
+
+def test_codes_may_stand_anywhere_in_the_vocabulary():
+    tokens = CodeTokens(first=7, codes=4, table=(7, 3, 9, 2), open=5, close=6, filler=8, keep=0.5)
+    ids = tokens.write(torch.tensor([0, 1, 2, 3]), Grid(2, 2))
+    assert ids.tolist() == [5, 7, 3, 9, 2, 6]
+    assert tokens.read(ids.tolist()).tolist() == [0, 1, 2, 3]
+    assert set(tokens.ids) == {7, 3, 9, 2, 5, 6}
+    assert [tokens.is_code(id) for id in (7, 8, 2, 5)] == [True, False, True, False]
+    logits = torch.zeros(10)
+    logits[tokens.index] = 1
+    assert logits.nonzero()[:, 0].tolist() == [2, 3, 7, 9]
+    torch.manual_seed(0)
+    many = torch.tensor([8, 7, 3, 9, 2] * 200)
+    read = tokens.doubted(many, torch.ones(1000, dtype=torch.bool))
+    assert set(read.tolist()) == {8, 7, 3, 9, 2}
+    assert (read[many == 8] == 8).all()
+    assert 0.25 < (read != many)[many != 8].float().mean() < 0.5  # half of them, of which a quarter is what it was
+    for table in ((7, 3, 9), (3, 7, 9, 2), (7, 3, 3, 2), (7, 5, 9, 2)):
+        with pytest.raises(ValidationError, match="table"):
+            CodeTokens(first=7, codes=4, table=table, open=5, close=6)
+
+
+def test_the_size_of_a_picture_may_be_said_before_its_codes():
+    size = Size(digits=tuple(range(20, 30)), by=30, then=31)
+    tokens = CodeTokens(first=0, codes=4, open=10, close=11, row=12, frame=13, size=size)
+    grid = Grid(1, 12)
+    assert tokens.write(torch.zeros(12), grid).tolist() == [10, 21, 30, 21, 22, 31, *[0] * 12, 12, 13, 11]
+    assert tokens.length(grid) == 21
+    assert tokens.marks == (10, 11, 12, 13, 31)
+    assert tokens.read([10, 21, 30, 21, 22, 31, 2, 3]).tolist() == [2, 3]

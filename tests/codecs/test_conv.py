@@ -85,3 +85,12 @@ def test_sizes_that_do_not_fit_are_refused_with_what_to_change():
         tiny().latent(1, 18, 16)
     with pytest.raises(ValidationError, match="3 is no power of two"):
         tiny(temporal=3)
+
+
+def test_attention_follows_the_residual_blocks_of_the_levels_that_are_asked_for():
+    names = [type(layer).__name__ for layer in Down(tiny(attend=(0, 2), blocks=2), out=3).levels]
+    near = ["Residual", "CellAttention"] * 2
+    assert names == [*near, "Conv2d", "Residual", "Residual", "Conv2d", *near]
+    names = [type(layer).__name__ for layer in Up(tiny(attend=(2,)), inward=3).levels]
+    assert names == [*near, "Upsample", "Conv2d", *["Residual"] * 2, "Upsample", "Conv2d", *["Residual"] * 2]
+    assert Up(tiny(attend=(2,)), inward=3)(torch.randn(1, 3, 1, 2, 2), 1).shape == (1, 3, 1, 8, 8)

@@ -11,6 +11,7 @@ from PIL import Image
 from sensorium.codecs.conv import Convolutions
 from sensorium.codecs.vq import VQ, Quantizer
 from sensorium.encoders.transform import ImageTransform
+from sensorium.errors import UserError
 from sensorium.sequence import Item
 
 
@@ -28,8 +29,9 @@ def quantizer(**changes) -> Quantizer:
     made: Quantizer = Quantizer.Config(**{"codes": 4, "width": 2, "revive": 0.0, **changes}).build()
     with torch.no_grad():
         made.book.copy_(BOOK)
-    made.sums.copy_(BOOK)
-    made.begun.fill_(True)
+    if made.config.counts:
+        made.sums.copy_(BOOK)
+        made.begun.fill_(True)
     return made
 
 
@@ -189,3 +191,28 @@ def test_training_output_is_what_decoding_the_codes_gives():
     coded = codec(pixels)
     torch.testing.assert_close(coded.pixels, codec.decode(codec.encode(pixels)), rtol=1e-5, atol=1e-5)
     assert coded.losses["commitment"].shape == (2,)
+
+
+def test_a_book_of_a_checkpoint_stays_where_it_is_and_counts_nothing():
+    made = quantizer(learning="gradient", begin=False).train()
+    assert list(made.state_dict()) == ["book"]
+    made(torch.tensor([[0.1, 0.0], [8.0, 9.0]]))
+    found = made.after_step(Alone())
+    assert found == {"usage": 0.5, "perplexity": pytest.approx(2.0)}
+    assert torch.equal(made.book, BOOK)
+
+
+def test_a_codec_without_a_decoder_makes_codes_alone():
+    whole = {"transform": ImageTransform(size=8), "conv": Convolutions(channels=8, multipliers=(1, 1), groups=4)}
+    codec: VQ = VQ.Config(**whole, quantizer=Quantizer.Config(codes=5, width=3), wide=6, decoder=False).build()
+    codes = codec.encode(torch.randn(1, 3, 1, 8, 8))
+    assert codes.shape == (1, 1, 4, 4, 1)
+    assert not [name for name, _ in codec.named_parameters() if name.startswith("up.")]
+    with pytest.raises(UserError, match="no decoder"):
+        codec.decode(codes)
+
+
+def test_codes_may_be_read_as_vectors_of_length_one():
+    made = quantizer(unit=True)
+    assert made.codes(torch.tensor([[1.9, 0.1], [8.0, 9.0]])).tolist() == [1, 3]  # the nearest of the book as it is
+    torch.testing.assert_close(made.vectors(torch.tensor([1, 3])), torch.tensor([[1.0, 0.0], [0.5**0.5, 0.5**0.5]]))

@@ -71,6 +71,10 @@ CASES = {
                  {"enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu"}),
     "bloom": ("Bloom", BLOOM, {}),
     "bloom, odd": ("Bloom", {**BLOOM, "hidden_size": 60, "n_head": 6}, {"tie_word_embeddings": False, "n_layer": 3}),
+    "persimmon": ("Persimmon", SIZE, {}),
+    "persimmon, odd": ("Persimmon", {**SIZE, "hidden_size": 60, "num_attention_heads": 6, "num_hidden_layers": 3}, {
+        "qk_layernorm": False, "hidden_act": "gelu", "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0, "partial_rotary_factor": 0.4}}),
 }  # fmt: skip
 TEXTS = ("a cat", "Two birds sit on a wire, and one of them sings.", "é")
 

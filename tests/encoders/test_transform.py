@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from sensorium.codecs.base import to_pictures
 from sensorium.config import from_json
 from sensorium.encoders.transform import ImageTransform
 from sensorium.errors import UserError
@@ -166,3 +167,42 @@ def test_other_modes_are_refused():
 def test_round_trips_through_json():
     transform = ImageTransform(size=336, tiles=NEXT, pad_color=(0, 0, 0))
     assert from_json(transform.to_json(), ImageTransform) == transform
+
+
+def test_a_limit_scales_down_to_a_box_with_sides_rounded_down():
+    transform = ImageTransform(size=60, limit=(36, 60), resize="keep", multiple=6)
+    assert transform.extent((36, 60)) == (36, 60)
+    assert transform.extent((20, 13)) == (24, 18)
+    assert transform.extent((101, 37)) == (36, 18)  # 36 x 13.19 pixels
+    assert transform.extent((20, 61)) == (24, 60)  # 19.67 x 60
+    for limit in ((36, 48), (36, 59), (60, 0)):
+        with pytest.raises(ValidationError, match="limit"):
+            ImageTransform(size=60, limit=limit, resize="keep", multiple=6)
+    with pytest.raises(ValidationError, match="limit"):
+        ImageTransform(size=60, limit=(36, 60))
+
+
+def test_values_of_pixels_are_scaled_by_a_factor_of_their_own():
+    transform = ImageTransform(size=2, scale=0.0078, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 0.5))
+    made = transform(Image.new("RGB", (2, 2), (0, 100, 255)))
+    torch.testing.assert_close(made[0, :, 0, 0], torch.tensor([-1.0, -0.22, (255 * 0.0078 - 1) / 0.5]))
+    assert to_pictures(made[0][:, None], transform)[0].getpixel((1, 1)) == (0, 100, 255)
+
+
+def test_area_brings_both_sides_to_multiples_and_their_product_into_bounds():
+    transform = ImageTransform(resize="area", multiple=8, pixels=(64 * 64, 128 * 128))
+    assert transform.extent((70, 90)) == (72, 88)
+    assert transform.extent((427, 640)) == (104, 152)  # divided by sqrt(427 * 640 / 128**2), rounded down
+    assert transform.extent((10, 30)) == (40, 112)  # times sqrt(64**2 / 300), rounded up
+    assert transform(picture(70, 90)).shape == (1, 3, 72, 88)
+    with pytest.raises(UserError, match="200 times"):
+        transform.extent((1, 300))
+
+
+def test_fit_makes_the_longer_side_as_long_as_a_view_and_centres_it():
+    transform = ImageTransform(size=8, resize="fit", least=3, pad_color=(255, 255, 255))
+    made = transform(Image.new("RGB", (32, 16), (0, 0, 0)))[0, 0]
+    assert [bool(row) for row in (made < 0).all(1)] == [False] * 2 + [True] * 4 + [False] * 2
+    thin = transform(Image.new("RGB", (1, 64), (0, 0, 0)))[0, 0]
+    assert [bool(column) for column in (thin < 0).all(0)] == [False] * 2 + [True] * 3 + [False] * 3
+    assert transform.extent((64, 1)) == (8, 8)

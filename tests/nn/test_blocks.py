@@ -314,3 +314,32 @@ def test_a_token_that_reads_nothing_may_pass_the_cross_attention_by():
     expected = x.clone()
     expected[1] = read[1]
     torch.testing.assert_close(routed(x, memory, layout), expected)
+
+
+def test_norms_behind_normalise_what_is_added():
+    torch.manual_seed(0)
+    config = Block.Config(attention=Attention.Config(heads=2), ffn=FeedForward.Config(hidden=12), place="behind")
+    block: Block = config.build(8)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    sequence = packed(5)
+    layout, x = layout_of(sequence), torch.randn(5, 8)
+    attended = x + block.norm1(block.attention(x, layout))
+    torch.testing.assert_close(block(x, layout), attended + block.norm2(block.ffn(attended)))
+    with pytest.raises(ValueError, match="cross-attention has its norm"):
+        config.replace(cross=Cross.Config(attention=Attention.Config(heads=2)))
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_each_head_may_have_weights_of_its_own_for_queries_and_keys(kind):
+    torch.manual_seed(0)
+    norm = Norm.Config(kind=kind, eps=1e-5)
+    attention = Attention.Config(heads=4, kv_heads=2, qk_norm=norm, qk_norm_by_head=True).build(12)
+    assert attention.q_norm.weight.shape == (4, 3)
+    assert attention.k_norm.weight.shape == (2, 3)
+    nn.init.normal_(attention.q_norm.weight)
+    q = torch.randn(5, 4, 3)
+    for head in range(4):
+        alone = norm.build(3)
+        alone.weight.data = attention.q_norm.weight[head].detach()
+        torch.testing.assert_close(attention.q_norm(q)[:, head], alone(q[:, head]))
