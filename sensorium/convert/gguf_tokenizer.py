@@ -103,7 +103,7 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
              for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}  # fmt: skip
     _surround(backend, file, names, model == "llama" or pre in _BEGINS)
     template = data.get("tokenizer.chat_template")
-    return Tokenizer(backend, **names, chat_template=template if isinstance(template, str) else None)
+    return Tokenizer(backend, **names, chat_template=template if isinstance(template, str) else None, readers=None)
 
 
 def _byte_level(file: GGUFFile, tokens: list[str], kinds: list[int], pre: str) -> tokenizers.Tokenizer:
