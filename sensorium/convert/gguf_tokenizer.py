@@ -104,7 +104,7 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
     _surround(backend, file, names, model == "llama" or pre in _BEGINS)
     template = data.get("tokenizer.chat_template")
     chat = template if isinstance(template, str) else None
-    return Tokenizer(backend, **names, chat_template=chat, named={})  # a GGUF file names no others
+    return Tokenizer(backend, bos=names["bos"], eos=names["eos"], pad=names["pad"], chat_template=chat)
 
 
 def _byte_level(file: GGUFFile, tokens: list[str], kinds: list[int], pre: str) -> tokenizers.Tokenizer:
