@@ -129,7 +129,7 @@ def _transform(settings: Settings, conv: Convolutions) -> ImageTransform:
     mean = channels_of(settings, "image_mean", CLIP_MEAN)
     std = channels_of(settings, "image_std", CLIP_STD)
     side = round(pixels[1] ** 0.5) // conv.spatial * conv.spatial
-    return ImageTransform(size=max(side, conv.spatial), resize="area", multiple=conv.spatial, pixels=pixels,
+    return ImageTransform(size=max(side, conv.spatial), resize="area", multiple=conv.spatial, area=pixels,
                           filter=filter_of(settings, Defaults()), mean=mean, std=std)  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def _write(model: Wiring.Config) -> Written:
     pictures = {
         "image_processor_type": "Emu3ImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
         "do_convert_rgb": True, "rescale_factor": 1 / 255, "spatial_factor": conv.spatial,
-        "min_pixels": transform.pixels[0], "max_pixels": transform.pixels[1],
+        "min_pixels": transform.area[0], "max_pixels": transform.area[1],
         "resample": filter_number(transform.filter),
         "image_mean": list(transform.mean), "image_std": list(transform.std),
     }  # fmt: skip

@@ -160,8 +160,11 @@ def _write_eyes(tower: FlexViT.Config, connector: PixelShuffle.Config, width: in
 # ---- pictures
 
 
+PLAIN = ImageTransform()
+
+
 def _within(plain: ImageTransform, side: int, area: tuple[int, int]) -> ImageTransform:
-    return plain.replace(size=area[1] // side**2 * side, resize="keep", multiple=side, area=area)
+    return plain.replace(size=max(side, round(area[1] ** 0.5) // side * side), resize="area", multiple=side, area=area)
 
 
 def _pictures(settings: Settings, tower: FlexViT.Config, merge: int, least: int, most: int) -> ImageTransform:
@@ -206,10 +209,10 @@ _UNSAID = ("patch_size", "temporal_patch_size", "merge_size", "size", "min_pixel
 def _write_pictures(own: ImageTransform, tower: FlexViT.Config, merge: int) -> dict[str, Any]:
     """The inverse of `_pictures`; sizes are said in the words of older and of newer releases."""
     side = tower.patch * merge
-    if own.area is None or own != _within(own, side, own.area):
+    if own != _within(own, side, own.area):
         raise UserError(f"{_NAME} has pictures of so many pixels, sides multiples of {side}: this model prepares them "
                         f"as {own}")  # fmt: skip
-    plain = picture_settings(own.replace(size=side, resize="squash", multiple=1, area=None))
+    plain = picture_settings(own.replace(size=side, resize="squash", multiple=1, area=PLAIN.area))
     least, most = own.area
     return {
         **{name: value for name, value in plain.items() if name not in _VIEW},

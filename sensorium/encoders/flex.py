@@ -53,9 +53,10 @@ class FlexViT(Patches):
 
         @model_validator(mode="after")
         def _clips_fit(self) -> Self:
-            if self.clips is not None and (self.clips.resize != "keep" or self.clips.multiple % self.patch):
-                raise ValueError(f"frames of clips keep their aspect ratio (clips.resize 'keep') and become multiples "
-                                 f"of the patch, {self.patch} pixels: clips is {self.clips}")  # fmt: skip
+            clips = self.clips
+            if clips is not None and (clips.resize not in ("keep", "area") or clips.multiple % self.patch):
+                raise ValueError(f"frames of clips keep their aspect ratio (clips.resize 'keep' or 'area') and become "
+                                 f"multiples of the patch, {self.patch} pixels: clips is {clips}")  # fmt: skip
             return self
 
         def view(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -36,8 +36,8 @@ class ImageTransform(Config):
             section 3.3). `keep`: no square at all; the picture keeps its size and aspect ratio (scaled down where a
             side exceeds `size`), and is padded at its right and bottom to multiples of `multiple` pixels (Fuyu).
             `area`: both sides to multiples of `multiple` near their own, scaled where there are fewer or more pixels
-            than `pixels` says; nothing is padded (Emu3, Qwen2-VL). `fit`: its longer side to `size`, then padded to a
-            square with `pad_color` (Janus, arXiv 2410.13848).
+            than `area` says; nothing is padded (Qwen2-VL, arXiv 2409.12191, section 2.1; Emu3). `fit`: its longer side
+            to `size`, then padded to a square with `pad_color` (Janus, arXiv 2410.13848).
             A crop beyond the picture is black there
     scaled  what the picture is resized to before the centre is cropped, where that is not the view: of `shortest` the
             shorter side (256, and 224 of it are seen), of `squash` (height, width)
@@ -46,12 +46,9 @@ class ImageTransform(Config):
     multiple  keep, area: what both sides are multiples of
     cells   keep: the picture is made smaller or larger, to at most so many squares of `multiple` pixels and as close
             to its aspect ratio as whole squares come; nothing is padded (NaFlex, arXiv 2502.14786, section 2.4.2)
-    area    keep: (least, most) pixels of a view. The picture is made smaller or larger where its area is beyond them,
-            both sides go to the nearest multiples of `multiple`, and nothing is padded (Qwen2-VL, arXiv 2409.12191,
-            section 2.1; released code)
     limit   keep: (height, width) that a picture is scaled down to where it is larger, its sides rounded down (released
             Fuyu: 1080, 1920); None: `size` both ways, rounded to the nearest
-    pixels  area: the least and the most
+    area    area: the least and the most pixels
     least   fit: pixels that the shorter side has at least
     pad_color  RGB in 0-255; None is the mean colour, which is zero after normalisation
     scale   what the values of a pixel, 0 to 255, are multiplied by first; None: 1 / 255
@@ -67,9 +64,8 @@ class ImageTransform(Config):
     longest: int | None = None
     multiple: int = 1
     cells: int | None = None
-    area: Size | None = None
     limit: Size | None = None
-    pixels: tuple[int, int] = (512 * 512, 1024 * 1024)
+    area: tuple[int, int] = (512 * 512, 1024 * 1024)
     least: int = Field(default=1, ge=1)
     filter: Filter = "bicubic"
     rounded: bool = True
@@ -114,11 +110,8 @@ class ImageTransform(Config):
         if self.cells is not None and (self.resize != "keep" or self.size != self.cells * self.multiple):
             raise ValueError(f"cells={self.cells} of {self.multiple} pixels are for resize 'keep', and size, the "
                              f"longest side, is then {self.cells * self.multiple}")  # fmt: skip
-        if self.area is not None:
-            longest = self.area[1] // self.multiple**2 * self.multiple
-            if self.resize != "keep" or self.cells is not None or self.size != longest or self.area[0] > self.area[1]:
-                raise ValueError(f"area={self.area} (least, most) in squares of {self.multiple} pixels is for resize "
-                                 f"'keep' without cells, and size, the longest side, is then {longest}")  # fmt: skip
+        if self.area[0] > self.area[1]:
+            raise ValueError(f"area={self.area} is the least and the most pixels of a view, in this order")
         if self.limit is not None and (self.resize != "keep" or max(self.limit) != self.size or
                                        any(side < 1 or side % self.multiple for side in self.limit)):  # fmt: skip
             raise ValueError(f"limit {self.limit} belongs to resize 'keep': two multiples of multiple={self.multiple}, "
@@ -152,33 +145,17 @@ class ImageTransform(Config):
     def extent(self, shape: Size) -> Size:
         """(height, width) in pixels of a view of a picture of `shape` (height, width)."""
         if self.resize == "area":
-            return self._near(shape)
+            return within(shape, self.multiple, self.area)
         if self.resize != "keep":
             return self.view
         height, width = self._kept(shape)
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
-
-    def _near(self, shape: Size) -> Size:
-        """(height, width) in multiples of `multiple`, as the released processors of Emu3 and Qwen2-VL have them."""
-        (height, width), step, (least, most) = shape, self.multiple, self.pixels
-        if max(shape) > 200 * min(shape):
-            raise UserError(f"a picture of {height} x {width} pixels is more than 200 times as long as it is wide")
-        rows, cols = round(height / step) * step, round(width / step) * step
-        if rows * cols > most:
-            ratio = math.sqrt(height * width / most)
-            return tuple(max(step, math.floor(side / ratio / step) * step) for side in shape)  # type: ignore[return-value]
-        if rows * cols < least:
-            ratio = math.sqrt(least / (height * width))
-            return tuple(math.ceil(side * ratio / step) * step for side in shape)  # type: ignore[return-value]
-        return rows, cols
 
     def _kept(self, shape: Size) -> Size:
         """(height, width) of a picture that keeps its aspect ratio, scaled down to `size` where it is larger."""
         if self.cells is not None:
             rows, cols = most_cells(shape, self.multiple, self.cells)
             return rows * self.multiple, cols * self.multiple
-        if self.area is not None:
-            return within(shape, self.multiple, self.area)
         if self.limit is not None:
             scale = min(self.limit[0] / shape[0], self.limit[1] / shape[1])
             return shape if scale >= 1 else (max(1, int(shape[0] * scale)), max(1, int(shape[1] * scale)))
@@ -224,7 +201,7 @@ class ImageTransform(Config):
         if self.resize == "fit":
             return self._longest(image)
         if self.resize == "area":
-            rows, cols = self._near((image.height, image.width))
+            rows, cols = self.extent((image.height, image.width))
             return image.resize((cols, rows), FILTERS[self.filter])
         height, width = self.view
         if self.resize == "pad":

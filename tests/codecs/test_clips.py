@@ -18,7 +18,7 @@ CONV = Convolutions(channels=8, multipliers=(1, 2), blocks=1, groups=4, temporal
 def codec() -> ClipVQ:
     torch.manual_seed(0)
     return ClipVQ.Config(
-        transform=ImageTransform(size=16, resize="area", multiple=2, pixels=(16, 4096)), conv=CONV,
+        transform=ImageTransform(size=16, resize="area", multiple=2, area=(16, 4096)), conv=CONV,
         quantizer=Quantizer.Config(codes=9, width=3),
     ).build().eval()  # fmt: skip
 

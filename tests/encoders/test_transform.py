@@ -190,7 +190,7 @@ def test_values_of_pixels_are_scaled_by_a_factor_of_their_own():
 
 
 def test_area_brings_both_sides_to_multiples_and_their_product_into_bounds():
-    transform = ImageTransform(resize="area", multiple=8, pixels=(64 * 64, 128 * 128))
+    transform = ImageTransform(resize="area", multiple=8, area=(64 * 64, 128 * 128))
     assert transform.extent((70, 90)) == (72, 88)
     assert transform.extent((427, 640)) == (104, 152)  # divided by sqrt(427 * 640 / 128**2), rounded down
     assert transform.extent((10, 30)) == (40, 112)  # times sqrt(64**2 / 300), rounded up
