@@ -119,11 +119,14 @@ class FlexViT(Patches):
 
 
 def apart(grids: list[Grid], device: torch.device) -> Layout:
-    """Full attention inside each frame of each picture; positions are (0, row, column)."""
+    """Full attention inside each frame of each picture; positions are (0, row, column).
+
+    It is compiled where the sizes are known, and moved as a whole.
+    """
     cells = torch.tensor([grid.rows * grid.cols for grid in grids for _ in range(grid.frames)])
-    doc = torch.arange(len(cells)).repeat_interleave(cells).to(device)
+    doc = torch.arange(len(cells)).repeat_interleave(cells)
     places = [torch.cartesian_prod(*map(torch.arange, (1, grid.rows, grid.cols))) for grid in grids]
     position = torch.cat([place.repeat(grid.frames, 1) for place, grid in zip(places, grids)])
     zeros = torch.zeros_like(doc)
-    blank = Sequence(zeros, zeros.to(torch.uint8), position.to(device), doc, zeros, zeros.float())
-    return compile_layout(blank, AttentionRule(kind="full"))
+    blank = Sequence(zeros, zeros.to(torch.uint8), position, doc, zeros, zeros.float())
+    return compile_layout(blank, AttentionRule(kind="full")).to(device)

@@ -110,9 +110,8 @@ class Rope(Part):
         if self.config.sections is None:
             angle = position[:, :1].float() * frequency
         else:
-            axis = torch.repeat_interleave(
-                torch.arange(3, device=position.device), torch.tensor(self.config.sections, device=position.device)
-            )
+            turned = [axis for axis, count in enumerate(self.config.sections) for _ in range(count)]
+            axis = torch.tensor(turned, device=position.device)
             angle = position.float()[:, axis] * frequency
         angle = torch.cat((angle, angle), dim=-1)
         grown = 1.0 if self.config.scaling is None else self.config.scaling.grown

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,21 +14,28 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 import sensorium
 from sensorium.api import messages_to_sample
+from sensorium.convert.files import Files
 from sensorium.convert.published import open_published, write_published
+from sensorium.convert.qwen2_vl import QWEN2_VL
+from sensorium.convert.settings import Settings
 from sensorium.encoders.transform import within
 from sensorium.errors import UserError
+from sensorium.nn.blank import blank
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 FIRST = WORDS
 """The id of the first of them."""
 IMAGE, VIDEO = FIRST + 4, FIRST + 5
 CHAT = (
-    "{% for message in messages %}"
+    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' or 'video' in content %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """A chat template as Qwen2-VL's."""
@@ -317,3 +325,29 @@ def test_a_model_that_the_layout_has_no_words_for_is_refused(tied, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             opened.family.write(changed)
+
+
+PUBLISHED = {
+    "model_type": "qwen2_vl", "bos_token_id": 151643, "eos_token_id": 151645, "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653, "vision_token_id": 151654, "image_token_id": 151655, "video_token_id": 151656,
+    "hidden_act": "silu", "hidden_size": 1536, "intermediate_size": 8960, "max_position_embeddings": 32768,
+    "max_window_layers": 28, "num_attention_heads": 12, "num_hidden_layers": 28, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06, "rope_theta": 1e6, "sliding_window": 32768, "tie_word_embeddings": True,
+    "use_sliding_window": False, "vocab_size": 151936,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vision_config": {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3,
+                      "hidden_size": 1536, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
+                      "temporal_patch_size": 2},
+}  # fmt: skip
+"""config.json of Qwen2-VL-2B as it was first released."""
+
+
+def test_the_released_2b_has_its_published_size():
+    eyes = Settings({"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14})
+    files = Files(Path("2b"), Settings(PUBLISHED), eyes, Settings({}))
+    config = QWEN2_VL.read(files)
+    with blank():
+        assert sum(parameter.numel() for parameter in config.build().parameters()) == 2_208_985_600
+    plan = config.plan("image", (1080, 1920))
+    assert (plan.tokens, plan.grid) == (39 * 69, (1, 39, 69))
+    assert config.plan("video", (9, 280, 420)).grid == (5, 10, 15)

@@ -183,3 +183,8 @@ def test_without_learned_positions_no_picture_still_touches_every_parameter():
     assert made.linear.bias is None
     made([]).values.sum().backward()
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in made.parameters())
+
+
+def test_costs_are_counted_on_tensors_without_numbers():
+    made, picture = paired().to("meta"), torch.empty(1, 3, 8, 16, device="meta")
+    assert made([Item(picture, (8, 16))]).values.shape == (8, 16)
