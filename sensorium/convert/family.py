@@ -10,6 +10,7 @@ from sensorium.convert.dit import DIT
 from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.fuyu import FUYU
+from sensorium.convert.idefics3 import IDEFICS3, SMOLVLM
 from sensorium.convert.janus import JANUS
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
@@ -25,7 +26,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
-SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA)
+SEEING = (LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, IDEFICS3, SMOLVLM)
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 CODED = (FUYU, CHAMELEON, EMU3, JANUS)
 """Pictures enter as patches or codes."""
