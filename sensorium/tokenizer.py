@@ -363,7 +363,11 @@ def _name(token: Any) -> str | None:
 
 
 def _template(place: Path, config: dict[str, Any]) -> str | None:
-    """The chat template: in a file of its own (newer libraries), as text, or the default one of several named ones."""
+    """The chat template: in a file of its own (older processors, newer libraries), as text, or the default one of
+    several named ones."""
+    older = place / "chat_template.json"
+    if older.exists():
+        return _read_json(older).get("chat_template")
     beside = place / "chat_template.jinja"
     if beside.exists():
         return _read(beside)

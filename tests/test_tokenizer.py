@@ -202,6 +202,8 @@ def test_load_reads_the_forms_that_libraries_write(tmp_path) -> None:
     assert Tokenizer.load(tmp_path).chat_template == "D"
     (tmp_path / "chat_template.jinja").write_text("J")
     assert Tokenizer.load(tmp_path).chat_template == "J"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "P"}))  # where older processors look
+    assert Tokenizer.load(tmp_path).chat_template == "P"
 
 
 @pytest.mark.parametrize(

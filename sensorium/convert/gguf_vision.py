@@ -95,9 +95,10 @@ def _check_tower(config: ViT.Config) -> None:
                         (view[0] != view[1], "views that are not square"),
                         (config.transform.scaled is not None or config.transform.resize in ("centre", "keep"),
                          f"pictures as {config.transform.resize!r} makes them"),
+                        (config.transform.first is not None, "first: pictures that are resized twice"),
                         (bool(config.registers), "registers"),
                         (config.positions == "none", "tower without a table of positions"),
-                        (bool(config.transform.tiles), "tiles: several views of a picture"),
+                        (bool(config.transform.tiles) or config.transform.split, "tiles: several views of a picture"),
                         (config.out_norm and _final(config), "out_norm behind the stack's own norm")):  # fmt: skip
         if asked:
             raise UserError(f"llama.cpp's LLaVA has no {what}, which this model has")

@@ -86,7 +86,7 @@ class Encoder(Part):
     def preprocess(self, image: Image.Image | list[Image.Image]) -> Tensor:
         """image: RGB -> (views, 3, H, W) float32; of a clip's frames each is one view."""
         if isinstance(image, list):
-            whole = self.config.transform.replace(tiles=())
+            whole = self.config.transform.replace(tiles=(), split=False)
             return torch.cat([whole(frame) for frame in image])
         return self.config.transform(image)
 

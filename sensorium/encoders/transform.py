@@ -55,6 +55,10 @@ class ImageTransform(Config):
     mean, std  of channels scaled so
     tiles   candidate (height, width) canvases in pixels, multiples of `size`; empty means one view. The picture is
             fitted into the best candidate and cut into tiles (LLaVA-NeXT's any-resolution pictures)
+    first   squash: what the longer side becomes before all else, the shorter one an even number (Idefics 3)
+    split   squash: instead of `tiles`; the picture is stretched to the fewest whole views that hold it and cut into
+            them, and the whole view is made of what was cut. Of a picture within one view there is no other
+            (Idefics 3, arXiv 2408.12637, section 3.1)
     """
 
     size: int = 224
@@ -74,8 +78,10 @@ class ImageTransform(Config):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tiles: tuple[Size, ...] = ()
+    first: int | None = None
+    split: bool = False
 
-    @field_validator("size", "width", "scaled", "longest")
+    @field_validator("size", "width", "scaled", "longest", "first")
     @classmethod
     def _positive(cls, size: int | Size | None) -> int | Size | None:
         if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
@@ -131,10 +137,23 @@ class ImageTransform(Config):
         if self.width is not None and (self.tiles or self.resize in ("keep", "area", "fit")):
             raise ValueError("tiles are square, and a picture that keeps its shape says its own: leave out width")
         if not self.rounded and (
-            self.resize in ("pad", "keep", "area", "fit") or self.scale or self.tiles or self.filter not in _SMOOTH
+            self.resize in ("pad", "keep", "area", "fit")
+            or self.scale
+            or self.first
+            or self.tiles
+            or self.filter not in _SMOOTH
         ):
             raise ValueError(f"floats (rounded=False) are resized by {' or '.join(_SMOOTH)}, to one view that is not "
                              "padded before")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _split_fits(self) -> Self:
+        if (self.split or self.first) and (self.resize != "squash" or self.scaled or self.tiles):
+            raise ValueError("pictures are split, and first resized by their longer side, only where they are squashed "
+                             "into a view: leave out scaled and tiles, with resize 'squash'")  # fmt: skip
+        if self.split and (self.width is not None or not self.rounded):
+            raise ValueError("tiles are square, of rounded pixels: leave out width, or split")
         return self
 
     @property
@@ -163,8 +182,31 @@ class ImageTransform(Config):
         return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
     def canvas(self, shape: Size) -> Size | None:
-        """(height, width) of the candidate a picture of `shape` (height, width) is fitted into; None without tiles."""
+        """(height, width) of what a picture of `shape` (height, width) becomes to be cut; None without tiles."""
+        if self.split:
+            rows, cols = self._views_of(self._led(shape))
+            return None if rows == cols == 1 else (rows * self.size, cols * self.size)
         return best_canvas(shape, self.tiles) if self.tiles else None
+
+    def _led(self, shape: Size) -> Size:
+        """(height, width) once the longer side is `first`, the shorter one rounded down, then up to an even number."""
+        if self.first is None:
+            return shape
+        height, width = shape
+        aspect = width / height  # a product of floats is rounded as the released processor rounds it
+        shorter = int(self.first / aspect) if width >= height else int(self.first * aspect)
+        shorter = max(1, shorter + shorter % 2)
+        return (shorter, self.first) if width >= height else (self.first, shorter)
+
+    def _views_of(self, shape: Size) -> Size:
+        """(rows, columns) of views that a picture is stretched to: its longer side to whole ones, then the other."""
+        (height, width), side = shape, self.size
+        aspect = width / height
+        if width >= height:
+            cols = -(-width // side)
+            return max(1, -(-int(cols * side / aspect) // side)), cols
+        rows = -(-height // side)
+        return rows, max(1, -(-int(rows * side * aspect) // side))
 
     def grid_tiles(self, shape: Size) -> Size | None:
         """(rows, columns) of tiles for a picture of `shape` (height, width) pixels; None without tiles."""
@@ -185,10 +227,15 @@ class ImageTransform(Config):
             raise UserError(f"a picture in mode {image.mode!r} was given, RGB is expected: use image.convert('RGB')")
         if not self.rounded:
             return self._floats(image)
-        pixels = [np.asarray(self._whole(image))]
         canvas = self.canvas((image.height, image.width))
+        if self.first is not None:
+            rows, cols = self._led((image.height, image.width))
+            image = image.resize((cols, rows), FILTERS[self.filter])
+        if self.split and canvas is not None:
+            image = image.resize((canvas[1], canvas[0]), FILTERS[self.filter])
+        pixels = [np.asarray(self._whole(image))]
         if canvas is not None:
-            fitted = np.asarray(self._fit(image, canvas))
+            fitted = np.asarray(image if self.split else self._fit(image, canvas))
             rows, cols, side = canvas[0] // self.size, canvas[1] // self.size, self.size
             tiles = fitted.reshape(rows, side, cols, side, 3).swapaxes(1, 2)
             pixels.extend(tiles.reshape(rows * cols, side, side, 3))

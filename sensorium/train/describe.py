@@ -171,6 +171,8 @@ def native(reader: Reader) -> Shape:
 def canvases(reader: Reader) -> tuple[Shape, ...]:
     """(height, width) of every picture size that is preferred: one view, or the candidates of its tiles."""
     transform = reader.transform
+    if transform.split and transform.first is not None:
+        return ((transform.first, transform.first),)
     return transform.tiles or (transform.view,)
 
 
@@ -284,6 +286,8 @@ def summary(config: PartConfig) -> str:
         facts.append(f"{config.transform.size} px, {rows} x {cols} features of {config.width}")
         if config.transform.tiles:
             facts.append(f"{len(config.transform.tiles)} tile canvases")
+        if config.transform.split:
+            facts.append("split into tiles")
     if isinstance(config, Codec.Config):
         grid, time = config.grid(native(config)), f" x {config.temporal} frames" if config.temporal > 1 else ""
         made = f"{config.codes:,} codes" if config.codes else f"latents of {config.width}"

@@ -13,6 +13,7 @@ from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import Adjacent, AveragePool, PixelShuffle
 from sensorium.connectors.qformer import QFormer
 from sensorium.connectors.resampler import Resampler
+from sensorium.connectors.tiles_first import TilesFirst
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
 
@@ -25,6 +26,7 @@ CONFIGS = {
     "pool": AveragePool.Config(factor=2),
     "shuffle": PixelShuffle.Config(factor=2, inner=MLP.Config(depth=2)),
     "adjacent": Adjacent.Config(count=2),
+    "tiles first": TilesFirst.Config(inner=PixelShuffle.Config(factor=2)),
     "resampler": TINY,
     "resampled pool": AveragePool.Config(factor=2, inner=TINY),
     "q-former": QFormer.Config(queries=3, **SMALL_BERT),

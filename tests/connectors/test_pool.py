@@ -4,6 +4,7 @@ import torch
 from sensorium.connectors.base import Connector
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import Adjacent, AveragePool, PixelShuffle
+from sensorium.connectors.tiles_first import TilesFirst
 from sensorium.errors import UserError
 from sensorium.nn.part import Features, Grid
 
@@ -40,6 +41,15 @@ def test_views_and_items_are_never_mixed():
     grids = [Grid(2, 2, frames=3), Grid(2, 4)]
     tokens = identity(AveragePool.Config(factor=2), 1, 1)(Features(values, grids))
     assert tokens.flatten().tolist() == [1.5, 5.5, 9.5, 14.5, 16.5]
+
+
+def test_tiles_may_stand_before_the_whole_picture():
+    grids = [Grid(1, 2, tiles=(2, 1)), Grid(1, 2), Grid(1, 2, frames=2)]
+    values = torch.arange(6 + 2 + 4).float()[:, None]
+    connector = TilesFirst.Config(inner=MLP.Config(depth=1, bias=False)).build(1, 1)
+    torch.nn.init.ones_(connector.inner.layers[0].weight)
+    tokens = connector(Features(values, grids))
+    assert tokens.flatten().tolist() == [2, 3, 4, 5, 0, 1, 6, 7, 8, 9, 10, 11]
 
 
 def test_minigpt_v2_makes_256_tokens_of_448_pixels():

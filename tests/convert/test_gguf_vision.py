@@ -160,6 +160,8 @@ SMALL = stack(32, 2, 2, eps=1e-5)
          MLP.Config(norm=True), "epsilon"),
         (CLIP.replace(class_feature=True), MLP.Config(), "class_feature"),
         (CLIP.replace(levels=(1,)), MLP.Config(), "levels"),
+        (CLIP.replace(transform=ImageTransform(size=32, resize="squash", split=True)), MLP.Config(), "tiles"),
+        (CLIP.replace(transform=ImageTransform(size=32, resize="squash", first=60)), MLP.Config(), "first: pictures"),
         (CLIP.replace(transform=CLIP.transform.replace(tiles=((64, 32),))), MLP.Config(), "tiles"),
         (CLIP.replace(out_norm=True, drop_last=0), MLP.Config(), "out_norm"),
         (CLIP.replace(backbone=stack(48, 3, 4, activation="relu")), MLP.Config(), "this one relu"),

@@ -83,6 +83,44 @@ def test_tiles_are_the_picture_cut_row_by_row():
         assert torch.allclose(view * 255, torch.tensor(colour).float()[:, None, None].expand(3, 8, 8), atol=1e-4)
 
 
+SPLIT = ImageTransform(size=8, resize="squash", mean=(0, 0, 0), std=(1, 1, 1), first=24, split=True)
+
+
+def test_a_split_picture_is_cut_row_by_row_and_the_whole_is_made_of_what_was_cut():
+    image = picture(16, 24)
+    views = SPLIT(image)
+    assert views.shape == (7, 3, 8, 8)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    for row, col in ((0, 0), (0, 2), (1, 1)):
+        tile = pixels[:, row * 8 : row * 8 + 8, col * 8 : col * 8 + 8]
+        torch.testing.assert_close(views[1 + 3 * row + col], tile, rtol=0, atol=1e-6)
+    assert torch.equal(views[:1], SPLIT.replace(first=None, split=False)(image))
+    small = picture(9, 12)  # to 18 x 24, then to 24 x 24
+    cut = small.resize((24, 18), Image.Resampling.BICUBIC).resize((24, 24), Image.Resampling.BICUBIC)
+    assert torch.equal(SPLIT(small)[:1], SPLIT.replace(first=None, split=False)(cut))
+    assert torch.equal(SPLIT(small), SPLIT.replace(first=None)(cut))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "tiles"),
+    [
+        ({}, (10, 24), (2, 3)),
+        ({}, (24, 10), (3, 2)),
+        ({}, (1, 300), (1, 3)),  # one pixel high becomes two, and those a view
+        ({"first": 8}, (480, 640), None),
+        ({"first": 20}, (480, 640), (3, 3)),  # 15 x 20, made even: 16 x 20; to 24 wide it is 19 high
+        ({"first": 9}, (5, 5), (2, 2)),  # 10 x 9, for 9 is odd
+        ({"first": None}, (8, 8), None),
+        ({"first": None}, (8, 9), (2, 2)),  # 16 wide it is 14 high
+        ({"split": False}, (10, 24), None),
+    ],
+)
+def test_tiles_of_split_pictures_worked_out_by_hand(changes, shape, tiles):
+    transform = SPLIT.replace(**changes)
+    assert transform.grid_tiles(shape) == tiles
+    assert len(transform(picture(*shape))) == transform.views(shape)
+
+
 def test_a_tiled_picture_keeps_its_aspect_and_is_centred_on_the_pad_colour():
     # 10 x 30 (height, width) on a 16 x 16 canvas: 16 wide, ceil(10 * 16 / 30) = 6 high, 5 rows above and below
     transform = ImageTransform(
@@ -151,6 +189,13 @@ def test_one_view_without_candidates():
         {"resize": "centre", "scaled": 40},
         {"resize": "squash", "longest": 40},
         {"resize": "pad", "rounded": False},
+        {"first": 40},
+        {"resize": "pad", "split": True},
+        {"resize": "squash", "split": True, "tiles": ((448, 448),)},
+        {"resize": "squash", "split": True, "width": 32},
+        {"resize": "squash", "split": True, "rounded": False},
+        {"resize": "squash", "first": 40, "rounded": False},
+        {"resize": "squash", "first": 0},
         {"filter": "lanczos", "rounded": False},
     ],
 )

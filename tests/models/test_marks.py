@@ -8,7 +8,7 @@ from sensorium.connectors.as_is import AsIs
 from sensorium.connectors.mlp import MLP
 from sensorium.errors import UserError
 from sensorium.models.fused import Fused
-from sensorium.models.marks import Marks
+from sensorium.models.marks import Marks, TileMarks
 from sensorium.nn.backbone import llama
 from sensorium.nn.part import Grid
 from sensorium.render import Renderer, Template
@@ -30,6 +30,20 @@ def test_where_they_stand():
     assert list(Marks(open=(1,)).places(Grid(1, 2, extra=1))) == [1, None, None, None]
     with pytest.raises(UserError, match="plain grid"):
         list(MARKS.places(Grid(2, 3, extra=1)))
+
+
+def test_where_those_of_tiles_stand():
+    tiles = TileMarks(tile=(((1, 11), (1, 12)), ((1, 21), (1, 22))), row=(3,), whole=(4, 5))
+    marks = Marks(open=(6,), close=(7,), tiles=tiles)
+    view = [None, None]
+    assert list(marks.places(Grid(1, 2))) == [6, *view, 7]
+    rows = [1, 11, *view, 1, 12, *view, 3, 1, 21, *view, 1, 22, *view]
+    assert list(marks.places(Grid(1, 2, tiles=(2, 2)))) == [*rows, 4, 5, *view, 7]
+    assert list(Marks(open=(6,)).places(Grid(1, 2, tiles=(1, 1)))) == [6, *view, *view]
+    with pytest.raises(UserError, match="1 rows of 3 tiles was given, and there are marks of 2 rows of 2"):
+        list(marks.places(Grid(1, 2, tiles=(1, 3))))
+    with pytest.raises(UserError, match="3 rows of 1"):
+        list(marks.places(Grid(1, 2, tiles=(3, 1))))
 
 
 def test_an_item_takes_them_and_its_tokens_stand_between_them():
