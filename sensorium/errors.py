@@ -10,6 +10,10 @@ class UserError(Exception):
     """The input was wrong, not the program. The command line prints the message alone and exits with code 2."""
 
 
+class OtherKind(UserError):
+    """A layout is of another kind of model altogether, so that no setting of this one would make it fit."""
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """A sentence fragment that suggests the nearest known name, or lists what is known when nothing is near."""
     names = sorted(known)

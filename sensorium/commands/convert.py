@@ -13,7 +13,7 @@ from sensorium.convert.gguf import GGUF, open_gguf
 from sensorium.convert.gguf_write import write_gguf
 from sensorium.convert.hubs import published_folder
 from sensorium.convert.published import open_published, read_published, write_published
-from sensorium.errors import UserError, nearest
+from sensorium.errors import OtherKind, UserError, nearest
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.blank import blank
@@ -144,13 +144,16 @@ def _to_gguf(found: Source, out: Path, numbers: str | None, json: bool) -> None:
 
 def _that_can(model: Wiring) -> Family:
     """The first family whose layout says the model. Raises UserError with the reason of each that cannot."""
-    reasons = []
+    reasons, others = [], []
     for one in FAMILIES:
         try:
             one.write(model.config)
+        except OtherKind:
+            others.append(one.name)
         except UserError as error:
             reasons.append(f"{one.name}: {error}")
         else:
             return one
+    told = [*reasons, f"of other kinds of models: {', '.join(others)}"]
     raise UserError("no published layout can say this model. Its language model alone may have one: --language.\n  "
-                    + "\n  ".join(reasons))  # fmt: skip
+                    + "\n  ".join(told))  # fmt: skip

@@ -14,7 +14,7 @@ from sensorium.convert.keys import Fit, Joined, Reshaped, Rule, under
 from sensorium.convert.layout import Family
 from sensorium.convert.settings import Settings
 from sensorium.encoders.transform import ImageTransform
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.wiring import Wiring
 
 CLASS = "AutoencoderKL"
@@ -36,7 +36,7 @@ def _write_alone(model: Wiring.Config) -> Written:
     """Raises UserError for a model that is more, or has another codec."""
     codec = model.codecs.get("image")
     if type(model) is not Wiring.Config or list(model.kinds) != ["image"] or not isinstance(codec, VAE.Config):
-        raise UserError(f"the layout of {CLASS} holds a VAE of pictures alone, this model is a {model.tag()} of "
+        raise OtherKind(f"the layout of {CLASS} holds a VAE of pictures alone, this model is a {model.tag()} of "
                         f"{sorted(model.kinds)}")  # fmt: skip
     return Written(write_autoencoder(codec))
 

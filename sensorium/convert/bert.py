@@ -18,7 +18,7 @@ from sensorium.convert.keys import Fit, Rule, under
 from sensorium.convert.layout import Family
 from sensorium.convert.settings import Settings
 from sensorium.convert.stack import activation, activation_name, said
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.mask import AttentionRule
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
@@ -144,7 +144,7 @@ class Encoder:
     def write(self, model: Wiring.Config) -> Written:
         """Raises UserError for a model that is no such encoder."""
         if not isinstance(model, Fused.Config) or model.speaks:
-            raise UserError(f"the layout of {self.name} holds a stack in which every token sees all others "
+            raise OtherKind(f"the layout of {self.name} holds a stack in which every token sees all others "
                             f"(AttentionRule 'full'), this is {model.tag()} without that rule")  # fmt: skip
         stack = model.backbone
         sizes = {
@@ -164,7 +164,7 @@ class Encoder:
         masked, pooler = stack.readout is not None, stack.pooler
         said(written, lambda settings: self.stack(settings, masked, pooler), stack, self.name)
         if model != Fused.Config(backbone=stack, rule=_RULE):
-            raise UserError(f"the layout of {self.name} holds an encoder of text alone, this model has further parts")
+            raise OtherKind(f"the layout of {self.name} holds an encoder of text alone, this model has further parts")
         return Written(written)
 
     def architecture(self, stack: Backbone.Config) -> str:

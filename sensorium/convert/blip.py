@@ -14,7 +14,7 @@ from sensorium.convert.pictures import picture_settings, transform_of
 from sensorium.convert.settings import Settings
 from sensorium.convert.stack import activation, activation_name, part, said
 from sensorium.encoders.vit import ViT
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.mask import AttentionRule
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
@@ -88,7 +88,7 @@ def _parts(model: Wiring.Config) -> tuple[ViT.Config, Backbone.Config]:
         )
         if isinstance(tower, ViT.Config) and model == known:
             return tower, model.backbone
-    raise UserError("the layout of BLIP's captioner holds a ViT and a decoder that reads its features as they are "
+    raise OtherKind("the layout of BLIP's captioner holds a ViT and a decoder that reads its features as they are "
                     f"(memory spans, AsIs), this model is another: {model.tag()}")  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sensorium.convert.settings import Settings
 from sensorium.convert.stack import Stack, activation, activation_name, part, stack_for
 from sensorium.convert.t5 import T5
 from sensorium.encoders.vit import ViT
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.template import Template
@@ -104,7 +104,7 @@ def parts_of(model: Wiring.Config, name: str) -> tuple[ViT.Config, QFormer.Confi
         if isinstance(tower, ViT.Config) and isinstance(connector, QFormer.Config) and same:
             return tower, connector, language
     own = ", ".join(one.tag() for one in (*model.encoders.values(), *model.connectors.values()))
-    raise UserError(f"the layout of {name} holds a ViT, a Q-Former and a language model that reads pictures among its "
+    raise OtherKind(f"the layout of {name} holds a ViT, a Q-Former and a language model that reads pictures among its "
                     f"words; this model is another: {model.tag()} with {own or 'no items'}")  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from sensorium.convert.llama import LLAMA
 from sensorium.convert.pictures import Defaults, channels_of, filter_number, filter_of
 from sensorium.convert.settings import Settings
 from sensorium.encoders.transform import ImageTransform
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
@@ -54,7 +54,7 @@ def _parts(model: Wiring.Config) -> tuple[VQ.Config, Fused.Config]:
     """Raises UserError for a model that is no Chameleon."""
     codec = model.codecs.get("image")
     if not isinstance(model, Fused.Config) or model.kinds != ("image",) or not isinstance(codec, VQ.Config):
-        raise UserError("the layout of Chameleon holds a decoder, and a codec whose codes of pictures are words of it: "
+        raise OtherKind("the layout of Chameleon holds a decoder, and a codec whose codes of pictures are words of it: "
                         f"this model is another {model.tag()}")  # fmt: skip
     return codec, model
 

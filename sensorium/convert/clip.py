@@ -19,7 +19,7 @@ from sensorium.convert.text_tower import CLIP_TEXT
 from sensorium.convert.towers import CLIP_VISION
 from sensorium.encoders.base import Encoder
 from sensorium.encoders.vit import ViT
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
@@ -128,7 +128,7 @@ def seeing(tower: ViT.Config, files: Files) -> ViT.Config:
 def dual_of(model: Wiring.Config, name: str) -> tuple[Dual.Config, Backbone.Config]:
     """A model of two towers, and the one that reads text. Raises UserError for any other."""
     if not isinstance(model, Dual.Config) or model.backbone is None or list(model.encoders) != ["image"]:
-        raise UserError(f"the layout of {name} holds two towers that meet in one space, of pictures and of texts; this "
+        raise OtherKind(f"the layout of {name} holds two towers that meet in one space, of pictures and of texts; this "
                         f"model is {model.tag()} with encoders of {sorted(model.encoders)}")  # fmt: skip
     return model, model.backbone
 
@@ -137,7 +137,7 @@ def tower_of(model: Wiring.Config, kind: type[T], name: str) -> T:
     """The tower that reads pictures. Raises UserError for a model without, or with one of another kind."""
     tower = model.encoders.get("image")
     if not isinstance(tower, kind):
-        raise UserError(f"the layout of {name} holds {kind.tag()}, which reads pictures; this model has "
+        raise OtherKind(f"the layout of {name} holds {kind.tag()}, which reads pictures; this model has "
                         f"{'none' if tower is None else tower.tag()}")  # fmt: skip
     return tower
 
@@ -145,7 +145,7 @@ def tower_of(model: Wiring.Config, kind: type[T], name: str) -> T:
 def check_same(model: Wiring.Config, plain: Wiring.Config, name: str) -> None:
     """Raises UserError that names the field in which a model is not the one that a layout holds."""
     if type(model) is not type(plain):
-        raise UserError(f"the layout of {name} holds {plain.tag()}, this model is {model.tag()}")
+        raise OtherKind(f"the layout of {name} holds {plain.tag()}, this model is {model.tag()}")
     for field in type(plain).model_fields:
         ours, theirs = getattr(model, field), getattr(plain, field)
         if ours != theirs:

@@ -22,7 +22,7 @@ from sensorium.convert.scheduler import read_scheduler, write_scheduler
 from sensorium.convert.settings import Settings
 from sensorium.convert.stored import Stored
 from sensorium.encoders.transform import ImageTransform
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.wiring import Wiring
 from sensorium.nn.attention import Attention
@@ -177,7 +177,7 @@ def _apart(files: Files, depth: int) -> bool:
 
 def _write(model: Wiring.Config) -> Written:
     if not isinstance(model, Denoiser.Config) or list(model.kinds) != ["image"]:
-        raise UserError(f"the layout of {CLASS} holds a denoiser of pictures, this model is a {model.tag()} of "
+        raise OtherKind(f"the layout of {CLASS} holds a denoiser of pictures, this model is a {model.tag()} of "
                         f"{sorted(model.kinds)}")  # fmt: skip
     vae = model.codecs["image"]
     if not isinstance(vae, VAE.Config):

@@ -18,7 +18,7 @@ from sensorium.convert.pictures import CLIP_MEAN, CLIP_STD, Defaults, channels_o
 from sensorium.convert.settings import Settings
 from sensorium.convert.stack import part
 from sensorium.encoders.transform import ImageTransform
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.template import Template
@@ -52,7 +52,7 @@ def _parts(model: Wiring.Config) -> tuple[ClipVQ.Config, Fused.Config]:
         or set(model.kinds) - {"video"} != {"image"}
         or not isinstance(codec, ClipVQ.Config)
     ):
-        raise UserError("the layout of Emu3 holds a decoder, and a codec of clips whose codes are words of it: this "
+        raise OtherKind("the layout of Emu3 holds a decoder, and a codec of clips whose codes are words of it: this "
                         f"model is another {model.tag()}")  # fmt: skip
     return codec, model
 

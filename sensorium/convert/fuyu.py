@@ -17,7 +17,7 @@ from sensorium.convert.settings import Settings
 from sensorium.convert.stack import part
 from sensorium.encoders.patch import Patch
 from sensorium.encoders.transform import ImageTransform
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.fused import Fused
 from sensorium.models.marks import Marks
 from sensorium.models.wiring import Wiring
@@ -60,7 +60,7 @@ def _rules(model: Wiring.Config) -> Sequence[Rule]:
 def _parts(model: Wiring.Config) -> tuple[Patch.Config, Fused.Config]:
     """Raises UserError for a model that is no Fuyu."""
     if not isinstance(model, Fused.Config) or model.kinds != ("image",) or "image" not in model.marks:
-        raise UserError("the layout of Fuyu holds patches of pictures in a language model, with a mark that ends each "
+        raise OtherKind("the layout of Fuyu holds patches of pictures in a language model, with a mark that ends each "
                         f"row: this model is another {model.tag()}")  # fmt: skip
     encoder, connector = model.encoders.get("image"), model.connectors.get("image")
     if not isinstance(encoder, Patch.Config) or not isinstance(connector, AsIs.Config) or not encoder.bias:

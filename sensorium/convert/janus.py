@@ -19,7 +19,7 @@ from sensorium.convert.stack import activation, activation_name, part, stack_for
 from sensorium.convert.towers import patch_rule
 from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import ViT, stack
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.code_head import CodeHead
 from sensorium.models.fused import Fused
 from sensorium.models.marks import Marks
@@ -37,7 +37,7 @@ def _parts(model: Wiring.Config) -> Parts:
         tower, connector, codec = (one.get("image") for one in (model.encoders, model.connectors, model.codecs))
         if isinstance(tower, ViT.Config) and isinstance(connector, MLP.Config) and isinstance(codec, VQ.Config):
             return tower, connector, codec, model.codes["image"], model
-    raise UserError("the layout of Janus holds a ViT, an MLP and a language model that reads pictures, a codec whose "
+    raise OtherKind("the layout of Janus holds a ViT, an MLP and a language model that reads pictures, a codec whose "
                     f"codes have embeddings and a head of their own: this model is another {model.tag()}")  # fmt: skip
 
 

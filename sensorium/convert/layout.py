@@ -10,7 +10,7 @@ from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.stack import Stack
 from sensorium.convert.stored import STEM
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
@@ -91,7 +91,7 @@ def text_only(stack: Stack[Backbone.Config]) -> Family:
 
     def backbone(model: Wiring.Config) -> Backbone.Config:
         if not isinstance(model, Fused.Config) or model.kinds or model.source is not None or not model.speaks:
-            raise UserError(f"the layout of {name} holds a language model alone, this model is more: "
+            raise OtherKind(f"the layout of {name} holds a language model alone, this model is more: "
                             f"{model.tag()} with {sorted(getattr(model, 'kinds', ()))}")  # fmt: skip
         return model.backbone
 

@@ -19,7 +19,7 @@ from sensorium.convert.stack import part, stack_for
 from sensorium.convert.towers import CLIP_VISION, SIGLIP_VISION
 from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import ViT
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.backbone import Backbone
@@ -170,7 +170,7 @@ def parts_of(
         plain = Fused.Config(encoders=model.encoders, connectors=model.connectors, backbone=model.backbone)
         if isinstance(tower, ViT.Config) and isinstance(connector, connects) and plain == model:
             return tower, connector, model.backbone
-    raise UserError(f"the layout of {name} holds a ViT, {connects.tag()} and a language model that reads pictures "
+    raise OtherKind(f"the layout of {name} holds a ViT, {connects.tag()} and a language model that reads pictures "
                     f"among its words; this model is another: {model.tag()} with {_parts(model)}")  # fmt: skip
 
 

@@ -119,30 +119,39 @@ def said(
 
     Raises UserError for a model that the layout has no words for.
     """
-    again = read(Settings(written))
-    first, second = _plain(config), _plain(again)
+    same(_plain(config), _plain(read(Settings(written))), name)
+    return written
+
+
+def same(own: dict[str, Any], again: dict[str, Any], name: str) -> None:
+    """Raises UserError that names the first field, by its path, in which what would be read is not the model's own."""
+    first, second = fields_of(own), fields_of(again)
     for path in sorted(first.keys() | second.keys()):
         if first.get(path) != second.get(path):
             raise UserError(f"the layout of {name} cannot say this model: its {path} is {first.get(path)!r}, and "
                             f"{second.get(path)!r} is what would be read")  # fmt: skip
-    return written
 
 
-def _plain(config: Backbone.Config) -> dict[str, Any]:
-    """Fields by path, what follows from others written out."""
-    attention = config.block.attention
-    whole = attention.replace(
-        kv_heads=attention.kv_heads or attention.heads, head_width=attention.width_of_head(config.width),
-        out_bias=attention.bias if attention.out_bias is None else attention.out_bias,
-    )  # fmt: skip
+def fields_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of values within values, by path."""
     found: dict[str, Any] = {}
 
     def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             for name, inner in value.items():
                 walk(inner, f"{path}.{name}" if path else name)
         else:
             found[path] = value
 
-    walk(config.replace(block=config.block.replace(attention=whole)).model_dump(mode="json"), "")
+    walk(values, "")
     return found
+
+
+def _plain(config: Backbone.Config) -> dict[str, Any]:
+    """What follows from other fields is written out."""
+    attention = config.block.attention
+    whole = attention.replace(
+        kv_heads=attention.kv_heads or attention.heads, head_width=attention.width_of_head(config.width),
+        out_bias=attention.bias if attention.out_bias is None else attention.out_bias,
+    )  # fmt: skip
+    return config.replace(block=config.block.replace(attention=whole)).model_dump(mode="json")

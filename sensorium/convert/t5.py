@@ -14,7 +14,7 @@ from sensorium.convert.keys import Rule
 from sensorium.convert.layout import Family
 from sensorium.convert.settings import Settings
 from sensorium.convert.stack import ACTIVATIONS, activation_name, said
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind
 from sensorium.mask import AttentionRule
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
@@ -82,7 +82,7 @@ def _write(model: Wiring.Config) -> Written:
     """Raises UserError for a model that is no T5."""
     if not isinstance(model, Fused.Config) or model.source is None or model.kinds:
         kind = "reads more" if getattr(model, "source", None) else "is one without a source"
-        raise UserError(f"the layout of T5 holds an encoder and a decoder of text alone, this {model.tag()} {kind}")
+        raise OtherKind(f"the layout of T5 holds an encoder and a decoder of text alone, this {model.tag()} {kind}")
     source, stack = model.source, model.backbone
     attention, ffn, relative = stack.block.attention, stack.block.ffn, stack.relative
     buckets = relative if isinstance(relative, RelativeBias.Config) else RelativeBias.Config()
@@ -100,7 +100,7 @@ def _write(model: Wiring.Config) -> Written:
     said(written, lambda settings: _model(settings, not stack.tied).backbone, stack, "T5, in its decoder,")
     said(written, lambda settings: _read_source(settings, not stack.tied), source, "T5, in its encoder,")
     if model != Fused.Config(source=source, backbone=stack, rule=AttentionRule(memory="all")):
-        raise UserError("the layout of T5 holds an encoder and a decoder of text, this model has further parts")
+        raise OtherKind("the layout of T5 holds an encoder and a decoder of text, this model has further parts")
     return Written(written)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from sensorium.convert.keys import Reshaped, Rule
 from sensorium.convert.settings import Settings
-from sensorium.convert.stack import Stack, activation, activation_name
+from sensorium.convert.stack import Stack, activation, activation_name, same
 from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import CLIP_TRANSFORM, ViT, stack
-from sensorium.errors import UserError
 
 _LAYER, _BLOCK = "encoder.layers.{}", "backbone.blocks.{}"
 
@@ -96,10 +95,7 @@ def same_tower(read: ViT.Config, config: ViT.Config, name: str) -> None:
                     cut=one.cut or whole)
         for one in (read, config)
     )  # fmt: skip
-    for field in type(read).model_fields:
-        if getattr(first, field) != getattr(second, field):
-            raise UserError(f"the layout of {name} cannot say this tower: its {field} is {getattr(second, field)!r}, "
-                            f"and {getattr(first, field)!r} is what would be read")  # fmt: skip
+    same(second.model_dump(mode="json"), first.model_dump(mode="json"), name)
 
 
 CLIP_VISION = Stack(

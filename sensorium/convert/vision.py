@@ -19,7 +19,7 @@ from sensorium.encoders.base import Encoder
 from sensorium.encoders.head import Head
 from sensorium.encoders.transform import ImageTransform, Size
 from sensorium.encoders.vit import ViT
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.models.wiring import Wiring
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone
@@ -97,7 +97,7 @@ class Alone(Generic[E]):
         """The encoder that a model is. Raises UserError for another model."""
         found = model.encoders.get("image")
         if not isinstance(found, self.part) or model != Wiring.Config(encoders={"image": found}):
-            raise UserError(f"the layout of {self.name} holds an image encoder ({self.part.tag()}) alone, this model "
+            raise OtherKind(f"the layout of {self.name} holds an image encoder ({self.part.tag()}) alone, this model "
                             f"is another: {model.tag()} with {sorted(model.kinds)}")  # fmt: skip
         return found
 

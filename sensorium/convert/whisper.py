@@ -10,7 +10,7 @@ from sensorium.convert.layout import Family
 from sensorium.convert.stack import activation, activation_name
 from sensorium.encoders.vit import stack
 from sensorium.encoders.whisper import LogMel, WhisperEncoder
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind
 from sensorium.models.wiring import Wiring
 
 _HEAR, _THERE, _HERE = "encoders.audio", "layers.{}", "encoders.audio.backbone.blocks.{}"
@@ -62,7 +62,7 @@ def _read(files: Files) -> Wiring.Config:
 def _write(model: Wiring.Config) -> Written:
     encoder = model.encoders.get("audio")
     if not isinstance(encoder, WhisperEncoder.Config) or model != Wiring.Config(encoders={"audio": encoder}):
-        raise UserError(f"the layout of Whisper's encoder holds that alone, this model is another: {model.tag()}")
+        raise OtherKind(f"the layout of Whisper's encoder holds that alone, this model is another: {model.tag()}")
     backbone, mel = encoder.backbone, encoder.sound
     block = backbone.block
     config: dict[str, Any] = {

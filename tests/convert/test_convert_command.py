@@ -49,7 +49,7 @@ def test_what_no_layout_says_is_refused_with_the_reasons(tmp_path, capsys):
     save_checkpoint(tmp_path, 1, recipe, build_model(recipe), Tokenizer.bytes(), state)
     assert run("convert", tmp_path, tmp_path / "out") == 2
     said = capsys.readouterr().err
-    assert "llama: the layout of llama holds a language model alone" in said
+    assert "of other kinds of models: llama" in said
     assert not (tmp_path / "out").exists()
 
 
