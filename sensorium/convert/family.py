@@ -12,6 +12,7 @@ from sensorium.convert.dit import DIT
 from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.fuyu import FUYU
+from sensorium.convert.idefics import IDEFICS
 from sensorium.convert.idefics3 import IDEFICS3, SMOLVLM
 from sensorium.convert.instructblip import INSTRUCTBLIP
 from sensorium.convert.janus import JANUS
@@ -31,7 +32,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (
-    LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP, QWEN2_VL, IDEFICS3, SMOLVLM,
+    LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP, QWEN2_VL, IDEFICS, IDEFICS3, SMOLVLM,
 )  # fmt: skip
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 CODED = (FUYU, CHAMELEON, EMU3, JANUS)
