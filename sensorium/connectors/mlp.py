@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sensorium.connectors.base import Connector
-from sensorium.errors import UserError
 from sensorium.nn.ffn import FeedForward
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features, Grid
@@ -17,17 +16,16 @@ from sensorium.nn.part import Features, Grid
 class MLP(Connector):
     """Linear layers with GELU between them; every token by itself, one token a feature.
 
-    depth 1 is LLaVA's projection (arXiv 2304.08485), depth 2 LLaVA-1.5's (2310.03744). At depth 0 features are the
-    tokens: what cross-attention reads may be as wide as they are (Idefics without a resampler, 2306.16527). With `norm`
-    a LayerNorm follows every linear layer, before the GELU: Yi-VL's Linear-LayerNorm-GELU-Linear-LayerNorm (2403.04652,
-    section 6). With `entry` features are normalised first (VipLLaVA, 2312.00784: they are of several blocks).
+    depth 1 is LLaVA's projection (arXiv 2304.08485), depth 2 LLaVA-1.5's (2310.03744). With `norm` a LayerNorm follows
+    every linear layer, before the GELU: Yi-VL's Linear-LayerNorm-GELU-Linear-LayerNorm (2403.04652, section 6). With
+    `entry` features are normalised first (VipLLaVA, 2312.00784: they are of several blocks).
     """
 
     class Config(Connector.Config):
         """depth: linear layers. hidden: width between them, None is the backbone's. norm: LayerNorm after each. entry:
         norm of what comes in."""
 
-        depth: int = Field(default=2, ge=0)
+        depth: int = Field(default=2, ge=1)
         hidden: int | None = Field(default=None, ge=1)
         norm: bool = False
         entry: Norm.Config | None = None
@@ -39,10 +37,7 @@ class MLP(Connector):
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
         super().__init__(config, in_width, out_width)
         hidden = config.hidden or out_width
-        widths = [in_width, *[hidden] * (config.depth - 1), *[out_width] * min(config.depth, 1)]
-        if widths[-1] != out_width:
-            raise UserError(f"features are {in_width} wide and tokens {out_width}: without a linear layer (depth 0) "
-                            "they must be the same")  # fmt: skip
+        widths = [in_width, *[hidden] * (config.depth - 1), out_width]
         self.entry = config.entry.build(in_width) if config.entry is not None else None
         self.layers = nn.ModuleList(nn.Linear(before, after, bias=config.bias) for before, after in pairwise(widths))
         norms = widths[1:] if config.norm else []

@@ -65,9 +65,7 @@ class Resampler(Connector):
         self.enter = nn.Linear(in_width, width) if config.width is not None else None
         self.latents = nn.Parameter(torch.randn(config.latents, width) * 0.02)
         self.times = nn.Parameter(torch.randn(config.frames, width) * 0.02) if config.frames else None
-        self.layers = nn.ModuleList(
-            ResamplerLayer(width, config) for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(ResamplerLayer(width, config) for _ in range(config.depth))
         self.norm = NORM.build(width)
         self.out = nn.Linear(width, out_width) if config.project else None
         if self.out is None and width != out_width:

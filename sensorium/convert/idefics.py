@@ -1,4 +1,4 @@
-"""Idefics 1, the open Flamingo (Laurençon et al. 2023, arXiv 2306.16527): Llama reads pictures by gated cross-attention.
+"""Idefics 1, the open Flamingo (Laurençon et al. 2023, arXiv 2306.16527): Llama reads pictures by gated attention.
 
 A vision tower as CLIP's gives all its states as they leave the last block; a Perceiver resampler may follow. Ahead of
 every so many blocks of the language model stands a gated one that reads the latest picture.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sensorium.connectors.base import Connector
-from sensorium.connectors.mlp import MLP
+from sensorium.connectors.direct import Direct
 from sensorium.connectors.resampler import Resampler
 from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Appended, Reshaped, Rule, under
@@ -103,7 +103,7 @@ def _connector(config: Settings) -> Connector.Config:
         qk_norm=fields.take("qk_layer_norms_perceiver", bool, False), activation="relu", project=False,
     )  # fmt: skip
     fields.done()
-    return connector if resampled else MLP.Config(depth=0)
+    return connector if resampled else Direct.Config()
 
 
 def _backbone(config: Settings, memory: int) -> Backbone.Config:
@@ -177,7 +177,7 @@ def _resampler(connector: Connector.Config) -> dict[str, Any]:
         }  # fmt: skip
     if _connector(Settings(config)) != connector:
         raise UserError("the layout of Idefics has a resampler without a last linear layer and with ReLU, of the "
-                        f"tower's width, or none (MLP of depth 0); this model has {connector}")  # fmt: skip
+                        f"tower's width, or none (Direct); this model has {connector}")  # fmt: skip
     return config
 
 
@@ -241,8 +241,8 @@ def _prompts(files: Files, plain: Template) -> Template:
     tokenizer = files.words()
     for token in (IMAGE, AROUND):
         if token not in tokenizer.special:
-            raise UserError(f"{files.folder}: its tokenizer has no special token {token!r}, by which prompts of Idefics "
-                            "mark a picture")  # fmt: skip
+            raise UserError(f"{files.folder}: its tokenizer has no special token {token!r}, by which prompts of "
+                            "Idefics mark a picture")  # fmt: skip
     template = plain.replace(
         placeholder={"image": IMAGE}, marked=("image",), media={"image": (AROUND + IMAGE, AROUND)}, opens=plain.bos,
         begin=plain.bos,

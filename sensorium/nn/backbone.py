@@ -73,8 +73,8 @@ class Backbone(Part):
     """Embedding -> blocks -> norm -> head.
 
     vocab       0: the stack reads embeddings only and has no head (a ViT)
-    added       the last rows of the vocabulary, which were added to a language model that was trained without them. Here
-                they are rows as the others; published layouts keep them apart (Idefics, which trains these alone)
+    added       the last rows of the vocabulary, which were added to a language model that was trained without them.
+                Here they are rows as the others; published layouts keep them apart (Idefics, which trains these alone)
     scaled_embed  embeddings are multiplied by the root of the width (Vaswani et al. 2017, section 3.4; Gemma)
     rope        rotary positions; None when positions are learned or come from outside
     local       blocks whose attention has a sliding window; None: none has

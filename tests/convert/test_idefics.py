@@ -1,12 +1,17 @@
 """Idefics of transformers, opened here and written back, on real pictures of odd sizes."""
 
+import json
+
 import pytest
 import torch
 import transformers
 from multimodal import Both, check_greedy, check_logits, check_written, conversation, pictures, words
 
 from sensorium.api import messages_to_sample
-from sensorium.mask import compile_layout
+from sensorium.convert.family import family_named
+from sensorium.convert.published import open_published
+from sensorium.errors import UserError
+from sensorium.mask import AttentionRule, compile_layout
 
 AROUND, OVER = "<fake_token_around_image>", "<end_of_utterance>"
 OLD = 259
@@ -104,7 +109,8 @@ def test_ids_pixels_and_who_reads_which_picture_are_the_processors(both, prompt)
     layout = compile_layout(sequence, both.model.network.config.rule)
     reads = theirs["image_attention_mask"][0].bool()
     if prompt == "text":
-        assert not reads.any() and layout.memory is None
+        assert not reads.any()
+        assert layout.memory is None
         return
     views = torch.cat([item.data for item in sequence.items["image"]])
     torch.testing.assert_close(views, theirs["pixel_values"][0], rtol=0, atol=1e-5)
@@ -127,3 +133,38 @@ def test_greedy_text_is_the_references(both, prompt):
 
 def test_what_is_written_back_is_the_same_to_the_last_bit(both, tmp_path):
     check_written(both, tmp_path / "written", PROMPTS["several"])
+
+
+def test_what_the_layout_cannot_say_is_refused(both):
+    family = family_named("idefics")
+    model = both.model.network.config
+    cross = model.backbone.block.cross
+    tower = model.encoders["image"]
+
+    def reading(**changes):
+        block = model.backbone.block.replace(cross=cross.replace(**changes))
+        return model.replace(backbone=model.backbone.replace(block=block))
+
+    for other, reason in (
+        (reading(ffn_on="readers"), "cross.ffn_on is 'readers'"),
+        (reading(place="between"), "cross.place is 'between'"),
+        (model.replace(rule=AttentionRule(memory="before")), "read the latest picture"),
+        (model.replace(encoders={"image": tower.replace(normed=True)}), "normed=True"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            family.write(other)
+
+
+def test_contradictory_folders_are_refused(tmp_path):
+    folder = Interleaved.make(tmp_path / "model", *scalar()).folder
+    config = json.loads((folder / "config.json").read_text())
+    for changes, reason in (
+        ({"cross_layer_interval": 3}, "cross_layer_interval 3 does not divide num_hidden_layers 4"),
+        ({"alpha_type": "matrix"}, "alpha_type is 'matrix'"),
+        ({"vision_config": {**VISION, "image_size": 35}}, "28 pixels wide, and the vision tower .* reads 35"),
+        ({"additional_vocab_size": 6}, "additional_embedding.weight"),
+        ({"vision_config": {**VISION, "depths": 3}}, "unknown field 'depths'"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UserError, match=reason):
+            open_published(folder)
