@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sensorium.connectors.base import Connector
+from sensorium.connectors.base import Connector, of_like_size
 from sensorium.errors import UserError
 from sensorium.nn.attention import attend, start_copying
 from sensorium.nn.ffn import Activation, FeedForward
@@ -75,17 +75,7 @@ class Resampler(Connector):
     def forward(self, features: Features) -> Tensor:
         for grid in features.grids:
             self._check(grid)
-        if not features.grids:  # one blank feature, of whose tokens none are returned, connects every parameter
-            blank = torch.cat([features.values, features.values.new_zeros(1, self.in_width)])
-            return self._resample(blank[None], frames=1)[0, :0]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, grid in enumerate(features.grids):
-            groups.setdefault((grid.tokens, grid.frames), []).append(index)
-        values, tokens = features.values.split(features.lengths), {}
-        for (_, frames), members in groups.items():
-            made = self._resample(torch.stack([values[index] for index in members]), frames)
-            tokens.update(zip(members, made))
-        return torch.cat([tokens[index] for index in range(len(values))])
+        return of_like_size(features, self._resample)
 
     def _resample(self, x: Tensor, frames: int) -> Tensor:
         """x: (items, N, in_width) of equally many features -> (items, latents, out_width)."""
