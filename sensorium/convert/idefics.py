@@ -38,6 +38,8 @@ _GATES = {"float": "scalar", "vector": "channel"}
 _STARTS = ("alpha_initializer", "alphas_initializer_range", "freeze_text_layers", "freeze_text_module_exceptions",
            "freeze_lm_head", "freeze_vision_layers", "freeze_vision_module_exceptions")  # fmt: skip
 """Of how training begins and what of the model it leaves alone."""
+_OLD = ("max_new_tokens", "word_embed_proj_dim", "ffn_dim", "cross_layer_activation_function")
+"""Of older configs: the published class reads none of them."""
 _CHAT = (
     "{% for message in messages %}{{ '' if loop.first else '\\n' }}{{ message['role'].capitalize() + ':' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
@@ -110,7 +112,7 @@ def _backbone(config: Settings, memory: int) -> Backbone.Config:
     """The language model with its gated blocks, whose keys and values are read from tokens of width `memory`."""
     for name in ("num_key_value_heads", "head_dim", "mlp_bias"):
         config.only(name, None)
-    config.skip(*_STARTS)
+    config.skip(*_STARTS, *_OLD)
     plain = like_llama(config)
     every = config.count("cross_layer_interval", 1)
     if plain.depth % every:

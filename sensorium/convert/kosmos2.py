@@ -92,8 +92,11 @@ def _parts(model: Wiring.Config) -> tuple[ViT.Config, LatentReader.Config, Backb
     """Tower, connector and language model. Raises UserError for a model of other parts."""
     if isinstance(model, Fused.Config) and set(model.encoders) == {"image"} and set(model.connectors) == {"image"}:
         tower, connector = model.encoders["image"], model.connectors["image"]
-        known = isinstance(tower, ViT.Config) and isinstance(connector, LatentReader.Config)
-        if known and _model(tower, connector, model.backbone) == model:
+        if (
+            isinstance(tower, ViT.Config)
+            and isinstance(connector, LatentReader.Config)
+            and _model(tower, connector, model.backbone) == model
+        ):
             return tower, connector, model.backbone
     raise UserError("the layout of Kosmos-2 holds a ViT, learned latents that read it (LatentReader), and a language "
                     f"model that reads them among its words; this model is another: {model.tag()}")  # fmt: skip

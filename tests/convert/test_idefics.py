@@ -168,3 +168,23 @@ def test_contradictory_folders_are_refused(tmp_path):
         (folder / "config.json").write_text(json.dumps({**config, **changes}))
         with pytest.raises(UserError, match=reason):
             open_published(folder)
+
+
+def test_files_of_older_releases_open_as_the_same_model(tmp_path):
+    """Fields that no number comes from, and pictures whose size has the older word alone."""
+    both = Interleaved.make(tmp_path / "model", *vector())
+    config = json.loads((both.folder / "config.json").read_text())
+    config["vision_config"] |= {"vision_model_name": "a CLIP", "model_type": "idefics"}
+    config["perceiver_config"]["use_resampler"] = False
+    del config["rope_parameters"]
+    config |= {"ffn_dim": 64, "max_new_tokens": 128, "word_embed_proj_dim": 16,
+               "cross_layer_activation_function": "swiglu", "rope_scaling": {"type": "linear", "factor": 2.0},
+               "rope_theta": 5000.0}  # fmt: skip
+    (both.folder / "config.json").write_text(json.dumps(config))
+    (both.folder / "processor_config.json").unlink()
+    pictured = {"image_processor_type": "IdeficsImageProcessor", "image_num_channels": 3, "image_size": 30}
+    (both.folder / "preprocessor_config.json").write_text(json.dumps(pictured))
+    assert open_published(both.folder).model.config == both.model.network.config
+    (both.folder / "preprocessor_config.json").write_text(json.dumps({**pictured, "image_size": 28}))
+    with pytest.raises(UserError, match="28 pixels wide"):
+        open_published(both.folder)
