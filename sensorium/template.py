@@ -31,6 +31,8 @@ class Template(Config):
     media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
     placeholder  of kinds whose items the chat template itself places among the words, what it writes for one, a special
              token: {"image": "<image>"}. Contents are then lists of parts, as processors of multimodal models give them
+    marked   of these, kinds whose placeholder is itself a token of the prompt, at which the item stands: what
+             cross-attention reads (Idefics). Those of other kinds give way to the item
     ahead    kinds whose items stand before all else, before `begin` and `opens` too, whether the chat template places
              them or not: BLIP-2 puts its queries there
     opens    what a conversation begins with where the chat template does not write it
@@ -51,6 +53,7 @@ class Template(Config):
     asks: tuple[str, str] = ("", "")
     media: dict[str, tuple[str, str]] = {}
     placeholder: dict[str, str] = {}
+    marked: tuple[str, ...] = ()
     ahead: tuple[str, ...] = ()
     opens: str = ""
     bos: str = ""
@@ -133,8 +136,11 @@ class Chat:
             for text in [piece] if isinstance(piece, int) else pattern.split(piece):
                 if text in names and not left[names[text]]:
                     raise UserError(f"the chat template places more items of kind {names[text]} than there are")
-                if text != "":
-                    found.append(left[names[text]].pop(0) if text in names else text)
+                if text in names:
+                    found += [text] if names[text] in self.template.marked else []
+                    found.append(left[names[text]].pop(0))
+                elif text != "":
+                    found.append(text)
         found = [*(index for kind in self.template.ahead for index in left.pop(kind, ())), *found]
         lost = sum(map(len, left.values()))
         if lost:

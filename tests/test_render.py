@@ -316,3 +316,18 @@ def test_plain_numbers_are_items():
         plain.render(Sample((Segment("action", "left"),)))
     with pytest.raises(UserError, match="needs Media"):
         plain.render(Sample((Segment("image", [1, 2]),)))
+
+
+def test_a_placeholder_that_stays_is_the_token_its_item_stands_at():
+    chat = (
+        "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] or '<|endoftext|>' }}{% endfor %}{% endfor %}"
+    )
+    said = {"chat": chat, "placeholder": {"image": "<|endoftext|>"}}
+    sample = Sample((user("a"), picture("p"), picture("q"), user("b")))
+    a, b = bytes_of("ab")
+    gone = renderer(**said).render(sample)
+    assert gone.ids.tolist() == [a, *[PAD] * 8, b]
+    stays = Renderer(TOKENIZER, Template(**said, marked=("image",)), lambda kind, shape: Plan(3, "memory"))
+    sequence = stays.render(sample, items=False)
+    assert sequence.ids.tolist() == [a, TOKENIZER.special["<|endoftext|>"], TOKENIZER.special["<|endoftext|>"], b]
+    assert [(span.start, span.length, span.item) for span in sequence.spans] == [(1, 3, 0), (2, 3, 1)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from sensorium.config import Config as Value
@@ -61,3 +64,20 @@ def divided(extent: int, factor: int, what: str, who: str) -> int:
             f"{factor}: choose a factor that divides {extent}, or another transform.size for the encoder"
         )
     return extent // factor
+
+
+def of_like_size(features: Features, run: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Items of equally many features together, in the order in which they came: (sum of their tokens, out_width).
+
+    run  (items, N, in_width) and the number of frames -> (items, tokens, out_width)
+    """
+    if not features.grids:  # one blank feature, of whose tokens none are returned, connects every parameter
+        values = features.values
+        return run(torch.cat([values, values.new_zeros(1, values.shape[1])])[None], 1)[0, :0]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, grid in enumerate(features.grids):
+        groups.setdefault((grid.tokens, grid.frames), []).append(index)
+    values, tokens = features.values.split(features.lengths), {}
+    for (_, frames), members in groups.items():
+        tokens.update(zip(members, run(torch.stack([values[index] for index in members]), frames)))
+    return torch.cat([tokens[index] for index in range(len(values))])

@@ -12,9 +12,11 @@ from sensorium.convert.dit import DIT
 from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.fuyu import FUYU
+from sensorium.convert.idefics import IDEFICS
 from sensorium.convert.idefics3 import IDEFICS3, SMOLVLM
 from sensorium.convert.instructblip import INSTRUCTBLIP
 from sensorium.convert.janus import JANUS
+from sensorium.convert.kosmos2 import KOSMOS2
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family, text_only
 from sensorium.convert.llava import LLAVA, LLAVA_NEXT, VIPLLAVA
@@ -31,7 +33,7 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of"]
 TEXT = (T5, BERT, ROBERTA, DISTILBERT)
 DIFFUSERS = (AUTOENCODER, DIT)
 SEEING = (
-    LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP, QWEN2_VL, IDEFICS3, SMOLVLM,
+    LLAVA, LLAVA_NEXT, VIPLLAVA, PALIGEMMA, BLIP, BLIP_2, INSTRUCTBLIP, QWEN2_VL, IDEFICS, IDEFICS3, SMOLVLM, KOSMOS2,
 )  # fmt: skip
 TOWERS = (CLIP, CLIP_EYES, SIGLIP, SIGLIP_EYES, NAFLEX, NAFLEX_EYES)
 CODED = (FUYU, CHAMELEON, EMU3, JANUS)

@@ -101,6 +101,24 @@ class Joined(Fit):
         return self.each.back(list(tensors[0].chunk(self.count)))
 
 
+class Appended(Fit):
+    """Published tables of any heights, one after another, are the rows of one here.
+
+    rows  how many each of them has; -1 once, for what follows from the rest
+    """
+
+    def __init__(self, *rows: int) -> None:
+        self.rows = rows
+
+    def into(self, tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+        return [torch.cat(tensors)]
+
+    def back(self, tensors: list[Tensor]) -> list[Tensor]:
+        [whole] = tensors
+        rest = len(whole) - sum(rows for rows in self.rows if rows >= 0)
+        return [part.contiguous() for part in whole.split([rest if rows < 0 else rows for rows in self.rows])]
+
+
 class Woven(Fit):
     """Queries, keys and values of one published tensor alternate head by head (BLOOM, Persimmon): (H, 3, W) rows."""
 

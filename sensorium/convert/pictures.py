@@ -49,6 +49,7 @@ CLASSES = {
     "Llava": replace(_CLIP, pads="square"),
     "LlavaNext": replace(_CLIP, pads="apart"),
     "Blip": Defaults(CLIP_MEAN, CLIP_STD, side=384, scaled=384),
+    "Idefics": Defaults(CLIP_MEAN, CLIP_STD),
     "ViT": Defaults(filter="bilinear"),
     "Siglip": Defaults(shortest=True),
     "Beit": Defaults(),

@@ -41,6 +41,7 @@ class Projections(nn.Module):
         key_bias = config.bias if config.key_bias is None else config.key_bias
         self.k = nn.Linear(source, kv_heads * head_width, bias=key_bias)
         self.v = nn.Linear(source, kv_heads * head_width, bias=config.bias)
+        self.inner_norm = config.inner_norm.build(heads * head_width) if config.inner_norm is not None else None
         self.o = nn.Linear(heads * head_width, width, bias=out_bias)
         self.copies = config.start == "copy"
         if self.copies:
@@ -52,7 +53,8 @@ class Projections(nn.Module):
 
     def leaving(self, mixed: Tensor) -> Tensor:
         """mixed (N, heads * head width) -> (N, D)."""
-        return F.pad(self.o(mixed), (0, self.stream - self.width)) if self.width < self.stream else self.o(mixed)
+        mixed = self.o(mixed if self.inner_norm is None else self.inner_norm(mixed))
+        return F.pad(mixed, (0, self.stream - self.width)) if self.width < self.stream else mixed
 
 
 @torch.no_grad()
@@ -83,6 +85,8 @@ class Attention(Projections, Part):
     scale_width  the width whose root divides them, where it is not the head's own (Gemma 2's 27 B: width / heads)
     soft_cap    scores stay within plus and minus this: cap * tanh(score / cap) (Bello et al. 2016, arXiv 1611.09940,
                 3.3; Gemma 2, arXiv 2408.00118, section 2). The score matrix is then always written out
+    inner_norm  normalise what was read of all heads together, before the output layer (Magneto's sub-LayerNorm, Wang et
+                al. 2022, arXiv 2210.06423, section 3)
     start       copy: values and output begin as the identity, so that what is read arrives as it is
     """
 
@@ -98,6 +102,7 @@ class Attention(Projections, Part):
         scaled: bool = True
         scale_width: float | None = Field(default=None, gt=0)
         soft_cap: float | None = Field(default=None, gt=0)
+        inner_norm: Norm.Config | None = None
         start: Literal["random", "copy"] = "random"
 
         def width_of_head(self, width: int) -> int:
@@ -170,7 +175,7 @@ class Attention(Projections, Part):
             mixed = cache.read(q, k, v, layout, self.soft_cap)
         else:
             mixed = read_memory(q, k, v, layout, self.soft_cap)
-        return self.o(mixed.flatten(1))
+        return self.leaving(mixed.flatten(1))
 
 
 def attend_own(q: Tensor, k: Tensor, v: Tensor, layout: Layout, cap: float | None = None) -> Tensor:

@@ -24,6 +24,7 @@ from sensorium.nn.pooler import Pooler
 from sensorium.nn.readout import Readout
 from sensorium.nn.relative import CellBias, LinearBias, RelativeBias
 from sensorium.nn.rope import Rope, signed
+from sensorium.nn.sinusoid import Sinusoid
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -73,10 +74,13 @@ class Backbone(Part):
     """Embedding -> blocks -> norm -> head.
 
     vocab       0: the stack reads embeddings only and has no head (a ViT)
+    added       the last rows of the vocabulary, which were added to a language model that was trained without them.
+                Here they are rows as the others; published layouts keep them apart (Idefics, which trains these alone)
     scaled_embed  embeddings are multiplied by the root of the width (Vaswani et al. 2017, section 3.4; Gemma)
     rope        rotary positions; None when positions are learned or come from outside
     local       blocks whose attention has a sliding window; None: none has
     positions   number of learned absolute positions (BERT, GPT-2); 0: none. A token at a negative position gets none
+    sinusoid    fixed absolute positions, added to the embeddings (Kosmos-2); None: none
     unused_positions  rows of their table before that of position 0, which no token takes (OPT: 2)
     types       rows of a table of token types (BERT's sentences A and B), of which every token takes the first; 0: none
     embed_norm  normalise the embeddings before the first block (BERT)
@@ -94,11 +98,13 @@ class Backbone(Part):
         depth: int
         block: Block.Config
         vocab: int = 0
+        added: int = Field(default=0, ge=0)
         scaled_embed: bool = False
         rope: Rope.Config | None = None
         local: Local | None = None
         positions: int = 0
         unused_positions: int = Field(default=0, ge=0)
+        sinusoid: Sinusoid.Config | None = None
         types: int = Field(default=0, ge=0)
         relative: RelativeBias.Config | LinearBias.Config | CellBias.Config | None = None
         embed_norm: bool = False
@@ -127,6 +133,7 @@ class Backbone(Part):
         width = config.width
         self.embed = nn.Embedding(config.vocab, width) if config.vocab else None
         self.place = _table(config) if config.positions else None
+        self.sinusoid = config.sinusoid.build(width) if config.sinusoid is not None else None
         self.types = nn.Embedding(config.types, width) if config.types else None
         self.embed_norm = config.block.norm.build(width) if config.embed_norm else None
         self.blocks = nn.ModuleList(config.block_at(index).build(width) for index in range(config.depth))
@@ -217,6 +224,8 @@ class Backbone(Part):
         if self.place is not None:
             at = layout.position[:, :1]
             x = x + self.place(at[:, 0].clamp(min=0) + self.config.unused_positions) * (at >= 0).to(x.dtype)
+        if self.sinusoid is not None:
+            x = x + self.sinusoid(layout.position[:, 0]).to(x.dtype)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         if self.relative is not None:

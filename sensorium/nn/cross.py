@@ -24,10 +24,12 @@ class Cross(Part):
     memory   width of a memory token; None: the stack's own
     place    between: after self-attention, before the block's feed-forward (Vaswani et al. 2017, the Q-Former);
              before: ahead of the whole block (Flamingo's gated cross-attention dense layer)
-    gated    outputs are scaled by tanh of a scalar that starts at zero, so that at first nothing changes
+    gated    outputs are scaled by tanh of a number that starts at zero, so that at first nothing changes
              (Flamingo section 2.2)
-    ffn      a feed-forward of its own after the attention, gated as well. A token that reads nothing passes it by, so
-             that text alone is what it was, to the last bit, however long the layer has trained
+    gate     a scalar for the whole output, or a number for each of its channels (Idefics, arXiv 2306.16527)
+    ffn      a feed-forward of its own after the attention, gated as well
+    ffn_on   readers: a token that reads nothing passes the feed-forward by, so that text alone is what it was, to the
+             last bit, however long the layer has trained; all: it acts on every token (Flamingo section 3.1.2)
     passes   a token that reads nothing passes by unchanged, norm and all: BLIP's text stack is the same one with and
              without a picture (arXiv 2201.12086, section 3.1). Otherwise it gets the output layer's bias and the norm
     route    None: every token reads; else those of this route alone, and the others pass by unchanged, residual, norm
@@ -39,7 +41,9 @@ class Cross(Part):
         memory: int | None = None
         place: Literal["between", "before"] = "between"
         gated: bool = False
+        gate: Literal["scalar", "channel"] = "scalar"
         ffn: FeedForward.Config | None = None
+        ffn_on: Literal["readers", "all"] = "readers"
         norm: Norm.Config = Norm.Config()
         passes: bool = False
         route: int | None = None
@@ -48,12 +52,14 @@ class Cross(Part):
         """post: normalise after the residual, as the block around does (BERT)."""
         super().__init__()
         self.post, self.route, self.passes = post, config.route, config.passes
+        self.every = config.ffn_on == "all"
+        shape = (width,) if config.gate == "channel" else ()
         self.norm = config.norm.build(width)
         self.attention = config.attention.build(width, config.memory or width)
-        self.gate = nn.Parameter(torch.zeros(())) if config.gated else None
+        self.gate = nn.Parameter(torch.zeros(shape)) if config.gated else None
         self.ffn = config.ffn.build(width) if config.ffn is not None else None
         self.ffn_norm = config.norm.build(width) if config.ffn is not None else None
-        self.ffn_gate = nn.Parameter(torch.zeros(())) if config.gated and config.ffn is not None else None
+        self.ffn_gate = nn.Parameter(torch.zeros(shape)) if config.gated and config.ffn is not None else None
 
     def forward(self, x: Tensor, memory: Tensor, layout: Layout, cache: LayerCache | None = None) -> Tensor:
         """x (T, D), memory (M, memory width) -> (T, D)."""
@@ -72,7 +78,7 @@ class Cross(Part):
         x = x + _scaled(self.attention.read(self.norm(x), memory, layout, cache), self.gate)
         if self.ffn is not None and self.ffn_norm is not None:
             more = _scaled(self.ffn(self.ffn_norm(x)), self.ffn_gate)
-            reads = _readers(layout, cache, x)
+            reads = None if self.every else _readers(layout, cache, x)
             x = x + (more if reads is None else more * reads[:, None].to(x.dtype))
         return x
 

@@ -9,6 +9,7 @@ from sensorium.config import from_json
 from sensorium.connectors.anyres import AnyRes
 from sensorium.connectors.base import Connector
 from sensorium.connectors.global_pool import GlobalPool
+from sensorium.connectors.latents import LatentReader
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import Adjacent, AveragePool, PixelShuffle
 from sensorium.connectors.qformer import QFormer
@@ -31,6 +32,7 @@ CONFIGS = {
     "resampled pool": AveragePool.Config(factor=2, inner=TINY),
     "q-former": QFormer.Config(queries=3, **SMALL_BERT),
     "instructed q-former": QFormer.Config(queries=3, instructed=True, norm=True, **SMALL_BERT),
+    "latents": LatentReader.Config(latents=3, heads=2, unit=True, scaled=True),
     "anyres": AnyRes.Config(),
     "mean": GlobalPool.Config(by="mean", norm=Norm.Config(kind="layer")),
     "attention": GlobalPool.Config(by="attention", heads=2, hidden=5),

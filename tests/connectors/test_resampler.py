@@ -51,3 +51,25 @@ def test_more_frames_than_time_embeddings_are_refused():
         TINY.num_tokens(grid)
     with pytest.raises(UserError, match="5 frames"):
         make()(Features(torch.zeros(20, 6), [grid]))
+
+
+def test_latents_may_be_the_tokens_and_queries_and_keys_normalised():
+    """Idefics: LayerNorm per head, ReLU, no last linear layer; against the formula."""
+    torch.manual_seed(0)
+    config = Resampler.Config(latents=2, depth=1, heads=2, head_width=4, activation="relu", qk_norm=True, project=False)
+    connector, x = config.build(6, 6), torch.randn(5, 6)
+    layer = connector.layers[0]
+    with torch.no_grad():
+        for parameter in connector.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    own = layer.norm_latents(connector.latents)
+    both = torch.cat([layer.norm_features(x), own])
+    q, k, v = (part.unflatten(1, (2, 4)) for part in (layer.q(own), layer.k(both), layer.v(both)))
+    q, k = (norm(part) for norm, part in ((layer.q_norm, q), (layer.k_norm, k)))
+    share = (torch.einsum("qhw,khw->hqk", q, k) / 4**0.5).softmax(-1)
+    latents = connector.latents + layer.o(torch.einsum("hqk,khw->qhw", share, v).flatten(1))
+    hidden = layer.ffn.up(layer.norm_ffn(latents)).relu()
+    expected = connector.norm(latents + layer.ffn.down(hidden))
+    torch.testing.assert_close(connector(Features(x, [Grid(1, 5)])), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="6 wide and tokens 8"):
+        config.build(6, 8)

@@ -343,3 +343,33 @@ def test_each_head_may_have_weights_of_its_own_for_queries_and_keys(kind):
         alone = norm.build(3)
         alone.weight.data = attention.q_norm.weight[head].detach()
         torch.testing.assert_close(attention.q_norm(q)[:, head], alone(q[:, head]))
+
+
+def test_gates_may_be_of_each_channel_and_the_feed_forward_may_act_on_tokens_that_read_nothing():
+    """x + tanh(gate) attention, then x + tanh(gate) ffn(norm(x)), as Idefics has it; the first token reads nothing."""
+    torch.manual_seed(0)
+    ffn = FeedForward.Config(hidden=12, activation="relu", gated=False)
+    config = Cross.Config(
+        attention=Attention.Config(heads=2), memory=6, place="before", gated=True, gate="channel", ffn=ffn, ffn_on="all"
+    )
+    cross, quiet = config.build(8), config.replace(ffn_on="readers").build(8)
+    with torch.no_grad():
+        cross.gate.normal_()
+        cross.ffn_gate.normal_()
+    quiet.load_state_dict(cross.state_dict())
+    memory, x = torch.randn(3, 6), torch.randn(4, 8)
+    sequence = replace(packed(4), spans=[Span("image", 1, 3, 0, mode="memory")])
+    layout = compile_layout(sequence, AttentionRule(memory="latest"))
+    read = cross.attention.read(cross.norm(x), memory, layout)
+    assert read[0].abs().max() == 0
+    assert read[1:].abs().min() > 0
+    mixed = x + cross.gate.tanh() * read
+    more = cross.ffn_gate.tanh() * cross.ffn(cross.ffn_norm(mixed))
+    torch.testing.assert_close(cross(x, memory, layout), mixed + more)
+    assert more[0].abs().max() > 1e-3
+    assert torch.equal(quiet(x, memory, layout)[0], x[0])
+    torch.testing.assert_close(quiet(x, memory, layout)[1:], (mixed + more)[1:])
+    assert torch.equal(quiet(x, memory[:0], layout_of(packed(4))), x)
+    torch.testing.assert_close(
+        cross(x, memory[:0], layout_of(packed(4))), x + cross.ffn_gate.tanh() * cross.ffn(cross.ffn_norm(x))
+    )
