@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from sensorium.connectors.base import Connector
+from sensorium.errors import UserError
 from sensorium.nn.part import Features, Grid
 
 
 class AsIs(Connector):
-    """Every feature is a token; it must have the backbone's width already (Fuyu's patches, adept.ai/blog/fuyu-8b)."""
+    """Every feature is a token, as wide as tokens are: patches in a stream (Fuyu, adept.ai/blog/fuyu-8b), or what
+    cross-attention reads of a tower (Idefics without a resampler, arXiv 2306.16527)."""
 
     class Config(Connector.Config):
         def after(self, grid: Grid) -> Grid:
@@ -18,8 +20,8 @@ class AsIs(Connector):
     def __init__(self, config: Config, in_width: int, out_width: int) -> None:
         super().__init__(config, in_width, out_width)
         if in_width != out_width:
-            raise ValueError(f"features of width {in_width} stand in a stream of width {out_width} as they are: give "
-                             "the encoder that width")  # fmt: skip
+            raise UserError(f"features are {in_width} wide and tokens {out_width}: with nothing between they must be "
+                            "the same; choose a connector that has layers (MLP)")  # fmt: skip
 
     def forward(self, features: Features) -> Tensor:
         return features.values

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sensorium.connectors.as_is import AsIs
 from sensorium.connectors.base import Connector
-from sensorium.connectors.direct import Direct
 from sensorium.connectors.resampler import Resampler
 from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Appended, Reshaped, Rule, under
@@ -22,7 +22,7 @@ from sensorium.convert.stack import said
 from sensorium.convert.towers import CLIP_VISION
 from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import ViT
-from sensorium.errors import UserError
+from sensorium.errors import OtherKind, UserError
 from sensorium.mask import AttentionRule
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
@@ -105,7 +105,7 @@ def _connector(config: Settings) -> Connector.Config:
         qk_norm=fields.take("qk_layer_norms_perceiver", bool, False), activation="relu", project=False,
     )  # fmt: skip
     fields.done()
-    return connector if resampled else Direct.Config()
+    return connector if resampled else AsIs.Config()
 
 
 def _backbone(config: Settings, memory: int) -> Backbone.Config:
@@ -134,9 +134,10 @@ def _parts(model: Wiring.Config) -> tuple[ViT.Config, Connector.Config, Backbone
     """Tower, connector and language model. Raises UserError for a model of other parts."""
     if isinstance(model, Fused.Config) and set(model.encoders) == {"image"} and set(model.connectors) == {"image"}:
         tower, connector = model.encoders["image"], model.connectors["image"]
-        if isinstance(tower, ViT.Config) and _model(tower, connector, model.backbone) == model:
+        reads = model.memory == ("image",)
+        if isinstance(tower, ViT.Config) and reads and _model(tower, connector, model.backbone) == model:
             return tower, connector, model.backbone
-    raise UserError("the layout of Idefics holds a ViT, a resampler or nothing, and a language model whose tokens read "
+    raise OtherKind("the layout of Idefics holds a ViT, a resampler or nothing, and a language model whose tokens read "
                     f"the latest picture by cross-attention; this model is another: {model.tag()}")  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def _resampler(connector: Connector.Config) -> dict[str, Any]:
         }  # fmt: skip
     if _connector(Settings(config)) != connector:
         raise UserError("the layout of Idefics has a resampler without a last linear layer and with ReLU, of the "
-                        f"tower's width, or none (Direct); this model has {connector}")  # fmt: skip
+                        f"tower's width, or none (AsIs); this model has {connector}")  # fmt: skip
     return config
 
 
