@@ -164,8 +164,14 @@ def _write_gemma3(config: Backbone.Config) -> dict[str, Any]:
     return said({**_second_written(config, "gemma3_text"), **ropes}, _read_gemma3, config, "Gemma 3")
 
 
-GEMMA = Stack(("gemma",), "GemmaForCausalLM", _read_gemma, _write_gemma, lambda config: RULES, **MORE)
-GEMMA2 = Stack(("gemma2",), "Gemma2ForCausalLM", _read_gemma2, _write_gemma2, lambda config: _BOTH, **MORE)
+GEMMA = Stack(
+    ("gemma",), "GemmaForCausalLM", _read_gemma, _write_gemma, lambda config: RULES,
+    absent={"vocab_size": 256_000, "hidden_size": 3072, "intermediate_size": 24_576, "num_hidden_layers": 28}, **MORE,
+)  # fmt: skip
+GEMMA2 = Stack(
+    ("gemma2",), "Gemma2ForCausalLM", _read_gemma2, _write_gemma2, lambda config: _BOTH,
+    absent={"vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}, **MORE,
+)  # fmt: skip
 GEMMA3 = Stack(
     ("gemma3_text",), "Gemma3ForCausalLM", _read_gemma3, _write_gemma3, lambda config: (*_BOTH, *QK_NORM), **MORE
 )  # fmt: skip

@@ -240,7 +240,20 @@ def _write_qwen3(config: Backbone.Config) -> dict[str, Any]:
     return said({**written(config, "qwen3"), **own, **depths_written(config)}, _read_qwen3, config, "Qwen3")
 
 
-LLAMA = Stack(("llama",), "LlamaForCausalLM", _read_llama, _write_llama, lambda config: RULES, **MORE)
-MISTRAL = Stack(("mistral",), "MistralForCausalLM", _read_mistral, _write_mistral, lambda config: RULES, **MORE)
-QWEN2 = Stack(("qwen2",), "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, lambda config: RULES, **MORE)
+_ABSENT: dict[str, Any] = {
+    "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}  # fmt: skip
+"""What the published classes have where a config inside another one leaves it out, as those of LLaVA do."""
+LLAMA = Stack(
+    ("llama",), "LlamaForCausalLM", _read_llama, _write_llama, lambda config: RULES, absent=_ABSENT, **MORE
+)  # fmt: skip
+MISTRAL = Stack(
+    ("mistral",), "MistralForCausalLM", _read_mistral, _write_mistral, lambda config: RULES,
+    absent={**_ABSENT, "intermediate_size": 14_336, "num_key_value_heads": 8}, **MORE,
+)  # fmt: skip
+QWEN2 = Stack(
+    ("qwen2",), "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, lambda config: RULES,
+    absent={**_ABSENT, "vocab_size": 151_936, "intermediate_size": 22_016, "num_key_value_heads": 32}, **MORE,
+)  # fmt: skip
 QWEN3 = Stack(("qwen3",), "Qwen3ForCausalLM", _read_qwen3, _write_qwen3, lambda config: (*RULES, *QK_NORM), **MORE)

@@ -49,6 +49,7 @@ def _read_next(files: Files) -> Wiring.Config:
     if canvases != pictured:
         raise config.error(f"image_grid_pinpoints are {canvases}, and those of the image processor {pictured}: the "
                            "files are of different models")  # fmt: skip
+    config.only("use_image_newline_parameter", True)
     files.pictures.only("do_pad", True)
     plain = transform_of(files.pictures)
     # the whole picture is squashed into a view, and what the tiles leave free is black before it is normalised

@@ -49,7 +49,7 @@ def _siglip_rules(config: ViT.Config) -> Sequence[Rule]:
 
 def _read(settings: Settings, transform: ImageTransform, clip: bool) -> ViT.Config:
     settings.only("num_channels", 3)
-    settings.skip("projection_dim", "vocab_size")
+    settings.skip("projection_dim", "vocab_size", "num_image_tokens", "projector_hidden_act")  # of models around it
     width = settings.count("hidden_size")
     backbone = stack(
         width, settings.count("num_hidden_layers"), settings.count("num_attention_heads"),
