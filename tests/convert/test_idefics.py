@@ -139,7 +139,7 @@ def test_what_the_layout_cannot_say_is_refused(both):
     family = family_named("idefics")
     model = both.model.network.config
     cross = model.backbone.block.cross
-    tower = model.encoders["image"]
+    tower, plain = model.encoders["image"], model.backbone.block.replace(cross=None)
 
     def reading(**changes):
         block = model.backbone.block.replace(cross=cross.replace(**changes))
@@ -149,6 +149,7 @@ def test_what_the_layout_cannot_say_is_refused(both):
         (reading(ffn_on="readers"), "cross.ffn_on is 'readers'"),
         (reading(place="between"), "cross.place is 'between'"),
         (model.replace(rule=AttentionRule(memory="before")), "read the latest picture"),
+        (model.replace(memory=(), backbone=model.backbone.replace(block=plain)), "read the latest picture"),
         (model.replace(encoders={"image": tower.replace(normed=True)}), "normed=True"),
     ):
         with pytest.raises(UserError, match=reason):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from multimodal import Both, check_greedy, check_logits, check_written, conversation, pictures, words
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from sensorium.api import messages_to_sample
 from sensorium.convert.family import family_named
@@ -56,9 +57,20 @@ class Reference:
         return cls(transformers.Kosmos2ForConditionalGeneration.from_pretrained(folder))
 
 
-def kosmos(vision, text, latents, tied=True):
-    tokenizer = words(None)
-    tokenizer.add_special_tokens({"unk_token": "<end>"})
+def letters():
+    """As the released tokenizer: SentencePiece's unigrams, where a word begins with a mark of the space before it."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [*special, "\u2581", *map(chr, range(33, 127)), "\u2581An", "\u2581a", "age", "\u2581of"]
+    backend = Tokenizer(models.Unigram([(one, -2.0 - (len(one) == 1)) for one in pieces], unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    backend.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in special])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def kosmos(vision, text, latents, tokenizer, tied=True):
     processor = transformers.Kosmos2Processor(
         transformers.CLIPImageProcessorPil(
             size={"shortest_edge": vision["image_size"]},
@@ -74,16 +86,19 @@ def kosmos(vision, text, latents, tied=True):
 
 
 def plain():
-    return kosmos(VISION, TEXT, 5)
+    tokenizer = words(None)
+    tokenizer.add_special_tokens({"unk_token": "<end>"})
+    return kosmos(VISION, TEXT, 5, tokenizer)
 
 
 def odd():
-    """An odd width of positions, words without a scale, a head of its own, other activations and epsilons."""
+    """An odd width of positions, words without a scale, a head of its own, other activations and epsilons; unigrams."""
     vision = {**VISION, "hidden_size": 40, "num_attention_heads": 5, "image_size": 30, "hidden_act": "gelu",
               "layer_norm_eps": 1e-4}  # fmt: skip
     text = {**TEXT, "embed_dim": 63, "attention_heads": 3, "scale_embedding": False, "layer_norm_eps": 1e-3,
-            "activation_function": "gelu_pytorch_tanh", "pad_token_id": 300}  # fmt: skip
-    return kosmos(vision, text, 9, tied=False)
+            "activation_function": "gelu_pytorch_tanh", "bos_token_id": 0, "pad_token_id": 1,
+            "eos_token_id": 2}  # fmt: skip
+    return kosmos(vision, text, 9, letters(), tied=False)
 
 
 @pytest.fixture(scope="module", params=[plain, odd], ids=lambda one: one.__name__)
