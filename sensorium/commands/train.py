@@ -65,6 +65,9 @@ def prepare(request: Request, console: Console) -> Recipe:
     if request.seed is not None:
         recipe = recipe.replace(seed=request.seed)
     recipe = _overridden(recipe, request.overrides)
+    if not recipe.stages:
+        raise UserError(f"{recipe.title} ({recipe.family}) answers nothing in words, and fine-tuning is for models "
+                        "that do: give one of them")  # fmt: skip
     for stage in recipe.stages:
         if stage.data is None:
             raise UserError(

@@ -146,8 +146,10 @@ class Wiring(Part):
             owner = self.owner(kind)
             if self.coded(kind):
                 return Plan(self.codecs[owner].grid(shape).tokens, "latent")
-            connector = self.connectors[owner]
-            return Plan(connector.num_tokens(self.encoders[owner].grid(shape)), read=connector.reads_text)
+            grid, connector = self.encoders[owner].grid(shape), self.connectors.get(owner)
+            if connector is None:  # nothing reads what the encoder makes
+                return Plan(grid.tokens)
+            return Plan(connector.num_tokens(grid), read=connector.reads_text)
 
         @property
         def formats(self) -> dict[str, CodeTokens | Signals]:

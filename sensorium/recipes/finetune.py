@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.convert.published import read_published
-from sensorium.errors import UserError
 from sensorium.nn.lora import LoRA
 from sensorium.recipes.common import evaluations, instructions
 from sensorium.train.recipe import Published, Recipe, Stage
@@ -19,20 +18,17 @@ STEPS = 300
 def finetune(folder: Path) -> Recipe:
     """LoRA (Hu et al. 2021, arXiv 2106.09685) on every linear layer of the language model; all else stays as it is.
 
-    Without `--data` it learns the built-in questions about pictures, and is asked those of the validation splits.
-    Raises UserError for a folder that cannot be opened, or a model that does not answer in words.
+    Without `--data` it learns the built-in questions about pictures, and is asked those of the validation splits. A
+    model that does not answer in words can be shown, and has no stage to train.
+    Raises UserError for a folder that cannot be opened.
     """
     said = read_published(folder)
-    if not said.config.speaks:
-        raise UserError(
-            f"{folder} holds a {said.family.name}, which answers nothing: fine-tuning is for models that do"
-        )
-    sees = "image" in said.config.kinds
+    sees = "image" in said.config.kinds and said.config.speaks
     fields: dict[str, Any] = {"steps": STEPS, "tokens": 2048, "data": instructions() if sees else None}
     adapters = {"backbone.blocks.*": LoRA()}
     stage = Stage(name="finetune", train=("*.lora_*",), lr=RATE, adapters=adapters, **fields)
     return Recipe(
         name="finetune", title=folder.resolve().name, paper="arXiv 2106.09685", family=said.family.name, size="small",
-        model=said.config, template=said.template, start=Published(folder=str(folder)), stages=(stage,),
-        evaluations=evaluations(300) if sees else (),
+        model=said.config, template=said.template, start=Published(folder=str(folder)),
+        stages=(stage,) if said.config.speaks else (), evaluations=evaluations(300) if sees else (),
     )  # fmt: skip

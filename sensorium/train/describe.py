@@ -269,7 +269,9 @@ def part_configs(model: Wiring.Config) -> dict[str, PartConfig]:
     """Parts by name, in the order data takes."""
     parts: dict[str, PartConfig] = {f"codecs.{kind}": codec for kind, codec in model.codecs.items()}
     for kind in model.encoders:
-        parts |= {f"encoders.{kind}": model.encoders[kind], f"connectors.{kind}": model.connectors[kind]}
+        parts[f"encoders.{kind}"] = model.encoders[kind]
+        if kind in model.connectors:
+            parts[f"connectors.{kind}"] = model.connectors[kind]
     stacks = {name: getattr(model, name, None) for name in ("text", "backbone")}
     parts |= {name: stack for name, stack in stacks.items() if isinstance(stack, Backbone.Config)}
     for kind, one in getattr(model, "generators", {}).items():

@@ -125,5 +125,5 @@ def check_written(both: Both, folder: Path, messages: list[dict[str, Any]]) -> N
     other = both.asked(processor, messages)
     assert prompt.keys() == other.keys()
     assert all(torch.equal(torch.as_tensor(prompt[name]), torch.as_tensor(other[name])) for name in prompt)
-    with torch.no_grad():
-        assert torch.equal(again(**other).logits, both.reference(**prompt).logits)
+    with torch.no_grad():  # the same numbers, as sums of several threads are the same
+        torch.testing.assert_close(again(**other).logits, both.reference(**prompt).logits, rtol=0, atol=1e-5)

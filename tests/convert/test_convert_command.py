@@ -70,3 +70,18 @@ def test_a_language_model_alone_answers_from_embeddings_of_pictures(tmp_path, ca
         stream, _, _ = ours.network.stream(sequence)
         logits = theirs(inputs_embeds=stream[None]).logits[0]
     torch.testing.assert_close(ours.logits(messages)[1], logits, rtol=0, atol=2e-4)
+
+
+def test_a_published_encoder_is_shown_and_has_nothing_to_train(tmp_path, capsys):
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                                    image_size=32, patch_size=8)  # fmt: skip
+    transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    assert run("show", tmp_path / "vit", "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["stages"] == []
+    assert "encoders.image" in json.dumps(described)
+    assert run("show", tmp_path / "vit") == 0
+    assert "ViT: 32 px" in capsys.readouterr().out
+    assert run("train", tmp_path / "vit", "--out", tmp_path / "out") == 2
+    assert "answers nothing in words" in capsys.readouterr().err

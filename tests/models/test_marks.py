@@ -74,5 +74,5 @@ def test_they_stand_in_the_stream_alone():
 
 
 def test_features_as_they_are_need_the_width_of_the_stream():
-    with pytest.raises(ValueError, match="width 8"):
+    with pytest.raises(UserError, match="8 wide and tokens 16"):
         config(backbone=BACKBONE.replace(width=16)).build()
