@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.commands.output import console_for, print_json
@@ -29,7 +29,7 @@ LAYOUTS = ("hf", "peft", "gguf")
 @dataclass(slots=True)
 class Source:
     """What is converted. family: that it came in, or None; came: with these files; base: under its adapters; context:
-    the longest text it was trained on, in tokens, where that is known."""
+    the longest text it was trained on, in tokens, where that is known; notes: what is said about it."""
 
     model: Wiring
     tokenizer: Tokenizer | None
@@ -39,6 +39,7 @@ class Source:
     base: str = ""
     recipe: Recipe | None = None
     context: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def run_convert(
@@ -69,8 +70,10 @@ def run_convert(
         write_published(out, chosen, found.model, found.tokenizer, found.template, found.came)
     files = sorted(path.name for path in out.iterdir())
     if json:
-        print_json({"out": str(out), "family": chosen.name, "files": files})
+        print_json({"out": str(out), "family": chosen.name, "files": files, "notes": found.notes})
     else:
+        for note in found.notes:
+            console_for(False).print(f"note: {note}", markup=False, soft_wrap=True)
         text = f"{out}: {', '.join(files)} in the layout of {chosen.name}"
         console_for(False).print(text, markup=False, soft_wrap=True)
 
@@ -90,12 +93,24 @@ def _opened(source: Path) -> Source:
         raise UserError(f"there is no folder {source}: give a run, a checkpoint, a published folder or a GGUF file")
     recipe, model, tokenizer = load_checkpoint(source)
     found = Source(model, tokenizer, recipe.template_of(model.config), recipe=recipe)
-    base = recipe.start and published_folder(recipe.start.folder)
-    if recipe.start is not None and base is not None and model.config == recipe.model:
-        said = read_published(base)
-        found.family, found.came = said.family, said.files
-    found.base = recipe.start.folder if recipe.start is not None else ""
+    if recipe.start is not None and model.config == recipe.model:
+        found.base = recipe.start.folder
+        _take_settings(found, recipe.start.folder)
     return found
+
+
+def _take_settings(found: Source, base: str) -> None:
+    """Family and settings of the published model that a run began with, where it is still there."""
+    try:
+        folder = published_folder(base)
+    except UserError:
+        folder = None
+    if folder is None:
+        found.notes.append(f"{base}, which this run began with, is not there: what its config says besides what the "
+                           "model is made of is left out")  # fmt: skip
+        return
+    said = read_published(folder)
+    found.family, found.came = said.family, said.files
 
 
 def _language(found: Source) -> Source:

@@ -21,7 +21,7 @@ def resolve(name: str, size: str | None, overrides: list[str] | tuple[str, ...])
     folder = published_folder(name)
     if folder is not None and size is not None:
         raise UserError(f"{name} is a published checkpoint, which has one size: leave out --size")
-    recipe = find(name, size) if folder is None else finetune(folder)
+    recipe = find(name, size) if folder is None else finetune(folder, name)
     for assignment in overrides:
         recipe = override(recipe, assignment)
     return recipe

@@ -49,7 +49,8 @@ def open_adapter(folder: Path, dtype: torch.dtype | None = None) -> Opened:
     settings = Settings.load(folder / CONFIG)
     settings.only("peft_type", "LORA")
     name = settings.take("base_model_name_or_path", str)
-    base = published_folder(folder / name) or published_folder(name)
+    beside = folder / name  # a path may be relative to the adapter's own folder
+    base = published_folder(beside if beside.is_dir() else name)
     if base is None:
         raise settings.error(f"its base model is {name!r}, which is no published folder: correct the path")
     alphas = _alphas(settings)

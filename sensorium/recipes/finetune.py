@@ -15,11 +15,13 @@ RATE = 2e-4
 STEPS = 300
 
 
-def finetune(folder: Path) -> Recipe:
+def finetune(folder: Path, name: str | None = None) -> Recipe:
     """LoRA (Hu et al. 2021, arXiv 2106.09685) on every linear layer of the language model; all else stays as it is.
 
     Without `--data` it learns the built-in questions about pictures, and is asked those of the validation splits. A
     model that does not answer in words can be shown, and has no stage to train.
+
+    name  as the checkpoint was asked for: a path, or an id of the hub; None: the folder's
     Raises UserError for a folder that cannot be opened.
     """
     said = read_published(folder)
@@ -29,6 +31,6 @@ def finetune(folder: Path) -> Recipe:
     stage = Stage(name="finetune", train=("*.lora_*",), lr=RATE, adapters=adapters, **fields)
     return Recipe(
         name="finetune", title=folder.resolve().name, paper="arXiv 2106.09685", family=said.family.name, size="small",
-        model=said.config, template=said.template, start=Published(folder=str(folder)),
+        model=said.config, template=said.template, start=Published(folder=name or str(folder)),
         stages=(stage,) if said.config.speaks else (), evaluations=evaluations(300) if sees else (),
     )  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.convert.gguf import GGUF
+from sensorium.convert.hubs import published_folder
 from sensorium.convert.published import Said, fill_published, read_published
 from sensorium.encoders import efficientnet
 from sensorium.errors import UserError
@@ -85,9 +86,17 @@ def load_pretrained(
     return reports
 
 
+def _folder_of(start: Published) -> Path:
+    """Raises UserError where it is not there."""
+    folder = published_folder(start.folder)
+    if folder is None:
+        raise UserError(f"{start.folder} is no published checkpoint, and this run begins with it: restore the folder")
+    return folder
+
+
 def _said(recipe: Recipe, start: Published) -> Said:
     """What the published folder says now. Raises UserError where it is not what the recipe was made of."""
-    said = read_published(Path(start.folder))
+    said = read_published(_folder_of(start))
     if said.config != recipe.model:
         raise UserError(f"{start.folder} describes another model than the one this run began with: give that one")
     return said
@@ -178,7 +187,7 @@ def _more_rows(table: Tensor, rows: int) -> Tensor:
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
     """The recipe's tokenizer; its vocabulary must fit the backbone's."""
     if recipe.start is not None:
-        tokenizer = Tokenizer.load(recipe.start.folder)
+        tokenizer = Tokenizer.load(_folder_of(recipe.start))
     elif isinstance(recipe.tokenizer, Pretrained):
         with GGUF(fetch(recipe.tokenizer)) as file:
             tokenizer = file.tokenizer()

@@ -102,7 +102,8 @@ class Figure(Config):
 
 
 class Published(Config):
-    """A published checkpoint: its folder. A run keeps weights and tokenizer itself, so it is needed only to begin."""
+    """A published checkpoint: its folder, or its id on the hub. A run keeps weights and tokenizer itself, so it is
+    needed only to begin."""
 
     folder: str
 

@@ -140,7 +140,7 @@ def test_an_adapter_on_a_fused_layer_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_published_model_is_fine_tuned_on_own_pictures_and_handed_on(tmp_path):
+def test_a_published_model_is_fine_tuned_on_own_pictures_and_handed_on(tmp_path, monkeypatch):
     """Open, fine-tune with LoRA, evaluate, export: the adapter alone, and the whole model."""
     both = Both.make(tmp_path / "base", *llava())
     shown = tmp_path / "data"
@@ -160,6 +160,19 @@ def test_a_published_model_is_fine_tuned_on_own_pictures_and_handed_on(tmp_path)
     assert kept == list(before)  # only adapters learned
     command(["convert", str(run), str(tmp_path / "adapter"), "--to", "peft"])
     command(["convert", str(run), str(tmp_path / "whole"), "--to", "hf"])
+    monkeypatch.chdir(tmp_path)  # an adapter names its model as it was asked for, here by a relative path
+    command(["train", "base", "--data", str(shown / "data.jsonl"), "--steps", "2", "--out", "again"])
+    command(["convert", "again", "named", "--to", "peft"])
+    assert json.loads((tmp_path / "named/adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    asked = conversation("Which?", pictures()[2])
+    torch.testing.assert_close(
+        sensorium.load("named", "fp32").logits(asked)[1], sensorium.load("again", "fp32").logits(asked)[1],
+        rtol=0, atol=0.2,
+    )  # fmt: skip
+    (tmp_path / "base").rename(tmp_path / "moved")
+    command(["convert", "again", "without"])  # what it began with is needed no more
+    assert transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "without")
+    (tmp_path / "moved").rename(tmp_path / "base")
     messages = conversation("Which?", pictures()[1])
     _, tuned = sensorium.load(run, "fp32").logits(messages)
     _, original = both.model.logits(messages)
