@@ -6,9 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from sensorium.convert.published import is_published
 from sensorium.errors import UserError
 
@@ -28,6 +25,10 @@ def published_folder(name: str | os.PathLike[str], revision: str | None = None) 
         return path if path.is_dir() and is_published(path) else None
     if not _ID.fullmatch(str(name)) or str(name).endswith(".py") or str(name).startswith("runs/"):
         return None
+    # the client is a tenth of a second to import, and folders here do without it
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         endpoint = os.environ.get("HF_ENDPOINT")
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(WANTED), endpoint=endpoint))
