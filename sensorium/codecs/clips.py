@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sensorium.codecs.base import Codec, Coded
+from sensorium.codecs.base import Codec
 from sensorium.codecs.conv import CellAttention, Convolutions, Down
-from sensorium.codecs.vq import Quantizer
+from sensorium.codecs.vq import Quantized, Quantizer
 from sensorium.encoders.transform import ImageTransform
 
 
-class ClipVQ(Codec):
+class ClipVQ(Quantized):
     """Pixels -> codes -> pixels. A picture is a clip that stands still as long as frames become one."""
 
     class Config(Codec.Config):
@@ -64,20 +64,6 @@ class ClipVQ(Codec):
 
     def reference(self) -> Tensor:
         return self.quantizer.book
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """pixels (N, 3, F, H, W) -> codes (N, f, rows, cols, 1)."""
-        vectors = self._vectors(pixels)
-        return self.quantizer.codes(vectors.flatten(0, -2)).view(*vectors.shape[:-1], 1)
-
-    def decode(self, values: Tensor, frames: int = 1) -> Tensor:
-        return self._pixels(self.quantizer.vectors(values[..., 0].long()), frames)
-
-    def forward(self, pixels: Tensor) -> Coded:
-        vectors = self._vectors(pixels)
-        chosen, _, losses = self.quantizer(vectors.flatten(0, -2))
-        back = self._pixels(chosen.view_as(vectors), pixels.shape[2])
-        return Coded(back, {name: values.view(len(pixels), -1).mean(1) for name, values in losses.items()})
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         """pixels (N, 3, F, H, W) -> (N, f, rows, cols, width); the last frame stands still to fill up."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sensorium.codecs.base import Coded
+from sensorium.codecs.base import Codec, Coded
 from sensorium.codecs.conv import Convolutional
 from sensorium.config import Config as Value
 from sensorium.nn.part import Part, Together
@@ -139,7 +139,35 @@ class Quantizer(Part):
         return len(dead)
 
 
-class VQ(Convolutional):
+class Quantized(Codec):
+    """A codec whose vectors a quantiser says as codes. A subclass gives `quantizer`, `_vectors` and `_pixels`."""
+
+    quantizer: Quantizer
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """pixels (N, 3, F, H, W) -> codes (N, f, rows, cols, 1)."""
+        vectors = self._vectors(pixels)
+        return self.quantizer.codes(vectors.flatten(0, -2)).view(*vectors.shape[:-1], 1)
+
+    def decode(self, values: Tensor, frames: int = 1) -> Tensor:
+        return self._pixels(self.quantizer.vectors(values[..., 0].long()), frames)
+
+    def forward(self, pixels: Tensor) -> Coded:
+        vectors = self._vectors(pixels)
+        chosen, _, losses = self.quantizer(vectors.flatten(0, -2))
+        back = self._pixels(chosen.view_as(vectors), pixels.shape[2])
+        return Coded(back, {name: values.view(len(pixels), -1).mean(1) for name, values in losses.items()})
+
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        """pixels (N, 3, F, H, W) -> (N, f, rows, cols, the quantiser's width)."""
+        raise NotImplementedError(f"{type(self).__name__} makes no vectors")
+
+    def _pixels(self, vectors: Tensor, frames: int) -> Tensor:
+        """vectors (N, f, rows, cols, width) -> (N, 3, frames, H, W)."""
+        raise NotImplementedError(f"{type(self).__name__} makes no pixels")
+
+
+class VQ(Quantized, Convolutional):
     """Pixels -> convolutions -> quantiser -> convolutions -> pixels."""
 
     class Config(Convolutional.Config):
@@ -168,21 +196,6 @@ class VQ(Convolutional):
 
     def reference(self) -> Tensor:
         return self.enter.weight
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """pixels (N, 3, F, H, W) -> codes (N, f, rows, cols, 1)."""
-        latents = self._vectors(pixels)
-        return self.quantizer.codes(latents.flatten(0, -2)).view(*latents.shape[:-1], 1)
-
-    def decode(self, values: Tensor, frames: int = 1) -> Tensor:
-        return self._pixels(self.quantizer.vectors(values[..., 0].long()), frames)
-
-    def forward(self, pixels: Tensor) -> Coded:
-        latents = self._vectors(pixels)
-        chosen, _, losses = self.quantizer(latents.flatten(0, -2))
-        back = self._pixels(chosen.view_as(latents), pixels.shape[2])
-        each = {name: values.view(len(pixels), -1).mean(1) for name, values in losses.items()}
-        return Coded(back, each)
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         """(N, f, rows, cols, the quantiser's width)."""
