@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import RLock
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
+from sensorium.infer.choosing import Chooser
 from sensorium.infer.cutting import marks_of
 from sensorium.infer.decoding import Decoder
 from sensorium.infer.drawing import Drawing, Drawn
@@ -79,7 +79,6 @@ class Engine:
     ) -> None:
         self.model = model
         self.features = Kept(kept << 20)
-        self.lock = RLock()
         load = None if renderer.load is None else self._load
         self.renderer = Renderer(renderer.tokenizer, renderer.template, renderer.plan, load)
         self._read = renderer.load
@@ -193,6 +192,12 @@ class Engine:
             self._scheduler = Scheduler(decoder, self.tokens, self.items)
         return self._scheduler
 
+    def rest(self) -> None:
+        """Give back the memory of what was read."""
+        if self._scheduler is not None and self._scheduler.idle:
+            self._scheduler = None
+        self.features = Kept(self.features.limit)
+
     def open(self, sample: Sample, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
         """A request: the sample is rendered and its media decoded, but for those whose features are known.
 
@@ -223,7 +228,9 @@ class Engine:
         formats = {kind: (tokens, config.said(kind)) for kind, tokens in config.formats.items()}
         drawing = Drawing(formats, *drawn) if formats else None
         marks = marks_of(sequence, config.rule)
-        return Request(sequence, sampling, text, self.stops, sampling.seed, marks, drawing=drawing)
+        words = sequence.ids[sequence.modality == 0] if sequence.ids.dim() == 1 else sequence.ids[:0, 0]
+        chooser = Chooser(sampling, self.renderer.tokenizer, words.tolist(), sampling.seed, self.stops)
+        return Request(sequence, sampling, text, self.stops, chooser, marks, drawing=drawing)
 
     def cache(self, slots: int) -> Cache:
         return Cache.of(self.model.stack, slots, 512)
