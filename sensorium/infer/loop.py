@@ -238,8 +238,8 @@ class Loop:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(ask())
-                except BaseException as error:
-                    future.set_exception(error)
+                except Exception as result:
+                    future.set_exception(result)
 
     def _step(self) -> None:
         scheduler = self.engine.scheduler
@@ -247,10 +247,10 @@ class Loop:
             return
         try:
             scheduler.step()
-        except Exception as error:
+        except Exception as result:
             for request in scheduler.blamed():
                 ticket = next(one for one in self._tickets if request in one.requests)
-                self._fail(ticket, error)
+                self._fail(ticket, result)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self.stats.failed += 1
@@ -263,8 +263,8 @@ class Loop:
     def _tell(self, ticket: Ticket) -> None:
         try:
             ticket.tell()
-        except Exception as error:  # whoever listened is gone
-            self._fail(ticket, error)
+        except Exception as result:  # whoever listened is gone
+            self._fail(ticket, result)
             return
         if ticket.done:
             self._end(ticket)
