@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,8 +117,7 @@ def _vectors(samples: list[Sample], hosted: Hosted, ended: threading.Event) -> t
         for start in range(0, len(samples), TOGETHER):
             if ended.is_set():
                 break
-            with hosted.engine.lock:
-                rows.append(_embedded(samples[start : start + TOGETHER], hosted))
+            rows.append(hosted.ask(partial(_embedded, samples[start : start + TOGETHER], hosted)))
     except Exception as error:
         raise refusal(error) from error
     return torch.nn.functional.normalize(torch.cat(rows).float(), dim=-1).cpu(), sum(lengths)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from sensorium.api import Model
 from sensorium.errors import UserError
@@ -18,6 +20,8 @@ from sensorium.sequence import Sample
 from sensorium.serve.answers import ModelCard
 from sensorium.serve.errors import ApiError, busy, wrong
 from sensorium.serve.limits import Limits
+
+T = TypeVar("T")
 
 READERS = 4
 """Threads that read the prompts of one model; each may hold the pixels of one request."""
@@ -37,6 +41,7 @@ class Hosted:
     limits: Limits
     created: int = field(default_factory=lambda: int(time.time()))
     ahead: int = 0
+    _one: threading.Lock = field(default_factory=threading.Lock)
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(READERS, thread_name_prefix="prompts")
     )
@@ -98,6 +103,14 @@ class Hosted:
             yield
         finally:
             self.ahead -= requests
+
+    def ask(self, work: Callable[[], T]) -> T:
+        """The model does something else than answer, between two steps of its answers. Not on the event loop's thread.
+        Raises Closed."""
+        if self.loop is not None:
+            return self.loop.call(work).result()
+        with self._one:
+            return work()
 
     def tokens(self, sample: Sample, generate: bool) -> int:
         """How many tokens a prompt takes, by rendering it without its pixels."""

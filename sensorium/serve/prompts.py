@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pydantic import ValidationError
+
 from sensorium.api import sampling_of
+from sensorium.config import explain
 from sensorium.errors import UserError
 from sensorium.infer.sampling import Sampling
 from sensorium.sequence import Sample, Segment
@@ -150,5 +153,5 @@ def constraint(asked: Asked) -> Any:
     [(name, value)] = chosen.items()
     try:
         return Constraint(**value)
-    except (UserError, ValueError) as error:
-        raise wrong(f"{name}: {error}", name.partition(".")[0], "invalid_value") from error
+    except ValidationError as error:
+        raise wrong(f"{name}: {explain(error)}", name.partition(".")[0], "invalid_value") from error
