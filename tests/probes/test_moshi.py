@@ -6,7 +6,8 @@ import torch
 from tiny_fused import strong
 
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.decoding import Decoder
+from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.models.fused import Fused
 from sensorium.models.streams import Streams

@@ -10,8 +10,9 @@ from tiny_fused import TinyEye, ask, renderer_of, strong
 
 from sensorium.connectors.mlp import MLP
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.decoding import Decoder
 from sensorium.infer.engine import Engine
+from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.mask import compile_layout
 from sensorium.models.fused import Fused
