@@ -34,14 +34,15 @@ def need_gradio() -> None:
             raise UserError(f"the web page needs {name}, which is not installed: pip install 'sensorium[ui]'")
 
 
-def mount_page(app: FastAPI, base_url: str, models: Sequence[str], api_key: str | None = None) -> None:
+def mount_page(app: FastAPI, base_url: str, models: Sequence[str], *, keyed: bool = False) -> None:
     """Put the page at /ui of an app, before the app is started. It talks to the server at base_url and nothing else.
 
     base_url  of the OpenAI-compatible interface, with its version: http://127.0.0.1:8000/v1. The page's own process
               asks it, so an address of this machine will do
     models    names to choose from; the second is the one that is compared with the first
-    api_key   not None: the server wants keys, so the page has a field for one. What is given here is never used or
-              shown: whoever opens the page writes a key of their own, as any other client does
+    keyed     the server wants an API key, so the page has a field for one: whoever opens the page writes their own, as
+              any other client does; the page holds none
+    The app's lifespan events must run (uvicorn: lifespan "on" or "auto"): the framework's queue starts there.
     Raises UserError where gradio is missing, and for no model.
     """
     need_gradio()
@@ -52,7 +53,7 @@ def mount_page(app: FastAPI, base_url: str, models: Sequence[str], api_key: str 
 
     from sensorium.serve.page_layout import HEAD, build, theme
 
-    page = build(base_url, list(models), asks_key=api_key is not None, folder=folder)
+    page = build(base_url, list(models), asks_key=keyed, folder=folder)
     gradio.mount_gradio_app(
         app, page, PATH, footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
         show_error=False, enable_monitoring=False, max_file_size="64mb", theme=theme(), head=HEAD,

@@ -49,9 +49,9 @@ def outside() -> Iterator[list[str]]:
     socket.getaddrinfo, socket.socket.connect = lookup, connect  # type: ignore[method-assign]
 
 
-def with_page(fake: FakeServer, names: list[str], key: str | None = None) -> Running:
+def with_page(fake: FakeServer, names: list[str]) -> Running:
     port = free_port()
-    mount_page(fake.app, f"http://127.0.0.1:{port}/v1", names, key)
+    mount_page(fake.app, f"http://127.0.0.1:{port}/v1", names, keyed=fake.key is not None)
     return Running(fake.app, port)
 
 
@@ -334,7 +334,7 @@ def test_two_people_do_not_see_each_other(page: PageInBrowser, fake: FakeServer,
 
 def test_a_server_with_keys_asks_for_one(browser: Any):
     fake = FakeServer({"only": "hello"}, key="secret")
-    with with_page(fake, ["only"], "secret") as url:
+    with with_page(fake, ["only"]) as url:
         page = PageInBrowser(browser, url)
         assert "secret" not in browser.page_source
         page.compare(False)
