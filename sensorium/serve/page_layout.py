@@ -24,7 +24,7 @@ HEAD = """
 fill=%22white%22/%3E%3C/svg%3E">
 <style>
 .gradio-container {max-width: 1500px !important; padding: 0 !important}
-.gradio-container main.app {padding: 12px 24px !important}
+.gradio-container .main.app {padding: 12px 24px !important}
 .gradio-container #top {align-items: center; flex-wrap: nowrap}
 .gradio-container #title {flex-grow: 1}
 .gradio-container #title h1 {margin: 0; font-size: 1.25rem}
@@ -45,7 +45,7 @@ fill=%22white%22/%3E%3C/svg%3E">
 .gradio-container .note p {margin: 0; font-size: .8rem}
 .gradio-container #buttons button {flex-grow: 0; min-width: 110px}
 @media (max-width: 700px) {
-  .gradio-container main.app {padding: 8px 10px !important}
+  .gradio-container .main.app {padding: 8px 10px !important}
   .gradio-container:has(#right) .chat {height: 42dvh !important}
 }
 </style>
@@ -220,7 +220,7 @@ def settings_of(
 def build(base_url: str, models: list[str], asks_key: bool, folder: Path) -> gr.Blocks:
     """The page as the framework knows it. Nothing is measured or reported; what is uploaded goes after a day."""
     page = Page(base_url, models, folder)
-    with gr.Blocks(title="Sensorium", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+    with gr.Blocks(title="Sensorium", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as blocks:
         page.lay_out(asks_key)
         page.connect(blocks)
     return blocks
