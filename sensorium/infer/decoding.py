@@ -17,6 +17,7 @@ from sensorium.models.wiring import Wiring
 from sensorium.sequence import Sequence
 
 AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
+MANY = 1 << 30
 LEAST = 32  # tokens that a shared beginning must have to be worth a copy
 
 
@@ -73,6 +74,7 @@ class Decoder:
             self._kept[least] = (0, [])
             self._exchange(least, slot)
             one.rest = tail(one.sequence, one.cached) if one.cached else one.sequence
+            one.begun = True
             self.active.append(one)
 
     def nearest(self, request: Request) -> tuple[int | None, int]:
@@ -133,14 +135,15 @@ class Decoder:
             self.read()
 
     @torch.inference_mode()
-    def read(self, room: int = 1 << 30, items: int = 1 << 30) -> None:
+    def read(self, room: int = MANY, items: int = MANY, most: int = MANY) -> None:
         """One packed pass over pieces of the prompts that are not read yet, in their order; those that are read to
         their end choose their first token.
 
         room   tokens of the pass, but for a span that is longer
         items  media in it, but for one prompt that has more
+        most   prompts in it
         """
-        pieces = self._pieces(room, items)
+        pieces = self._pieces(room, items, most)
         packed = Sequence.pack(self.prepare([part for _, part, _ in pieces]))
         layout = compile_layout(packed, self.rule)
         places = {id(one): slot for slot, one in enumerate(self.active)}
@@ -158,7 +161,7 @@ class Decoder:
             chosen = [pieces[row][0] for row in read]
             self._advance(chosen, outputs.logits(ends), outputs.hidden.index_select(0, ends))
 
-    def _pieces(self, room: int, items: int) -> list[tuple[Request, Sequence, Sequence | None]]:
+    def _pieces(self, room: int, items: int, most: int) -> list[tuple[Request, Sequence, Sequence | None]]:
         """(request, what of it is read now, what is left). New prompts and those that go on are not mixed, since new
         ones need no mask; a guided request and what it is guided against are read whole, together."""
         reading = self.reading
@@ -172,7 +175,7 @@ class Decoder:
             rests = [one.rest for one in pair if one.rest is not None]
             begins = not any(self.cache.lengths[self.active.index(one)] for one in pair)
             media = sum(len(rest.spans) for rest in rests)
-            if pieces and (room <= 0 or media > items or begins != fresh):
+            if pieces and (len(pieces) >= most or room <= 0 or media > items or begins != fresh):
                 break
             fresh = begins
             for one, rest in zip(pair, rests):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Many
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from threading import RLock
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +13,12 @@ from torch import Tensor
 
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
+from sensorium.infer.choosing import Chooser
 from sensorium.infer.cutting import marks_of
 from sensorium.infer.decoding import Decoder
 from sensorium.infer.drawing import Drawing, Drawn
 from sensorium.infer.kept import Kept
+from sensorium.infer.likelihoods import Likelihoods, Question, choice
 from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.scheduler import Scheduler
@@ -27,30 +27,9 @@ from sensorium.nn.part import Features
 from sensorium.nn.pooler import Pooler
 from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
-from sensorium.sequence import Item, Media, Sample, Segment, Sequence
-
-Question = tuple[Many[Segment], Many[str]]
-"""A prompt, and the answers to choose from."""
+from sensorium.sequence import Item, Media, Sample, Sequence
 
 GREEDY = Sampling()
-
-
-@dataclass(frozen=True, slots=True)
-class Likelihoods:
-    """Of the options of one question: sums of log-probabilities (the turn's stop token included) and token counts."""
-
-    sums: tuple[float, ...]
-    counts: tuple[float, ...]
-
-    @property
-    def best(self) -> int:
-        """The likeliest option."""
-        return max(range(len(self.sums)), key=self.sums.__getitem__)
-
-    @property
-    def best_per_token(self) -> int:
-        """The likeliest option by mean log-probability, which does not favour short ones."""
-        return max(range(len(self.sums)), key=lambda option: self.sums[option] / self.counts[option])
 
 
 class Engine:
@@ -79,7 +58,6 @@ class Engine:
     ) -> None:
         self.model = model
         self.features = Kept(kept << 20)
-        self.lock = RLock()
         load = None if renderer.load is None else self._load
         self.renderer = Renderer(renderer.tokenizer, renderer.template, renderer.plan, load)
         self._read = renderer.load
@@ -193,6 +171,12 @@ class Engine:
             self._scheduler = Scheduler(decoder, self.tokens, self.items)
         return self._scheduler
 
+    def rest(self) -> None:
+        """Give back the memory of what was read."""
+        if self._scheduler is not None and self._scheduler.idle:
+            self._scheduler = None
+        self.features = Kept(self.features.limit)
+
     def open(self, sample: Sample, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
         """A request: the sample is rendered and its media decoded, but for those whose features are known.
 
@@ -223,7 +207,9 @@ class Engine:
         formats = {kind: (tokens, config.said(kind)) for kind, tokens in config.formats.items()}
         drawing = Drawing(formats, *drawn) if formats else None
         marks = marks_of(sequence, config.rule)
-        return Request(sequence, sampling, text, self.stops, sampling.seed, marks, drawing=drawing)
+        words = sequence.ids[sequence.modality == 0] if sequence.ids.dim() == 1 else sequence.ids[:0, 0]
+        chooser = Chooser(sampling, self.renderer.tokenizer, words.tolist(), sampling.seed, self.stops)
+        return Request(sequence, sampling, text, self.stops, chooser, marks, drawing=drawing)
 
     def cache(self, slots: int) -> Cache:
         return Cache.of(self.model.stack, slots, 512)
@@ -240,7 +226,7 @@ class Engine:
         results: list[Likelihoods] = []
         pending: list[tuple[Sequence, int]] = []
         for number, (prompt, options) in enumerate(questions):
-            sequence = self.renderer.render(_choice(number, prompt, options))
+            sequence = self.renderer.render(choice(number, prompt, options))
             tokens = sum(len(member) for member, _ in pending) + len(sequence)
             items = sum(len(member.spans) for member, _ in pending) + len(sequence.spans)
             if pending and (tokens > self.tokens or items > self.items):
@@ -368,19 +354,6 @@ def _without_words(sample: Sample) -> Sample:
     """A prompt with nothing said: what a guided request is compared with."""
     empty = (replace(part, data="") if part.kind == "text" else part for part in sample.segments)
     return replace(sample, segments=tuple(empty))
-
-
-def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:
-    """The options as branches: answers of the assistant, or plain text behind a plain prompt."""
-    if not options:
-        raise UserError(f"question {number} has no options to choose from")
-    chat = any(segment.role is not None for segment in prompt)
-    role = "assistant" if chat else None
-    trunk = tuple(replace(segment, train=False) for segment in prompt)
-    answers = (
-        Segment("text", option, role=role, train=True, branch=branch) for branch, option in enumerate(options, 1)
-    )
-    return Sample((*trunk, *answers), id=f"question {number}")
 
 
 def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]], kept: Iterable[str]) -> Sequence:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from sensorium.infer.choosing import Choice, Chooser
 from sensorium.infer.cutting import Mark
 from sensorium.infer.drawing import Drawing
-from sensorium.infer.sampling import Sampling, Text, choose
+from sensorium.infer.sampling import Sampling, Text
 from sensorium.sequence import Sequence
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -25,14 +25,16 @@ class Request:
     sampling  how tokens are chosen
     text      collects the answer
     stops     ids that end it
+    chooser   chooses them
     marks     what the tokens of the prompt stand for, where others may share its beginning; None where they may not
     cached    tokens of the prompt that were read before, for another request
     rest      what of the prompt is still to be read; None once the answer may begin
-    seen      ids of the prompt's words, for the repetition penalty
     position  of the next token
     ids       chosen so far, without the stop token
     drawing   which of them are pictures; None where the model says words alone
     heard     (max_tokens, H) ids of the parallel streams that come from outside, step by step
+    begun     whether it has a slot, or had one
+    scored    of the tokens chosen so far what `Sampling.logprobs` asks for
     rows      ids of the further streams chosen or heard so far, a row a step
     against   the same request without its condition, in a slot of its own, for classifier-free guidance (Ho and
               Salimans 2022, arXiv 2207.12598): it reads what is chosen here and never chooses itself
@@ -42,19 +44,19 @@ class Request:
     sampling: Sampling
     text: Text
     stops: frozenset[int]
-    seed: int
+    chooser: Chooser
     marks: list[Mark] | None = None
     cached: int = 0
     rest: Sequence | None = None
+    begun: bool = False
     position: int = 0
     ids: list[int] = field(default_factory=list)
     finish: Finish | None = None
-    seen: list[int] = field(default_factory=list)
     drawing: Drawing | None = None
     against: Request | None = None
     heard: Tensor | None = None
+    scored: list[Choice] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
-    _generator: torch.Generator | None = None
     _ready: str = ""
 
     def __post_init__(self) -> None:
@@ -62,10 +64,6 @@ class Request:
         self.position = int(self.sequence.position.max()) + 1
         if self.heard is not None and len(self.heard) < self.sampling.max_tokens:
             raise ValueError(f"{len(self.heard)} steps are heard, and {self.sampling.max_tokens} may be said")
-        if self.sampling.temperature > 0:
-            self._generator = torch.Generator().manual_seed(self.seed)
-        if self.sampling.repetition_penalty != 1.0:
-            self.seen = self.sequence.ids[self.sequence.modality == 0].tolist()
 
     @property
     def last(self) -> int | list[int]:
@@ -74,15 +72,18 @@ class Request:
 
     def pick(self, logits: Tensor) -> int:
         """A code of a further stream, from logits (codes)."""
-        if self.sampling.temperature == 0:
-            return int(logits.argmax())
-        return choose(logits.float().cpu(), self.sampling, torch.zeros(0, dtype=torch.long), self._generator)
+        return self.chooser.draw(logits)
 
     def advance(self, logits: Tensor) -> int:
         """Choose the next token from logits (vocab)."""
-        words = self.sampling.repetition_penalty != 1.0 and not (self.drawing is not None and self.drawing.inside)
-        seen = torch.tensor(sorted({*self.seen, *self.ids}) if words else [])
-        chosen = choose(logits.float().cpu(), self.sampling, seen.long(), self._generator)
+        if self.drawing is not None and self.drawing.inside:  # no word, so nothing that is said of words holds
+            chosen = self.chooser.draw(logits)
+        else:
+            choice = self.chooser.choose(logits)
+            chosen = choice.id
+            self.chooser.take(chosen)
+            if choice.logprob is not None and chosen not in self.stops:
+                self.scored.append(choice)
         self.take(chosen)
         return chosen
 
@@ -143,7 +144,8 @@ class Request:
 
     @property
     def greedy(self) -> bool:
-        return self.sampling.temperature == 0 and self.sampling.repetition_penalty == 1.0
+        """Whether the likeliest token is the next one, and all that is asked."""
+        return self.chooser.greedy
 
     def held(self, length: int) -> list[Mark]:
         """What the first `length` tokens of its slot stand for."""

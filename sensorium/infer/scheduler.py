@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from sensorium.errors import UserError
-from sensorium.infer.decoding import Decoder
+from sensorium.infer.decoding import MANY, Decoder
 from sensorium.infer.request import Request
 
 CHUNK = 512  # tokens of prompts that are read between two steps of those who wait for their next token
@@ -22,6 +22,8 @@ class Scheduler:
     def __init__(self, decoder: Decoder, tokens: int, items: int) -> None:
         self.decoder, self.tokens, self.items = decoder, tokens, items
         self.waiting: deque[Request] = deque()
+        self._pass: list[Request] = []
+        self._suspects: set[int] = set()
 
     def submit(self, request: Request) -> None:
         """Raises UserError for a request that takes more slots than there are."""
@@ -47,9 +49,25 @@ class Scheduler:
         decoder = self.decoder
         self._admit()
         if decoder.reading:
-            decoder.read(min(self.tokens, CHUNK) if decoder.saying else self.tokens, self.items)
+            room = min(self.tokens, CHUNK) if decoder.saying else self.tokens
+            self._pass = decoder.reading
+            alone = any(id(one) in self._suspects for one in self._pass)
+            if alone:
+                self._pass = self._pass[: self._pass[0].slots]
+            decoder.read(room, self.items, 1 if alone else MANY)
         if decoder.saying:
+            self._pass = decoder.active[: decoder.saying]
             decoder.step()
+
+    def blamed(self) -> list[Request]:
+        """After a step that failed: whose pass it was, to be cancelled by the caller. Where several prompts were read
+        together nobody is blamed yet: they are read one by one next."""
+        reading = [one for one in self._pass if one.rest is not None]
+        if len(reading) > self._pass[0].slots and id(self._pass[0]) not in self._suspects:
+            self._suspects = {id(one) for one in reading}
+            return []
+        leading = {id(one.against) for one in self._pass}
+        return [one for one in self._pass if id(one) not in leading]
 
     def _admit(self) -> None:
         """Whoever has a slot, in their order; who begins as somebody that is being read waits until that is read."""
