@@ -32,6 +32,19 @@ SAID = {
 STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "chunks, ended by data: [DONE]"}}}
 
 
+class App(FastAPI):
+    """FastAPI, whose description of the interface leaves out the one answer that is never given: 422."""
+
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        for path in described["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(name, None)
+        return described
+
+
 def create_app(
     models: Sequence[Hosted], limits: Limits | None = None, *, keys: Iterable[str] = (), origins: Sequence[str] = (),
     urls: bool = False,
@@ -44,7 +57,7 @@ def create_app(
     """
     hashed = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
     state = State(models, limits or Limits(), Metrics(models), hashed, urls)
-    app = FastAPI(
+    app = App(
         title="Sensorium", version=sensorium.__version__, docs_url=None, redoc_url=None,
         description="Multimodal models behind the OpenAI interface.",
     )  # fmt: skip
@@ -62,7 +75,6 @@ def create_app(
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    # FastAPI describes its own 422, which is never answered: "4XX" would hide which there are
     return {status: {"model": ErrorAnswer, "description": SAID[status]} for status in statuses}
 
 

@@ -112,17 +112,17 @@ def noted(request: Request, error: ApiError) -> JSONResponse:
 def of_validation(errors: Sequence[Any], body: Any) -> ApiError:
     """The most precise of several findings: of a value that may have several forms, that of the form it is nearest."""
     chosen = max(errors, key=lambda one: len(one["loc"]))
-    param = _path(list(chosen["loc"])[1:], body)
+    param = _path(list(chosen["loc"])[1:], body, missing=chosen["type"] == "missing")
     message = str(chosen["msg"])
     return wrong(f"{param}: {message}" if param else message, param or None, "invalid_value")
 
 
-def _path(loc: list[Any], value: Any) -> str:
-    """messages[0].content, of a location that also names the forms that were tried."""
+def _path(loc: list[Any], value: Any, missing: bool) -> str:
+    """messages[0].content, of a location that also names the forms that were tried. missing: its last step is."""
     path = ""
     for place, step in enumerate(loc):
         last = place == len(loc) - 1
-        if isinstance(value, dict) and isinstance(step, str) and (step in value or (last and step.isidentifier())):
+        if isinstance(value, dict) and isinstance(step, str) and (step in value or (last and missing)):
             path += f".{step}" if path else step
             value = value.get(step)
         elif isinstance(value, list) and isinstance(step, int):

@@ -117,8 +117,10 @@ class Hosted:
         return min(wanted or most, context - taken)
 
     def too_long(self, taken: int, param: str) -> ApiError:
-        return wrong(f"the context of {self.name} has {self.context} tokens, of which {taken} were taken by what was "
-                     "sent: shorten it, or send fewer pictures", param, "context_length_exceeded")  # fmt: skip
+        return wrong(
+            f"{self.name} reads at most {self.context} tokens, answer included; what was sent takes {taken}: shorten "
+            "it, or send fewer pictures", param, "context_length_exceeded",
+        )  # fmt: skip
 
     def close(self, drain: float = 0.0) -> None:
         if self.loop is not None:

@@ -102,6 +102,8 @@ def size_of(content: bytes, place: str) -> tuple[int, int]:
             return webp_size(content)  # Pillow would make room for all of its pixels
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.size
+    except Image.DecompressionBombError as error:
+        raise wrong(f"{place}: it has far too many pixels: shrink it", place, "too_large") from error
     except DECODER_ERRORS as error:
         names = "PNG, JPEG, WebP, GIF or BMP"
         raise wrong(f"{place}: it is no whole picture in the format {names}", place, "invalid_image") from error

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -119,6 +120,9 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT drain; the second one does not wait."""
+        if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+            yield
+            return
         loop = asyncio.get_running_loop()
         names = [signal.SIGTERM, signal.SIGINT]
         before = {name: signal.signal(name, lambda *_: loop.call_soon_threadsafe(self.leave)) for name in names}

@@ -84,7 +84,10 @@ class Fetcher:
             raise UserError(f"fetching it took longer than {self.seconds:g} s")
         try:
             with self.connect(address, left) as raw, _Alarm(raw, left), self.secured(raw, host) as secure:
-                return self._response(secure, host, path)
+                found = self._response(secure, host, path)
+            if time.monotonic() >= end:  # what was cut off then may look whole
+                raise TimeoutError
+            return found
         except (OSError, http.client.HTTPException, ValueError) as error:
             late = time.monotonic() >= end
             why = f"took longer than {self.seconds:g} s" if late else f"failed ({type(error).__name__})"
