@@ -179,16 +179,16 @@ def _url(path: str) -> str:
 
 def _draw(turns: Sequence[Turn], text: str, folder: Path) -> tuple[str, str] | None:
     """The answer's boxes on the picture that was given last, as a file with a caption. Raises UserError."""
-    shown = next((turn.pictures for turn in reversed(turns) if turn.pictures), ())
-    boxes = find_boxes(text) if shown else []
-    if not boxes:
+    boxes = find_boxes(text)
+    given = [turn.pictures for turn in turns if turn.pictures]
+    if not boxes or not given:
         return None
-    drawn = draw_boxes(_file(shown[-1]).load(), boxes)
+    drawn = draw_boxes(_file(given[-1][-1]).load(), boxes)
     name = hashlib.sha256(drawn.tobytes()).hexdigest()[:16]
     path = folder / f"boxes-{name}.png"
     drawn.save(path)
     what = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
-    return str(path), f"{what} on picture {len(shown)} of {len(shown)}" if len(shown) > 1 else what
+    return str(path), f"{what} on the last of {len(given[-1])} pictures" if len(given[-1]) > 1 else what
 
 
 # ---- showing

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import themes
 
 from sensorium.errors import UserError
 from sensorium.serve.page_chat import Answer, Settings, Turn, ask, note, shown
@@ -54,11 +55,11 @@ fill=%22white%22/%3E%3C/svg%3E">
 "Share" would send a picture to another host (which the page's policy refuses as well)."""
 
 
-def theme() -> gr.themes.Default:
+def theme() -> themes.Base:
     """The system's own fonts: none is fetched."""
-    sans = [gr.themes.Font(name) for name in ("system-ui", "Segoe UI", "Noto Sans", "sans-serif")]
-    mono = [gr.themes.Font(name) for name in ("ui-monospace", "DejaVu Sans Mono", "monospace")]
-    return gr.themes.Default(primary_hue="blue", font=sans, font_mono=mono).set(layout_gap="10px")
+    sans = [themes.Font(name) for name in ("system-ui", "Segoe UI", "Noto Sans", "sans-serif")]
+    mono = [themes.Font(name) for name in ("ui-monospace", "DejaVu Sans Mono", "monospace")]
+    return themes.Default(primary_hue="blue", font=sans, font_mono=mono).set(layout_gap="10px")
 
 
 class Page:
