@@ -144,6 +144,7 @@ def serve(
     drain: Annotated[float, typer.Option(min=0.0, help="Seconds for accepted requests, once told to end.")] = 30.0,
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    ui: Annotated[bool, typer.Option("--ui", help="With the web page, at /ui.")] = False,
     json: Json = False,
 ) -> None:
     """Serve models behind the OpenAI interface: chat with pictures, completions, embeddings."""
@@ -151,9 +152,27 @@ def serve(
 
     given = Serving(
         tuple(runs), host, port, tuple(api_key or ()), tuple(origin or ()), allow_urls, tuple(limit or ()), drain,
-        precision, device,
+        precision, device, ui,
     )  # fmt: skip
     run_serve(given, json)
+
+
+@app.command()
+def ui(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [RUN2]", help="Runs, or published models. Two stand side by side. Also NAME=RUN."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Chat with models about pictures on a web page. The same as serve --ui, with fewer choices."""
+    from sensorium.commands.ui import run_ui
+
+    run_ui(tuple(runs), host, port, precision, device, json)
 
 
 @app.command()
