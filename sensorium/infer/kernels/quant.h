@@ -14,7 +14,7 @@
 
    struct quant, and for q8 and q4 alike: NAME_input_bytes(k) of scratch (of 64-byte alignment) hold one row for
    NAME_input, made once; NAME_rows then gives outputs n0 to n1 of m rows; ranges that begin at multiples of 16 waste
-   nothing. NAME_values gives the weights themselves, transposed. QUANT_PLAIN: plain C although vectors are there. */
+   nothing. NAME_values gives the weights of a group. QUANT_PLAIN: plain C although vectors are there. */
 
 #ifndef SENSORIUM_QUANT_H
 #define SENSORIUM_QUANT_H
@@ -412,6 +412,40 @@ QUANT_INLINE void q4_panel(const int count, const uint16_t *codes, const uint16_
 QUANT_ROWS(q8, int8_t, QUANT_GROUP *QUANT_PANEL, QUANT_PANEL)
 QUANT_ROWS(q4, uint16_t, QUANT_GROUP *QUANT_PANEL / 4, 2 * QUANT_PANEL)
 #undef QUANT_ROWS
+
+/* ---- the weights of one group of a panel: values[32 inputs][16 outputs] */
+
+static inline void q8_values(const int8_t *codes, const uint16_t *scales, float *values) {
+    for (int part = 0; part < QUANT_PARTS; part++) {
+        const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
+        for (int pair = 0; pair < QUANT_PAIRS; pair++) {
+            const quant_ints w = quant_widen(codes + 32 * pair + 2 * QUANT_LANES * part);
+            float *to = values + 2 * pair * QUANT_PANEL + QUANT_LANES * part;
+            quant_store(to, quant_fma(scale, quant_even(w), quant_none()));
+            quant_store(to + QUANT_PANEL, quant_fma(scale, quant_odd(w), quant_none()));
+        }
+    }
+}
+
+static inline void q4_values(const uint16_t *codes, const uint16_t *scales, float *values) {
+    for (int part = 0; part < QUANT_PARTS; part++) {
+        const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
+        const quant_floats least = quant_halves(scales + QUANT_PANEL + QUANT_LANES * part);
+        for (int pair = 0; pair < QUANT_PAIRS; pair++) {
+            const quant_ints packed = quant_load(codes + 32 * (pair / 4) + 2 * QUANT_LANES * part);
+            float *to = values + 2 * pair * QUANT_PANEL + QUANT_LANES * part;
+            quant_ints w; /* the shift is part of an instruction */
+            switch (pair % 4) {
+                case 0: w = quant_nibble(packed, 0); break;
+                case 1: w = quant_nibble(packed, 1); break;
+                case 2: w = quant_nibble(packed, 2); break;
+                default: w = quant_nibble(packed, 3);
+            }
+            quant_store(to, quant_fma(scale, quant_even(w), least));
+            quant_store(to + QUANT_PANEL, quant_fma(scale, quant_odd(w), least));
+        }
+    }
+}
 
 static inline size_t q8_input_bytes(int k) { return quant_input_bytes(k); }
 static inline size_t q4_input_bytes(int k) { return quant_input_bytes(k); }
