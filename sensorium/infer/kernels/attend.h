@@ -39,7 +39,7 @@ INLINE size_t piece_floats(const struct heads *h) { return (size_t)h->width + 2;
 
 INLINE float dot(const float *a, const float *b, int width) {
     vf sum = all(0);
-    for (int i = 0; i < width; i += LANES) sum += load_some(a + i, width - i) * load_some(b + i, width - i);
+    for (int i = 0; i < width; i += LANES) sum = add_product(sum, load_some(a + i, width - i), load_some(b + i, width - i));
     return total(sum);
 }
 
@@ -50,7 +50,7 @@ INLINE void scores(const float *q, const float *keys, size_t apart, int count, i
         vf sum[4] = {all(0), all(0), all(0), all(0)};
         for (int i = 0; i < width; i += LANES) {
             vf part = load_some(q + i, width - i);
-            for (int k = 0; k < 4; k++) sum[k] += part * load_some(keys + (j + k) * apart + i, width - i);
+            for (int k = 0; k < 4; k++) sum[k] = add_product(sum[k], part, load_some(keys + (j + k) * apart + i, width - i));
         }
         for (int k = 0; k < 4; k++) score[j + k] = total(sum[k]);
     }
@@ -83,12 +83,12 @@ INLINE void mix(const float *share, const float *values, size_t apart, int count
     for (; i + 4 * LANES <= width; i += 4 * LANES) {
         vf sum[4] = {all(0), all(0), all(0), all(0)};
         for (int j = 0; j < count; j++)
-            for (int k = 0; k < 4; k++) sum[k] += share[j] * load(values + j * apart + i + k * LANES);
+            for (int k = 0; k < 4; k++) sum[k] = add_product(sum[k], all(share[j]), load(values + j * apart + i + k * LANES));
         for (int k = 0; k < 4; k++) store(out + i + k * LANES, sum[k]);
     }
     for (; i < width; i += LANES) {
         vf sum = all(0);
-        for (int j = 0; j < count; j++) sum += share[j] * load_some(values + j * apart + i, width - i);
+        for (int j = 0; j < count; j++) sum = add_product(sum, all(share[j]), load_some(values + j * apart + i, width - i));
         store_some(out + i, sum, width - i);
     }
 }

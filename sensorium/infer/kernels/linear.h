@@ -7,10 +7,6 @@ rows and threads. */
 
 #include "vector.h"
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #define PAIR (2 * LANES) /* bfloat16 numbers in a vector */
 #define ROWS 8           /* outputs that are computed in one pass over k */
 #define FEW 4            /* input rows that share what was loaded of a weight */
@@ -48,7 +44,7 @@ INLINE void pack(int type, const float *x, int k, void *packed) {
 
 /* One vector of a weight times the same places of an input row, added to `sum`. */
 INLINE vf times(int type, vf sum, const char *w, const char *x) {
-    if (type == FLOAT32) return sum + load((const float *)w) * load((const float *)x);
+    if (type == FLOAT32) return add_product(sum, load((const float *)w), load((const float *)x));
 #if defined(__AVX512BF16__)
     __m512i a, b;
     memcpy(&a, w, 64);
@@ -56,8 +52,8 @@ INLINE vf times(int type, vf sum, const char *w, const char *x) {
     return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #else
     vu pair = *(const vu_loose *)w;
-    sum += (vf)(pair << 16) * load((const float *)x);
-    return sum + (vf)(pair & 0xffff0000u) * load((const float *)x + LANES);
+    sum = add_product(sum, (vf)(pair << 16), load((const float *)x));
+    return add_product(sum, (vf)(pair & 0xffff0000u), load((const float *)x + LANES));
 #endif
 }
 

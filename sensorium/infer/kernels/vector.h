@@ -21,6 +21,12 @@ Sums over lanes have one fixed order: a number never depends on how many rows ar
 #define LANES 4
 #endif
 
+#if defined(__AVX512F__) || defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
 #define INLINE static inline __attribute__((always_inline, unused))
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -36,6 +42,19 @@ enum { FLOAT32 = 0, BFLOAT16 = 1 }; /* of what is stored; the quantised kinds of
 
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf x) { *(vf_loose *)p = x; }
+/* sum + a * b. Said by an instruction where there is one: left to itself, gcc multiplies and adds in some loops and does
+both at once in others, and sums would depend on the number of rows. */
+INLINE vf add_product(vf sum, vf a, vf b) {
+#if LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif LANES == 8 && defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif LANES == 4 && defined(__ARM_NEON) && defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
+#else
+    return sum + a * b;
+#endif
+}
 INLINE vf all(float x) { return x - (vf){0}; }
 INLINE vi round_to_int(vf x) { return __builtin_convertvector(x + (vf)((vi)(x > 0) & (vi)all(1.0f)) - 0.5f, vi); }
 INLINE vf choose(vi yes, vf a, vf b) { return (vf)(((vi)a & yes) | ((vi)b & ~yes)); }
@@ -114,13 +133,14 @@ INLINE vf exponential(vf x) {
     x = smaller(larger(x, all(-87.0f)), all(88.0f));
     vi n = round_to_int(x * 1.44269504f);
     vf whole = __builtin_convertvector(n, vf);
-    vf r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    vf y = 1.0f / 720 + r * (1.0f / 5040);
-    y = 1.0f / 120 + r * y;
-    y = 1.0f / 24 + r * y;
-    y = 1.0f / 6 + r * y;
-    y = 0.5f + r * y;
-    y = 1.0f + r * (1.0f + r * y);
+    vf r = add_product(add_product(x, whole, all(-0.693359375f)), whole, all(2.12194440e-4f));
+    vf y = add_product(all(1.0f / 720), r, all(1.0f / 5040));
+    y = add_product(all(1.0f / 120), r, y);
+    y = add_product(all(1.0f / 24), r, y);
+    y = add_product(all(1.0f / 6), r, y);
+    y = add_product(all(0.5f), r, y);
+    y = add_product(all(1.0f), r, y);
+    y = add_product(all(1.0f), r, y);
     return y * (vf)((n + 127) << 23);
 }
 INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
