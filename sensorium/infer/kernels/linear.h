@@ -66,29 +66,32 @@ INLINE void tile(int type, const int outputs, const int rows, const char *w, siz
 #else
     const int taken = type == FLOAT32 ? bytes : 2 * bytes;
 #endif
-    vf sum[ROWS][FEW];
-    for (int n = 0; n < outputs; n++)
-        for (int m = 0; m < rows; m++) sum[n][m] = all(0);
+    vf sum[ROWS][FEW]; /* in registers, as all loops over it are unrolled */
     int at = 0;
+    UNROLL for (int n = 0; n < outputs; n++) UNROLL for (int m = 0; m < rows; m++) sum[n][m] = all(0);
     for (; at + step <= k; at += step) {
-#pragma GCC unroll 8
-        for (int n = 0; n < outputs; n++) {
+        UNROLL for (int n = 0; n < outputs; n++) {
             if (rows == 1) __builtin_prefetch(w + n * wide + ahead);
-#pragma GCC unroll 4
-            for (int m = 0; m < rows; m++) sum[n][m] = times(type, sum[n][m], w + n * wide, x + m * stride);
+            UNROLL for (int m = 0; m < rows; m++)
+                sum[n][m] = times(type, sum[n][m], w + n * wide, x + m * stride);
         }
         w += bytes;
         x += taken;
     }
     if (at < k) {
         char last[4 * LANES] = {0};
-        for (int n = 0; n < outputs; n++) {
+        UNROLL for (int n = 0; n < outputs; n++) {
             memcpy(last, w + n * wide, (size_t)(k - at) * (type == FLOAT32 ? 4 : 2));
-            for (int m = 0; m < rows; m++) sum[n][m] = times(type, sum[n][m], last, x + m * stride);
+            UNROLL for (int m = 0; m < rows; m++) sum[n][m] = times(type, sum[n][m], last, x + m * stride);
         }
     }
-    for (int n = 0; n < outputs; n++)
-        for (int m = 0; m < rows; m++) y[m * ld + n] = total(sum[n][m]);
+    UNROLL for (int m = 0; m < rows; m++) {
+        UNROLL for (int n = 0; n + 4 <= outputs; n += 4) {
+            quad four = totals(sum[n][m], sum[n + 1][m], sum[n + 2][m], sum[n + 3][m]);
+            memcpy(y + m * ld + n, &four, sizeof four);
+        }
+        UNROLL for (int n = outputs / 4 * 4; n < outputs; n++) y[m * ld + n] = total(sum[n][m]);
+    }
 }
 
 /* All tiles of `outputs` <= ROWS neighbouring outputs, for any number of rows. */

@@ -282,7 +282,8 @@ static void attention(const struct call *c, const struct op *op, int thread, int
             int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
             float *partial = c->partial + row * row_floats + ((size_t)head * shared * PIECES + piece) * apart;
             attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, head, begin,
-                         (int)(rest < s.piece ? rest : s.piece), (float *)own, partial, apart * PIECES);
+                         (int)(rest < s.piece ? rest : s.piece), (float *)own, (size_t)s.piece + LANES, partial,
+                         apart * PIECES);
         }
         unit = next;
     }
@@ -349,7 +350,7 @@ EXPORT void run(const struct call *c) {
 EXPORT int64_t size_of(int which) { return which == 0 ? sizeof(struct op) : sizeof(struct call); }
 EXPORT int64_t own_bytes(int rows, int widest, int piece) {
     int64_t bytes = (int64_t)packed_bytes(BFLOAT16, widest) * rows + 4 * ((int64_t)widest + 4 * LANES);
-    int64_t scores = 4 * ((int64_t)piece + 4 * LANES);
+    int64_t scores = 2 * 4 * ((int64_t)piece + 4 * LANES);
     return ((bytes > scores ? bytes : scores) + 127) / 64 * 64;
 }
 EXPORT int64_t partial_floats(int heads, int width) { return (int64_t)PIECES * heads * (width + 2); }
