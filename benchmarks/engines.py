@@ -47,7 +47,9 @@ class Ours:
             if "quantize" not in signature(sensorium.load).parameters:
                 raise Missing("this version of the package has no quantised numbers")
             more = {"quantize": numbers}
-        self.model = sensorium.load(folder, "fp32" if numbers == "fp32" else "bf16", console=Console(quiet=True), **more)
+        self.model = sensorium.load(
+            folder, "fp32" if numbers == "fp32" else "bf16", console=Console(quiet=True), **more
+        )
         self.model.engine.stops = frozenset()
         self.sampling = Sampling
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group country problem hand "
-    "part place case week company system program question work night point home water room mother area money story "
-    "fact month lot right study book eye job word business issue side kind head house service friend father power hour "
-    "game line end member law car city community name president team minute idea body information back parent face "
-    "others level office door health person art war history party result change morning reason research girl guy moment"
-).split()
+WORDS = tuple(
+    """
+    time year people way day man thing woman life child world school state family student group country problem
+    hand part place case week company system program question work night point home water room mother area money
+    story fact month lot right study book eye job word business issue side kind head house service friend father
+    power hour game line end member law car city community name president team minute idea body information back
+    parent face others level office door health person art war history party result change morning reason research
+    girl guy moment
+    """.split()  # noqa: SIM905
+)
 """Each is one token of the language model's, with the space before it."""
 
 

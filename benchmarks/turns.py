@@ -64,8 +64,8 @@ def _serve(pipe: Any, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
     try:
         runner = make(*args)
         pipe.send((True, None))
-    except (Missing, ImportError, TypeError, ValueError) as error:
-        pipe.send((False, f"{type(error).__name__}: {error}"))
+    except Exception as error:  # whatever it is, the other sides are measured
+        pipe.send((False, str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"))
         return
     while True:
         try:
@@ -75,7 +75,12 @@ def _serve(pipe: Any, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
             pipe.send((True, getattr(runner, method)(*given)))
         except Exception as error:
-            pipe.send((False, f"{type(error).__name__}: {error}"))
+            pipe.send((False, str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"))
+
+
+def wanted(name: str, options: argparse.Namespace) -> bool:
+    """Whether --only takes a side."""
+    return any(fnmatch(name, pattern) for pattern in options.only.split(","))
 
 
 class Sides:
@@ -92,7 +97,7 @@ class Sides:
         self.stack.close()
 
     def add(self, name: str, make: Callable[..., Any], *args: Any) -> None:
-        if not any(fnmatch(name, pattern) for pattern in self.options.only.split(",")):
+        if not wanted(name, self.options):
             return
         try:
             side = Side(name, make, *args)

@@ -1,7 +1,7 @@
 """The same weights in every form that some side of a comparison reads.
 
-SmolLM2-135M-Instruct comes by the package's own routes; from it are written, when first asked for, folders in the layout
-of transformers and GGUF files. Importing this module imports nothing heavy.
+SmolLM2-135M-Instruct comes by the package's own routes; from it are written, when first asked for, folders in the
+layout of transformers and GGUF files. Importing this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -95,8 +95,13 @@ class Weights:
 def _llava(text: Path, folder: Path, precision: str) -> None:
     import torch
     from transformers import (
-        AutoModelForCausalLM, AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, LlavaConfig,
-        LlavaForConditionalGeneration, LlavaProcessor,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
     )  # fmt: skip
 
     torch.manual_seed(0)
