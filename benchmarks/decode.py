@@ -1,7 +1,7 @@
 """Tokens a second of one answer, behind about 64 tokens of text and behind a picture.
 
 Greedy, 128 tokens behind the first. Sides: this package in fp32, bf16, int8 and int4, transformers' `generate` in fp32
-and bf16, llama.cpp in bf16, q8_0 and q4_1; behind the picture llama.cpp reads a text as long as the picture's prompt
+and bf16, llama.cpp in f32, bf16, q8_0 and q4_1; behind the picture llama.cpp reads a text as long as the picture's prompt
 (its steps are the same work). The memory limit is what reading every weight once takes, at the speed at which this
 machine reads a large buffer with the same threads, measured in every round.
 
@@ -22,11 +22,12 @@ from benchmarks.weights import Weights
 
 PARAMETERS = 134_515_008
 """Of the language model: all are read for every token, the embedding as the head."""
-BITS = {"fp32": 32, "bf16": 16, "int8": 8.5, "int4": 4.5, "q8_0": 8.5}
+BITS = {"fp32": 32, "f32": 32, "bf16": 16, "int8": 8.5, "int4": 4.5, "q8_0": 8.5}
 OURS = ("fp32", "bf16", "int8", "int4")
 PAIRS = (
     *((f"sensorium {ours}", f"transformers {theirs}") for ours in ("bf16", "int8") for theirs in ("bf16",)),
     ("sensorium fp32", "transformers fp32"),
+    ("sensorium fp32", "llama.cpp f32"),
     ("sensorium bf16", "llama.cpp bf16"),
     ("sensorium int8", "llama.cpp q8_0"),
     ("sensorium int4", "llama.cpp q4_1"),
@@ -62,7 +63,7 @@ def behind_text(sides: Sides, weights: Weights) -> None:
         sides.add(f"sensorium {numbers}", Ours, weights.text(), numbers)
     for numbers in ("fp32", "bf16"):
         sides.add(f"transformers {numbers}", Transformers, weights.text(), numbers)
-    for numbers in ("bf16", "q8_0", "q4_1"):
+    for numbers in ("f32", "bf16", "q8_0", "q4_1"):
         sides.add(f"llama.cpp {numbers}", LlamaCpp, weights.gguf(numbers))
 
 
@@ -72,7 +73,7 @@ def behind_picture(sides: Sides, weights: Weights) -> None:
         sides.add(f"sensorium {numbers}", Ours, weights.pictures(), numbers)
     for numbers in ("fp32", "bf16"):
         sides.add(f"transformers {numbers}", Transformers, weights.pictures(), numbers, True)
-    for numbers in ("bf16", "q8_0", "q4_1"):
+    for numbers in ("f32", "bf16", "q8_0", "q4_1"):
         sides.add(f"llama.cpp {numbers}", LlamaCpp, weights.gguf(numbers))
 
 

@@ -1,7 +1,7 @@
 """Prompt tokens a second, from the prompt to the first token of its answer.
 
 Prompts of 256, 512 and 1,024 tokens of text, a new one in every turn. Sides: this package in fp32, bf16 and int8,
-transformers in fp32 and bf16, llama.cpp in bf16 and q8_0.
+transformers in fp32 and bf16, llama.cpp in f32, bf16 and q8_0.
 
     python -m benchmarks.prefill [--rounds 7] [--lengths 256 512 1024] [--only PATTERNS] [--json FILE]
 """
@@ -17,6 +17,7 @@ from benchmarks.weights import Weights
 
 PAIRS = (
     ("sensorium fp32", "transformers fp32"),
+    ("sensorium fp32", "llama.cpp f32"),
     ("sensorium bf16", "transformers bf16"),
     ("sensorium bf16", "llama.cpp bf16"),
     ("sensorium int8", "llama.cpp q8_0"),
@@ -49,7 +50,7 @@ def main() -> None:
             sides.add(f"sensorium {numbers}", Ours, weights.text(), numbers)
         for numbers in ("fp32", "bf16"):
             sides.add(f"transformers {numbers}", Transformers, weights.text(), numbers)
-        for numbers in ("bf16", "q8_0"):
+        for numbers in ("f32", "bf16", "q8_0"):
             sides.add(f"llama.cpp {numbers}", LlamaCpp, weights.gguf(numbers))
         reader = Side("ids", Ours, weights.text(), "bf16")
         figures = {str(length): measure(sides, reader, length) for length in options.lengths}
