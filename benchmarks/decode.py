@@ -1,9 +1,9 @@
 """Tokens a second of one answer, behind about 64 tokens of text and behind a picture.
 
 Greedy, 128 tokens behind the first. Sides: this package in fp32, bf16, int8 and int4, transformers' `generate` in fp32
-and bf16, llama.cpp in f32, bf16, q8_0 and q4_1; behind the picture llama.cpp reads a text as long as the picture's prompt
-(its steps are the same work). The memory limit is what reading every weight once takes, at the speed at which this
-machine reads a large buffer with the same threads, measured in every round.
+and bf16, llama.cpp in f32, bf16, q8_0 and q4_1; behind the picture llama.cpp reads a text as long as that prompt (the
+steps are the same work). The memory limit is what reading every weight once takes, at the speed at which this machine
+reads a large buffer with the same threads, measured in every round.
 
     python -m benchmarks.decode [--rounds 5] [--tokens 128] [--only PATTERNS] [--json FILE]
 """
