@@ -33,6 +33,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value, for example stages.align.lr=5e-4. Repeatable."),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(metavar="int8|int4", help="Weights of the language model in 8 or 4 bits; head and embedding in 8."),
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
 
 
@@ -95,12 +99,13 @@ def evaluate(
     n: Annotated[
         int | None, typer.Option(min=1, help="Items of each task, instead of as many as the recipe says.")
     ] = None,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Ask a trained model its recipe's evaluations, each beside its blind control."""
     from sensorium.commands.evaluate import run_evaluate
 
-    run_evaluate(run, n, json)
+    run_evaluate(run, n, json, quantize)
 
 
 @app.command()
@@ -111,13 +116,14 @@ def chat(
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Talk to a trained model about pictures: one line is one turn. With --json one object for each turn."""
     from sensorium.commands.chat import run_chat
 
     sampling = {"temperature": temperature, "max_tokens": max_tokens}
-    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json)
+    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json, quantize)
 
 
 @app.command()

@@ -37,24 +37,39 @@ INLINE struct span seen(const struct heads *h, int token) {
 /* Floats of a piece of one head: the highest score, the sum of the shares, the shares times the values. */
 INLINE size_t piece_floats(const struct heads *h) { return (size_t)h->width + 2; }
 
-INLINE float dot(const float *a, const float *b, int width) {
-    vf sum = all(0);
-    for (int i = 0; i < width; i += LANES) sum = add_product(sum, load_some(a + i, width - i), load_some(b + i, width - i));
-    return total(sum);
+/* A vector at i of a head; `whole`: a head is a number of vectors, so none of them is cut. */
+INLINE vf load_head(const float *p, int i, int width, const int whole) {
+    return whole ? load(p + i) : load_some(p + i, width - i);
 }
 
-/* score[j] of `count` keys that stand `apart` floats from each other. */
-INLINE void scores(const float *q, const float *keys, size_t apart, int count, int width, float *score) {
+/* score[h * room + j] of `some` neighbouring queries and `count` keys that stand `apart` floats from each other. */
+INLINE void scores(const float *q, const int some, const float *keys, size_t apart, int count, int width,
+                   const int whole, float *score, size_t room) {
     int j = 0;
     for (; j + 4 <= count; j += 4) {
-        vf sum[4] = {all(0), all(0), all(0), all(0)};
+        vf sum[2][4];
+        UNROLL for (int h = 0; h < some; h++) UNROLL for (int k = 0; k < 4; k++) sum[h][k] = all(0);
         for (int i = 0; i < width; i += LANES) {
-            vf part = load_some(q + i, width - i);
-            for (int k = 0; k < 4; k++) sum[k] = add_product(sum[k], part, load_some(keys + (j + k) * apart + i, width - i));
+            vf key[4];
+            UNROLL for (int k = 0; k < 4; k++) key[k] = load_head(keys + (j + k) * apart, i, width, whole);
+            UNROLL for (int h = 0; h < some; h++) {
+                vf part = load_head(q + h * width, i, width, whole);
+                UNROLL for (int k = 0; k < 4; k++) sum[h][k] = add_product(sum[h][k], part, key[k]);
+            }
         }
-        for (int k = 0; k < 4; k++) score[j + k] = total(sum[k]);
+        UNROLL for (int h = 0; h < some; h++) {
+            quad four = totals(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
+            memcpy(score + h * room + j, &four, sizeof four);
+        }
     }
-    for (; j < count; j++) score[j] = dot(q, keys + j * apart, width);
+    for (; j < count; j++)
+        for (int h = 0; h < some; h++) {
+            vf sum = all(0);
+            for (int i = 0; i < width; i += LANES)
+                sum = add_product(sum, load_head(q + h * width, i, width, whole),
+                                  load_head(keys + j * apart, i, width, whole));
+            score[h * room + j] = total(sum);
+        }
 }
 
 /* Scores become shares e^(score - highest); what stands behind `count` up to a whole vector must be there. */
@@ -77,33 +92,54 @@ INLINE void soften(const struct heads *h, float *score, int count, float *most, 
     *sum = total(added);
 }
 
-/* out (width) = sum over j of share[j] * values[j] */
-INLINE void mix(const float *share, const float *values, size_t apart, int count, int width, float *out) {
+/* `vectors` of out[h * beside] = sum over j of share[h * room + j] * values[j], for `some` neighbouring heads. */
+INLINE void mix_some(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
+                     const int vectors, int left, float *out, size_t beside) {
+    vf sum[2][4];
+    UNROLL for (int h = 0; h < some; h++) UNROLL for (int k = 0; k < vectors; k++) sum[h][k] = all(0);
+    for (int j = 0; j < count; j++) {
+        const float *value = values + j * apart;
+        UNROLL for (int k = 0; k < vectors; k++) {
+            vf part = vectors > 1 ? load(value + k * LANES) : load_some(value, left);
+            UNROLL for (int h = 0; h < some; h++) sum[h][k] = add_product(sum[h][k], all(share[h * room + j]), part);
+        }
+    }
+    UNROLL for (int h = 0; h < some; h++) UNROLL for (int k = 0; k < vectors; k++)
+        store_some(out + h * beside + k * LANES, sum[h][k], vectors > 1 ? LANES : left);
+}
+INLINE void mix(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
+                int width, float *out, size_t beside) {
     int i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES) {
-        vf sum[4] = {all(0), all(0), all(0), all(0)};
-        for (int j = 0; j < count; j++)
-            for (int k = 0; k < 4; k++) sum[k] = add_product(sum[k], all(share[j]), load(values + j * apart + i + k * LANES));
-        for (int k = 0; k < 4; k++) store(out + i + k * LANES, sum[k]);
-    }
-    for (; i < width; i += LANES) {
-        vf sum = all(0);
-        for (int j = 0; j < count; j++) sum = add_product(sum, all(share[j]), load_some(values + j * apart + i, width - i));
-        store_some(out + i, sum, width - i);
-    }
+    for (; i + 4 * LANES <= width; i += 4 * LANES)
+        mix_some(share, room, some, values + i, apart, count, 4, 0, out + i, beside);
+    for (; i < width; i += LANES)
+        mix_some(share, room, some, values + i, apart, count, 1, width - i, out + i, beside);
 }
 
-/* One piece of the keys of one kv head, for all heads that share it. `score` has room for a piece and a vector. */
-INLINE void attend_piece(const struct heads *h, const float *q, int token, int head, int64_t first, int count,
-                         float *score, float *partial, size_t apart_heads) {
-    const int shared = h->heads / h->kv_heads;
+/* One piece of the keys of one kv head, for `some` of the heads that share it. `score` has room for `some` pieces, each
+and a vector. */
+INLINE void attend_some(const struct heads *h, const float *q, const int some, const float *keys, const float *values,
+                        int count, const int whole, float *score, size_t room, float *partial, size_t beside) {
     const size_t apart = (size_t)h->kv_heads * h->width;
+    scores(q, some, keys, apart, count, h->width, whole, score, room);
+    for (int one = 0; one < some; one++)
+        soften(h, score + one * room, count, partial + one * beside, partial + one * beside + 1);
+    mix(score, room, some, values, apart, count, h->width, partial + 2, beside);
+}
+static void attend_piece(const struct heads *h, const float *q, int token, int head, int64_t first, int count,
+                         float *score, size_t room, float *partial, size_t beside) {
+    const int shared = h->heads / h->kv_heads, whole = h->width % LANES == 0;
     const float *keys = held(h, h->keys, token, first, head), *values = held(h, h->values, token, first, head);
-    for (int one = 0; one < shared; one++) {
-        float *out = partial + one * apart_heads;
-        scores(q + ((size_t)head * shared + one) * h->width, keys, apart, count, h->width, score);
-        soften(h, score, count, out, out + 1);
-        mix(score, values, apart, count, h->width, out + 2);
+    q += (size_t)head * shared * h->width;
+    for (int one = 0; one < shared;) {
+        const int some = one + 2 <= shared ? 2 : 1;
+        const float *mine = q + (size_t)one * h->width;
+        float *to = partial + one * beside;
+        if (some == 2 && whole) attend_some(h, mine, 2, keys, values, count, 1, score, room, to, beside);
+        else if (whole) attend_some(h, mine, 1, keys, values, count, 1, score, room, to, beside);
+        else if (some == 2) attend_some(h, mine, 2, keys, values, count, 0, score, room, to, beside);
+        else attend_some(h, mine, 1, keys, values, count, 0, score, room, to, beside);
+        one += some;
     }
 }
 
