@@ -27,7 +27,6 @@ from sensorium.convert.published import open_published
 from sensorium.data.formats.rows import BadRow, RowReader
 from sensorium.data.media import PictureFile
 from sensorium.data.sound import SoundFile
-from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine
 from sensorium.infer.handover import Reply, reply
@@ -42,6 +41,7 @@ from sensorium.infer.vectors import picture_vectors, text_vectors
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
+from sensorium.nn.wide import native_bfloat16
 from sensorium.render import Renderer
 from sensorium.sequence import Media, Sample, Segment
 from sensorium.tokenizer import Tokenizer

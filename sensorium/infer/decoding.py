@@ -154,8 +154,8 @@ class Decoder:
         layout = compile_layout(packed, self.rule)
         places = {id(one): slot for slot, one in enumerate(self.active)}
         slots = [places[id(one)] for one, _, _ in pieces]
-        if self.program is not None and len(packed) <= FEW and not packed.spans:
-            x = self.model.embed(packed.ids)
+        x = self.model.alone(packed) if self.program is not None and layout.plainly_causal else None
+        if self.program is not None and x is not None:
             hidden = self._run(self.program, x, packed.position, slots, layout.lengths)
         else:
             with self.cache.step(slots, layout):
@@ -244,7 +244,8 @@ class Decoder:
         starts = [self.cache.lengths[slot] for slot in slots]
         places = [start + place for start, count in zip(starts, counts) for place in range(count)]
         each = [slot for slot, count in zip(slots, counts) for _ in range(count)]
-        hidden = program.step(x, each, places, position, self.cache)
+        read = program.step if len(x) <= FEW else program.read
+        hidden = read(x, each, places, position, self.cache)
         self.cache.wrote(each, places, position)
         return hidden
 

@@ -311,6 +311,12 @@ class Fused(LatentStream):
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
 
+    def alone(self, sequence: Sequence) -> Tensor | None:
+        if any((self.source, self.thinker, self.streams, self.config.memory, self.config.deep, self.config.latents,
+                self.config.generators)):  # fmt: skip
+            return None
+        return self.stream(sequence)[0]
+
     # ---- generators
 
     def watch(self, between: Mapping[int, Between]) -> tuple[dict[int, list[Tensor]], dict[int, Between]]:

@@ -235,6 +235,11 @@ class Wiring(Part):
         is returned in place of `between`."""
         return {}, dict(between)
 
+    def alone(self, sequence: Sequence) -> Tensor | None:
+        """(T, D), where that is all that the stack reads of a sequence: nothing stands beside it or comes between its
+        blocks."""
+        return None
+
     def signals(self, hidden: Tensor, seen: Mapping[int, list[Tensor]]) -> dict[str, Tensor]:
         """hidden (T, D) and what `watch` saw of the same tokens -> by kind what a generator reads of each, (T, layers,
         D)."""
