@@ -104,7 +104,7 @@ class Text:
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Iterable[str] = ()) -> None:
-        self._stream = tokenizer.stream()
+        self._tokenizer, self._stream = tokenizer, tokenizer.stream()
         self._stop = tuple(stop)
         self._held = ""
         self.text = ""
@@ -113,6 +113,10 @@ class Text:
     def push(self, id: int) -> str:
         """The text that became certain with this id."""
         return self._add(self._stream.push(id), final=False)
+
+    def of(self, id: int) -> str:
+        """The text of one token by itself."""
+        return self._tokenizer.decode([id], skip_special=False)
 
     def finish(self) -> str:
         """The rest, once no id follows."""
