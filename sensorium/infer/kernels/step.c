@@ -281,6 +281,10 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
         if (key || value)
             memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
     }
+    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
+    const struct unit unit = unit_at(&h, first < end ? c->rows : 0, first);
+    const struct next next = next_of(&h, &unit);
+    fetch_part(&next, 0, 1); /* what this thread reads first once all have come */
 }
 
 /* Queries in `from` -> what they read in `to`; pieces of keys are shared out, then joined. */
@@ -288,18 +292,16 @@ static void attention(const struct call *c, const struct op *op, int thread, int
                       struct barrier *barrier) {
     const struct heads h = heads_of(c, op);
     const size_t apart = piece_floats(&h), row_floats = apart * PIECES * h.heads;
-    int64_t units = 0, first, end, unit = 0;
-    for (int row = 0; row < c->rows; row++) units += seen(&h, row).pieces;
-    share_of(units, 1, thread, threads, &first, &end);
-    for (int row = 0; row < c->rows && unit < end; row++) {
-        const struct span s = seen(&h, row);
-        for (int piece = 0; piece < s.pieces; piece++, unit++) {
-            if (unit < first || unit >= end) continue;
-            const int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
-            attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, begin,
-                         (int)(rest < s.piece ? rest : s.piece), (float *)own, (size_t)s.piece + LANES,
-                         c->partial + row * row_floats + piece * apart, apart * PIECES);
-        }
+    int64_t first, end;
+    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
+    struct unit unit = unit_at(&h, c->rows, first);
+    for (int64_t one = first; one < end; one++) {
+        const struct unit follows = one + 1 < end ? unit_at(&h, c->rows, one + 1) : (struct unit){0, 0, 0, 0, 0};
+        const struct next next = next_of(&h, &follows);
+        attend_piece(&h, reg(c, op->from) + (size_t)unit.token * h.heads * h.width, unit.token, unit.first, unit.count,
+                     (float *)own, (size_t)unit.piece_keys + LANES,
+                     c->partial + unit.token * row_floats + unit.piece * apart, apart * PIECES, &next);
+        unit = follows;
     }
     meet(barrier, threads);
     share_of((int64_t)c->rows * h.heads, 1, thread, threads, &first, &end);
