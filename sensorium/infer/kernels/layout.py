@@ -51,9 +51,10 @@ class CCall(ctypes.Structure):
     _fields_ = [
         ("ops", POINTER(COp)), ("count", c_int32), ("rows", c_int32), ("threads", c_int32), ("in_type", c_int32),
         ("out_type", c_int32), ("from_", c_int32), ("to", c_int32), ("in_width", c_int32), ("out_width", c_int32),
-        ("many", c_int32), ("in_", c_void_p), ("out", c_void_p), ("registers", c_void_p), ("own", c_void_p), ("own_bytes", c_int64),
-        ("capacity", c_int64), ("partial", c_void_p), ("slots", POINTER(c_int64)), ("places", POINTER(c_int64)),
-        ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)), ("tables", CTable * 2),
+        ("many", c_int32), ("in_", c_void_p), ("out", c_void_p), ("registers", c_void_p), ("own", c_void_p),
+        ("own_bytes", c_int64), ("capacity", c_int64), ("partial", c_void_p), ("slots", POINTER(c_int64)),
+        ("places", POINTER(c_int64)), ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)),
+        ("tables", CTable * 2),
     ]  # fmt: skip
 
 
