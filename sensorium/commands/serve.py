@@ -18,7 +18,7 @@ KEYS = "SENSORIUM_API_KEYS"
 
 @dataclass(frozen=True)
 class Serving:
-    """What the command line says. runs: RUN or NAME=RUN. limits: NAME=VALUE. drain: seconds."""
+    """What the command line says. runs: RUN or NAME=RUN. limits: NAME=VALUE. drain: seconds. ui: with the web page."""
 
     runs: tuple[str, ...]
     host: str = "127.0.0.1"
@@ -30,6 +30,7 @@ class Serving:
     drain: float = 30.0
     precision: str = "auto"
     device: str = "cpu"
+    ui: bool = False
 
 
 def run_serve(asked: Serving, json: bool) -> None:
@@ -38,25 +39,36 @@ def run_serve(asked: Serving, json: bool) -> None:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'sensorium[serve]'")
     from sensorium.serve.run import address_of, listening, log_to_stderr, run
 
+    if asked.ui:
+        from sensorium.serve.page import need_gradio
+
+        need_gradio()
     named = named_runs(asked.runs)
     sock = listening(asked.host, asked.port)  # a taken port is said before a model is loaded
     try:
         log_to_stderr()
-        app = app_of(asked, named)
-        _announce(address_of(sock), list(named), json)
+        app, url = app_of(asked, named), address_of(sock)
+        if asked.ui:
+            from sensorium.serve.page import mount_page
+
+            mount_page(app, f"{url}/v1", list(named), keyed=bool(app.state.serving.keys))
+        _announce(url, list(named), asked.ui, json)
         run(app, sock, asked.drain)
     finally:
         sock.close()
 
 
-def _announce(url: str, names: list[str], json: bool) -> None:
+def _announce(url: str, names: list[str], ui: bool, json: bool) -> None:
     if json:
         from json import dumps
 
-        print(dumps({"url": url, "models": names}), flush=True)
+        page = {"page": f"{url}/ui"} if ui else {}
+        print(dumps({"url": url, "models": names, **page}), flush=True)
         return
     console = console_for(False)
     console.print(f"{url}/v1 answers for {', '.join(names)}", markup=False, soft_wrap=True)
+    if ui:
+        console.print(f"{url}/ui is the page; Ctrl-C ends both", markup=False, soft_wrap=True)
 
 
 def app_of(asked: Serving, named: dict[str, str]) -> Any:

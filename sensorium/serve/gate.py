@@ -21,6 +21,10 @@ from sensorium.serve.metrics import Metrics
 
 log = logging.getLogger("sensorium.serve")
 
+PAGE = "/ui/"
+"""Below it is the web page, whose framework has many routes and asks all the time: one line in the numbers, none in
+the log. What it asks of models passes here as any other client's requests do."""
+
 
 @dataclass
 class State:
@@ -135,7 +139,8 @@ class Gate:
     def _note(self, scope: Scope, visit: Visit) -> None:
         """One line, without anything that a user wrote."""
         seconds = time.perf_counter() - visit.started
-        route = getattr(scope.get("route"), "path", visit.route)
+        page = f"{scope['path']}/".startswith(PAGE)
+        route = PAGE.rstrip("/") if page else getattr(scope.get("route"), "path", visit.route)
         metrics = self.state.metrics
         metrics.requests.labels(route, visit.model, str(visit.status)).inc()
         metrics.duration.labels(route).observe(seconds)
@@ -143,5 +148,5 @@ class Gate:
             metrics.errors.labels(visit.code or str(visit.status)).inc()
         noted = {"id": visit.id, "method": scope["method"][:16], "route": route, "status": visit.status,
                  "seconds": round(seconds, 4), "model": visit.model, "code": visit.code, **visit.notes}  # fmt: skip
-        level = logging.DEBUG if route in ("/health", "/ready", "/metrics") else logging.INFO
+        level = logging.DEBUG if page or route in ("/health", "/ready", "/metrics") else logging.INFO
         log.log(level, "request", extra={"fields": {name: value for name, value in noted.items() if value != ""}})

@@ -110,7 +110,7 @@ class Server(uvicorn.Server):
         self.state: State = app.state.serving
         self.drain = drain
         config = uvicorn.Config(
-            app, http=protocol(self.state.limits.head_seconds), ws="none", lifespan="off", log_config=None,
+            app, http=protocol(self.state.limits.head_seconds), ws="none", lifespan="auto", log_config=None,
             access_log=False, server_header=False, timeout_keep_alive=30, proxy_headers=False,
             timeout_graceful_shutdown=int(LAST) + 1, backlog=2048,
         )  # fmt: skip

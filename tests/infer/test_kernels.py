@@ -7,6 +7,7 @@ from torch import nn
 from sensorium.infer.cache import Cache
 from sensorium.infer.kernels import build
 from sensorium.infer.kernels.program import Program
+from sensorium.infer.kernels.quantize import QuantLinear, QuantWeight
 from sensorium.mask import Layout
 from sensorium.nn.backbone import Backbone, Local, bert, llama, opt, t5
 from sensorium.nn.lora import LoRA, add_lora
@@ -320,3 +321,36 @@ def test_other_widths_of_vectors_agree(monkeypatch, tmp_path, flags):
         test_a_row_is_the_same_whatever_stands_beside_it(torch.bfloat16, WIDER)
     finally:
         build._found.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_layers_of_codes(kind):
+    """Beside the same weights in float32, which lose nothing to the rounding of inputs that codes are multiplied by;
+    rows are alone what they are together. Some layers are codes, some are not."""
+    exact, coded = (made(changed(attention={"bias": True}, ffn={"hidden": 72}, tied=False)) for _ in range(2))
+    for name in ("attention.q", "attention.v", "attention.o", "ffn.gate", "ffn.up", "ffn.down"):
+        for index in range(2):
+            parent, _, leaf = f"blocks.{index}.{name}".rpartition(".")
+            linear = coded.get_submodule(f"{parent}.{leaf}")
+            weight = QuantWeight(linear.weight, kind)
+            setattr(coded.get_submodule(parent), leaf, QuantLinear(weight, linear.bias))
+            exact.get_submodule(f"{parent}.{leaf}").weight.data.copy_(weight.values())
+    weight = QuantWeight(coded.head.weight, "int8")
+    coded.head = QuantLinear(weight)
+    exact.head.weight.data.copy_(weight.values())
+    program, cache = Program(coded), Cache.of(coded, slots=9, capacity=8)
+    x, position = torch.randn(9, 40), positions_of(coded, 9)
+    got = program.step(x[:8], [0] * 8, list(range(8)), position[:8], cache)
+    expected = full(exact, x[:8], position[:8])
+    close(got, expected, 1e-4)
+    close(program.logits(expected), exact.logits(expected).detach(), 1e-4)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        all_at_once = program.step(x, list(range(9)), [0] * 9, torch.zeros(9).long(), cache)
+    finally:
+        torch.set_num_threads(before)
+    for row in range(9):
+        alone = program.step(x[row : row + 1], [row], [0], torch.zeros(1).long(), cache)
+        assert torch.equal(alone, all_at_once[row : row + 1])
+        assert torch.equal(program.logits(alone), program.logits(all_at_once)[row : row + 1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from sensorium.nn.norm import Norm
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
+CODES = {"int8": 2, "int4": 3}
 NORM, LINEAR, HEADS, ATTEND, CAP = range(5)
 STORE, GATED, ADD = range(3)
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2")
@@ -60,7 +61,7 @@ def checked(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with its signatures. Raises RuntimeError where its structs are not these."""
     library.run.argtypes, library.run.restype = [POINTER(CCall)], None
     library.size_of.argtypes, library.size_of.restype = [c_int32], c_int64
-    library.own_bytes.argtypes, library.own_bytes.restype = [c_int32] * 3, c_int64
+    library.own_bytes.argtypes, library.own_bytes.restype = [c_int32] * 3 + [c_int64], c_int64
     library.partial_floats.argtypes, library.partial_floats.restype = [c_int32] * 2, c_int64
     sizes = [library.size_of(which) for which in range(2)]
     if sizes != [ctypes.sizeof(COp), ctypes.sizeof(CCall)]:
@@ -85,10 +86,14 @@ class Pointers:
             raise Unsupported(
                 f"{name} is {tensor.dtype} on {tensor.device}: kernels read float32 and bfloat16 on a CPU"
             )
-        if not tensor.is_contiguous():
-            raise Unsupported(f"{name} is not contiguous")
+        return self.raw(tensor, name), TYPES[tensor.dtype]
+
+    def raw(self, tensor: Tensor, name: str) -> int:
+        """The address of a tensor of any type. Raises Unsupported."""
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            raise Unsupported(f"{name} is on {tensor.device}, or not contiguous: kernels read it where it is on a CPU")
         self.tensors.append(tensor.detach())
-        return tensor.data_ptr(), TYPES[tensor.dtype]
+        return tensor.data_ptr()
 
     @property
     def addresses(self) -> list[tuple[int, torch.dtype]]:

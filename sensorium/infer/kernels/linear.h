@@ -10,6 +10,8 @@ rows and threads. */
 #define PAIR (2 * LANES) /* bfloat16 numbers in a vector */
 #define ROWS 8           /* outputs that are computed in one pass over k */
 #define FEW 4            /* input rows that share what was loaded of a weight */
+#define AT_ONCE (LANES == 16 ? 4 : 2) /* outputs for them that registers hold */
+#define AHEAD 512        /* bytes between what is asked for and what is used */
 
 /* Bytes that a packed input row takes. */
 INLINE size_t packed_bytes(int type, int k) {
@@ -57,80 +59,80 @@ INLINE vf times(int type, vf sum, const char *w, const char *x) {
 #endif
 }
 
-/* `outputs` <= ROWS times `rows` <= FEW sums side by side in registers. `ahead`: bytes to what is read soon. */
-INLINE void tile(int type, const int outputs, const int rows, const char *w, size_t wide, const char *x, size_t stride,
-                 int k, size_t ahead, float *y, size_t ld) {
+/* `outputs` <= ROWS times `rows` <= FEW sums side by side in registers. Outputs lie `wide` bytes apart in w and `skip`
+numbers in y. `fetch`: nothing of w was read before. */
+INLINE void tile(int type, const int outputs, const int rows, const int fetch, const char *w, size_t wide, const char *x,
+                 size_t stride, int k, float *y, size_t skip, size_t ld) {
     const int step = type == FLOAT32 ? LANES : PAIR, bytes = 4 * LANES;
 #if defined(__AVX512BF16__)
     const int taken = bytes;
 #else
     const int taken = type == FLOAT32 ? bytes : 2 * bytes;
 #endif
-    vf sum[ROWS][FEW];
-    for (int n = 0; n < outputs; n++)
-        for (int m = 0; m < rows; m++) sum[n][m] = all(0);
+    vf sum[ROWS][FEW]; /* in registers, as all loops over it are unrolled */
     int at = 0;
+    UNROLL for (int n = 0; n < outputs; n++) UNROLL for (int m = 0; m < rows; m++) sum[n][m] = all(0);
     for (; at + step <= k; at += step) {
-#pragma GCC unroll 8
-        for (int n = 0; n < outputs; n++) {
-            if (rows == 1) __builtin_prefetch(w + n * wide + ahead);
-#pragma GCC unroll 4
-            for (int m = 0; m < rows; m++) sum[n][m] = times(type, sum[n][m], w + n * wide, x + m * stride);
+        UNROLL for (int n = 0; n < outputs; n++) {
+            if (fetch) __builtin_prefetch(w + n * wide + AHEAD);
+            UNROLL for (int m = 0; m < rows; m++)
+                sum[n][m] = times(type, sum[n][m], w + n * wide, x + m * stride);
         }
         w += bytes;
         x += taken;
     }
     if (at < k) {
         char last[4 * LANES] = {0};
-        for (int n = 0; n < outputs; n++) {
+        UNROLL for (int n = 0; n < outputs; n++) {
             memcpy(last, w + n * wide, (size_t)(k - at) * (type == FLOAT32 ? 4 : 2));
-            for (int m = 0; m < rows; m++) sum[n][m] = times(type, sum[n][m], last, x + m * stride);
+            UNROLL for (int m = 0; m < rows; m++) sum[n][m] = times(type, sum[n][m], last, x + m * stride);
         }
     }
-    for (int n = 0; n < outputs; n++)
-        for (int m = 0; m < rows; m++) y[m * ld + n] = total(sum[n][m]);
+    UNROLL for (int m = 0; m < rows; m++) {
+        UNROLL for (int n = 0; n + 4 <= outputs; n += 4) {
+            quad four = totals(sum[n][m], sum[n + 1][m], sum[n + 2][m], sum[n + 3][m]);
+            UNROLL for (int one = 0; one < 4; one++) y[m * ld + (n + one) * skip] = four[one];
+        }
+        UNROLL for (int n = outputs / 4 * 4; n < outputs; n++) y[m * ld + n * skip] = total(sum[n][m]);
+    }
 }
 
-/* All tiles of `outputs` <= ROWS neighbouring outputs, for any number of rows. */
-INLINE void block(int type, int outputs, const char *w, size_t wide, const char *x, size_t stride, int rows, int k,
-                  size_t ahead, float *y, size_t ld) {
+/* `count` outputs, ROWS or one, for any number of rows: the first tiles bring the weights from memory, the others find
+them near. */
+INLINE void block(int type, const int count, const char *w, size_t wide, const char *x, size_t stride, int rows, int k,
+                  float *y, size_t skip, size_t ld) {
     int m = 0;
-    if (rows == 1 && outputs == ROWS) {
-        tile(type, ROWS, 1, w, wide, x, stride, k, ahead, y, ld);
-        return;
+#define TILES(OUTPUTS, TAKEN, FETCH)                                                                                   \
+    for (int n = 0; n + OUTPUTS <= count; n += OUTPUTS)                                                                \
+        tile(type, OUTPUTS, TAKEN, FETCH, w + n * wide, wide, x + m * stride, stride, k, y + m * ld + n * skip, skip, ld);
+    if (rows >= FEW) {
+        if (count == 1) TILES(1, FEW, 1) else TILES(AT_ONCE, FEW, 1)
+        m = FEW;
     }
-#define TILES(OUTPUTS, TAKEN)                                                                                \
-    for (; n + OUTPUTS <= outputs; n += OUTPUTS)                                                             \
-        tile(type, OUTPUTS, TAKEN, w + n * wide, wide, x + m * stride, stride, k, ahead, y + m * ld + n, ld);
     for (; m + FEW <= rows; m += FEW) {
-        int n = 0;
-#if LANES == 16
-        TILES(4, FEW)
-#endif
-        TILES(2, FEW)
-        TILES(1, FEW)
+        if (count == 1) TILES(1, FEW, 0) else TILES(AT_ONCE, FEW, 0)
     }
     if (m + 2 <= rows) {
-        int n = 0;
-        TILES(4, 2)
-        TILES(1, 2)
+        if (count == 1) TILES(1, 2, 1) else TILES(4, 2, 1)
         m += 2;
     }
     if (m < rows) {
-        int n = 0;
-        TILES(ROWS, 1)
-        TILES(1, 1)
+        if (count == 1) TILES(1, 1, 1) else TILES(ROWS, 1, 1)
     }
 #undef TILES
 }
 
+/* The ROWS outputs of a block lie far apart, each the next one of its own run of neighbours: so many streams through
+memory, each in order, are read nearly twice as fast as one. */
 INLINE void typed_rows(int type, const char *w, int k, const char *x, size_t stride, int rows, int n0, int n1, float *y,
                        size_t ld) {
-    const size_t wide = (size_t)k * (type == FLOAT32 ? 4 : 2);
-    for (int n = n0; n < n1; n += ROWS) {
-        int outputs = n1 - n < ROWS ? n1 - n : ROWS;
-        block(type, outputs, w + n * wide, wide, x, stride, rows, k, ROWS * wide, y + n, ld);
-    }
+    const size_t wide = (size_t)k * (type == FLOAT32 ? 4 : 2), run = (size_t)(n1 - n0) / ROWS;
+    w += (size_t)n0 * wide;
+    y += n0;
+    for (size_t n = 0; n < run; n++)
+        block(type, ROWS, w + n * wide, run * wide, x, stride, rows, k, y + n, run, ld);
+    for (size_t n = run * ROWS; n < (size_t)(n1 - n0); n++)
+        block(type, 1, w + n * wide, 0, x, stride, rows, k, y + n, 0, ld);
 }
 
 /* Outputs n0..n1 of each packed row: y[i * ld + n]. */

@@ -12,6 +12,7 @@ from sensorium.infer.kernels.layout import (
     ADD,
     ATTEND,
     CAP,
+    CODES,
     GATED,
     HEADS,
     LINEAR,
@@ -24,6 +25,7 @@ from sensorium.infer.kernels.layout import (
     Pointers,
     Unsupported,
 )
+from sensorium.infer.kernels.quantize import QuantLinear
 from sensorium.nn.attention import Attention
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.block import Block
@@ -61,7 +63,7 @@ class Lowered:
     ) -> None:  # fmt: skip
         """parts: (layer, its name, register of its output); all read `source`, after `norm`."""
         told = [self._part(*part) for part in parts]
-        width = _matrix(parts[0][0], parts[0][1]).shape[1]
+        width = _shape(parts[0][0], parts[0][1])[1]
         self.widest = max(self.widest, width)
         more = {"factor": 1.0, "out": STORE, **more}
         read = self.pointers.norm(*norm)
@@ -73,9 +75,14 @@ class Lowered:
         )  # fmt: skip
 
     def _part(self, layer: nn.Module, name: str, to: int) -> CPart:
-        weight = _matrix(layer, name)
-        told = CPart(outputs=weight.shape[0], to=to)
-        told.weight, told.type = self.pointers(weight, f"{name}.weight")
+        told = CPart(outputs=_shape(layer, name)[0], to=to)
+        if isinstance(layer, QuantLinear):
+            told.weight = self.pointers.raw(layer.weight.codes, f"{name}.weight.codes")
+            told.scales = self.pointers.raw(layer.weight.scales, f"{name}.weight.scales")
+            told.type = CODES[layer.weight.kind]
+        else:
+            assert isinstance(layer.weight, Tensor)
+            told.weight, told.type = self.pointers(layer.weight, f"{name}.weight")
         bias = getattr(layer, "bias", None)
         if bias is not None:
             told.bias, told.bias_type = self.pointers(bias, f"{name}.bias")
@@ -89,12 +96,14 @@ class Lowered:
         return {"scale": address, "scale_type": kind}
 
 
-def _matrix(layer: nn.Module, name: str) -> Tensor:
-    """The (out, in) weight of a layer that is linear, or the embedding that is a tied head."""
+def _shape(layer: nn.Module, name: str) -> tuple[int, int]:
+    """(outputs, inputs) of a layer that is linear, or of the embedding that is a tied head."""
+    if isinstance(layer, QuantLinear):
+        return layer.weight.shape
     if type(layer) not in (nn.Linear, nn.Embedding):
         raise Unsupported(f"{name} is a {type(layer).__name__}")
     assert isinstance(layer.weight, Tensor)
-    return layer.weight
+    return int(layer.weight.shape[0]), int(layer.weight.shape[1])
 
 
 def lower(backbone: Backbone) -> Lowered:
@@ -202,7 +211,7 @@ class _Lowering:
         return mixed, (part.inner_norm, f"{self.name}.attention.inner_norm")
 
     def _feed_forward(self, part: FeedForward, before: tuple[Norm, str] | None) -> tuple[int, tuple[Norm | None, str]]:
-        name, width = f"{self.name}.ffn", _matrix(part.up, f"{self.name}.ffn.up").shape[0]
+        name, width = f"{self.name}.ffn", _shape(part.up, f"{self.name}.ffn.up")[0]
         hidden, act = self._register("hidden", width), str(part.activation)
         up = (part.up, f"{name}.up", hidden)
         if part.gate is None:
@@ -219,7 +228,7 @@ class _Lowering:
         """The layer that writes into the stream, with the norm behind it: of what it adds, or of the sum."""
         made, block = self.made, self.part
         by = made.scale(scale, f"{self.name}.{scale_name}")
-        add = self._register("add", _matrix(layer, name).shape[0])
+        add = self._register("add", _shape(layer, name)[0])
         parts = [(layer, f"{self.name}.{name}", add)]
         norms_addend = behind is not None and (block.after or block.behind)
         if norms_addend:

@@ -16,7 +16,6 @@ from sensorium.infer.kernels.lower import Lowered, lower, lower_head
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.rope import Rope, signed
 
-PIECES, PIECE = 16, 64  # as in attend.h
 TABLE = 1 << 16  # positions whose sines are kept; those beyond are computed in their step
 
 
@@ -88,7 +87,7 @@ class Program:
         tables = [None if turns is None else turns(position) for turns in self._turns]
         keys, values = self._stores(cache)
         out = torch.empty(rows, x.shape[1], dtype=x.dtype)
-        call = self._blocks.call(x, out, self._piece(cache.capacity), self._heads, self._shape[1])
+        call = self._blocks.call(x, out, self._heads, self._shape[1], cache.capacity)
         call.capacity = cache.capacity
         call.slots, call.places = (c_int64 * rows)(*slots), (c_int64 * rows)(*places)
         call.keys, call.values = keys, values
@@ -125,14 +124,6 @@ class Program:
             raise ValueError(f"slots {sorted(set(slots))} of a cache with {cache.slots}")
         if rows and not (min(places) >= 0 and max(places) < cache.capacity):
             raise ValueError(f"places up to {max(places)} in a cache of {cache.capacity}: reserve() first")
-
-    @staticmethod
-    def _piece(capacity: int) -> int:
-        """Keys of the longest piece that attention takes at once."""
-        piece = PIECE
-        while piece * PIECES < capacity:
-            piece *= 2
-        return piece
 
     def _placed(self, x: Tensor, position: Tensor) -> Tensor:
         """What a Backbone adds to embeddings before the first block."""
@@ -206,9 +197,9 @@ class _Runner:
             self._room[name] = room = torch.empty(count + count // 4, dtype=torch.float32)
         return room.data_ptr()
 
-    def call(self, x: Tensor, out: Tensor, piece: int = 0, heads: int = 0, head_width: int = 0) -> CCall:
+    def call(self, x: Tensor, out: Tensor, heads: int = 0, head_width: int = 0, keys: int = 0) -> CCall:
         rows, threads, lowered = len(x), torch.get_num_threads(), self.lowered
-        own = self.library.own_bytes(rows, lowered.widest, piece)
+        own = self.library.own_bytes(rows, lowered.widest, heads, keys)
         call = CCall(ops=self.ops, count=len(self.ops), rows=rows, threads=threads, own_bytes=own)
         call.in_type, call.out_type = TYPES[x.dtype], TYPES[out.dtype]
         call.in_width, call.out_width = x.shape[1], out.shape[1]

@@ -5,6 +5,7 @@ threads need and is cheap (a norm before a product, rounding its input) each of 
 #define _GNU_SOURCE
 #include "attend.h"
 #include "linear.h"
+#include "quant.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ extern int omp_get_num_threads(void);
 #endif
 
 /* Everything from here to `struct call` is mirrored in layout.py. */
+enum { EIGHT_BITS = 2, FOUR_BITS = 3 }; /* types of weights beside FLOAT32 and BFLOAT16 */
 enum { OP_NORM, OP_LINEAR, OP_HEADS, OP_ATTEND, OP_CAP };
 enum { NORM_NONE, NORM_RMS, NORM_LAYER };
 enum { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU, ACT_RELU2 };
@@ -170,6 +172,20 @@ static void finish(const struct call *c, const struct op *op, int which, int n0,
     }
 }
 
+/* Bytes of an input row as weights of `type` read it. */
+INLINE size_t input_bytes(int type, int k) { return type >= EIGHT_BITS ? quant_input_bytes(k) : packed_bytes(type, k); }
+
+static void product(const struct call *c, const struct part *part, int k, const char *x, size_t stride, int n0, int n1) {
+    float *y = reg(c, part->to);
+    const struct quant codes = {part->weight, part->scales, part->outputs, k};
+    switch (part->type) {
+    case FLOAT32: float32_rows(part->weight, k, x, stride, c->rows, n0, n1, y, part->outputs); break;
+    case BFLOAT16: bfloat16_rows(part->weight, k, x, stride, c->rows, n0, n1, y, part->outputs); break;
+    case EIGHT_BITS: q8_rows(&codes, x, stride, c->rows, n0, n1, y, part->outputs); break;
+    default: q4_rows(&codes, x, stride, c->rows, n0, n1, y, part->outputs); break;
+    }
+}
+
 /* The rows of the input, normalised and in the form that weights of `type` are multiplied by. */
 static void enter(const struct call *c, const struct op *op, int type, char *own, size_t stride) {
     float *plain = (float *)(own + stride * c->rows);
@@ -183,8 +199,16 @@ static void enter(const struct call *c, const struct op *op, int type, char *own
             norm_row(&op->norm, x, plain, op->width, 0);
             x = plain;
         }
-        pack(type, x, op->width, own + stride * row);
+        if (type >= EIGHT_BITS) quant_input(x, op->width, own + stride * row);
+        else pack(type, x, op->width, own + stride * row);
     }
+}
+
+/* Where the outputs of a part are cut, near `at`: between blocks, or panels of codes. */
+INLINE int cut(int64_t at, const struct part *part) {
+    const int unit = part->type >= EIGHT_BITS ? QUANT_PANEL : ROWS;
+    at = at < 0 ? 0 : (at + unit - 1) / unit * unit;
+    return (int)(at > part->outputs ? part->outputs : at);
 }
 
 static void linear(const struct call *c, const struct op *op, int thread, int threads, char *own) {
@@ -196,22 +220,16 @@ static void linear(const struct call *c, const struct op *op, int thread, int th
     size_t stride = 0;
     for (int p = 0; p < op->parts; p++) {
         const struct part *part = &op->part[p];
-        int64_t n0 = first - before, n1 = end - before;
+        const int n0 = cut(first - before, part), n1 = cut(end - before, part);
         if (!together) before += part->outputs;
-        n0 = n0 < 0 ? 0 : n0;
-        n1 = n1 > part->outputs ? part->outputs : n1;
         if (n0 >= n1) continue;
         if (packed != part->type) {
             packed = part->type;
-            stride = packed_bytes(packed, op->width);
+            stride = input_bytes(packed, op->width);
             enter(c, op, packed, own, stride);
         }
-        float *y = reg(c, part->to);
-        if (part->type == FLOAT32)
-            float32_rows(part->weight, op->width, own, stride, c->rows, (int)n0, (int)n1, y, part->outputs);
-        else
-            bfloat16_rows(part->weight, op->width, own, stride, c->rows, (int)n0, (int)n1, y, part->outputs);
-        finish(c, op, p, (int)n0, (int)n1);
+        product(c, part, op->width, own, stride, n0, n1);
+        finish(c, op, p, n0, n1);
     }
 }
 
@@ -269,22 +287,19 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
 static void attention(const struct call *c, const struct op *op, int thread, int threads, char *own,
                       struct barrier *barrier) {
     const struct heads h = heads_of(c, op);
-    const int shared = h.heads / h.kv_heads;
     const size_t apart = piece_floats(&h), row_floats = apart * PIECES * h.heads;
     int64_t units = 0, first, end, unit = 0;
-    for (int row = 0; row < c->rows; row++) units += (int64_t)seen(&h, row).pieces * h.kv_heads;
+    for (int row = 0; row < c->rows; row++) units += seen(&h, row).pieces;
     share_of(units, 1, thread, threads, &first, &end);
     for (int row = 0; row < c->rows && unit < end; row++) {
         const struct span s = seen(&h, row);
-        const int64_t next = unit + (int64_t)s.pieces * h.kv_heads;
-        for (int64_t one = first > unit ? first - unit : 0; unit + one < next && unit + one < end; one++) {
-            int head = (int)(one / s.pieces), piece = (int)(one % s.pieces);
-            int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
-            float *partial = c->partial + row * row_floats + ((size_t)head * shared * PIECES + piece) * apart;
-            attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, head, begin,
-                         (int)(rest < s.piece ? rest : s.piece), (float *)own, partial, apart * PIECES);
+        for (int piece = 0; piece < s.pieces; piece++, unit++) {
+            if (unit < first || unit >= end) continue;
+            const int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
+            attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, begin,
+                         (int)(rest < s.piece ? rest : s.piece), (float *)own, (size_t)s.piece + LANES,
+                         c->partial + row * row_floats + piece * apart, apart * PIECES);
         }
-        unit = next;
     }
     meet(barrier, threads);
     share_of((int64_t)c->rows * h.heads, 1, thread, threads, &first, &end);
@@ -347,9 +362,11 @@ EXPORT void run(const struct call *c) {
 
 /* So that a mistake in the mirror of these is found at once. */
 EXPORT int64_t size_of(int which) { return which == 0 ? sizeof(struct op) : sizeof(struct call); }
-EXPORT int64_t own_bytes(int rows, int widest, int piece) {
-    int64_t bytes = (int64_t)packed_bytes(BFLOAT16, widest) * rows + 4 * ((int64_t)widest + 4 * LANES);
-    int64_t scores = 4 * ((int64_t)piece + 4 * LANES);
+EXPORT int64_t own_bytes(int rows, int widest, int heads, int64_t keys) {
+    size_t each = packed_bytes(BFLOAT16, widest), coded = quant_input_bytes(widest);
+    int64_t bytes = (int64_t)(each > coded ? each : coded) * rows + 4 * ((int64_t)widest + 4 * LANES);
+    int64_t piece = keys / PIECES * 2 > PIECE ? keys / PIECES * 2 : PIECE; /* at most */
+    int64_t scores = 4 * heads * (piece + LANES);
     return ((bytes > scores ? bytes : scores) + 127) / 64 * 64;
 }
 EXPORT int64_t partial_floats(int heads, int width) { return (int64_t)PIECES * heads * (width + 2); }
