@@ -29,8 +29,12 @@ from sensorium.data.media import PictureFile
 from sensorium.data.sound import SoundFile
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
-from sensorium.infer.engine import Engine, Likelihoods
+from sensorium.infer.engine import Engine
 from sensorium.infer.handover import Reply, reply
+from sensorium.infer.kernels.codes import Kind
+from sensorium.infer.kernels.quantize import QuantWeight, check_kind, quantised
+from sensorium.infer.kernels.quantize import quantize as quantize_stack
+from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
@@ -52,36 +56,51 @@ Messages = Sequence[dict[str, Any]]
 
 
 def load(
-    run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None
-) -> Model:
+    run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None,
+    quantize: Kind | None = None,
+) -> Model:  # fmt: skip
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
     and tokenizer, as transformers writes them, or the folders of a pipeline, as diffusers does), which may be named as
     on the hub: "organisation/name"; an adapter in PEFT's layout, with the model that it names; or a GGUF file of a
     language model.
 
     precision  auto: bf16 where the hardware computes in it, else fp32; stored: as in the files
-    console    where it is said what was loaded of a published folder; None: standard error
+    console    where it is said what was loaded of a published folder, and what was quantised; None: standard error
+    quantize   int8 or int4: the weights of the language model as codes of so many bits, for inference alone; embedding
+               and head are int8 in either. What is computed besides stays in `precision`
     Raises UserError that says what is missing.
     """
+    if quantize is not None:
+        check_kind(quantize)
+    recipe, network, tokenizer = _opened(run, precision, device, console or Console(stderr=True))
+    if quantize is not None:
+        said = quantize_stack(network, quantize).summary()
+        (console or Console(stderr=True)).print(said, markup=False, highlight=False, soft_wrap=True)
+    return Model(recipe, network.to(device), tokenizer)
+
+
+def _opened(
+    run: str | os.PathLike[str], precision: Precision, device: str, console: Console
+) -> tuple[Recipe, Wiring, Tokenizer | None]:
+    """What `load` opens, not on its device yet."""
     folder = Path(run)
     if folder.suffix == ".gguf" and folder.is_file():
         language, words, template = open_gguf(folder, _dtype(precision, device))
         recipe = Recipe(name="gguf", title=folder.stem, paper="", family="gguf", size="paper", model=language.config,
                         template=template, stages=())  # fmt: skip
-        return Model(recipe, language.to(device), words)
+        return recipe, language, words
     published = published_folder(run)
     if published is None and not folder.exists():
         raise UserError(f"there is no folder or file {folder}: give a run folder, for example runs/quickstart")
     if published is not None or is_adapter(folder):
         opener, place = (open_adapter, folder) if published is None else (open_published, published)
         opened = opener(place, _dtype(precision, device))
-        (console or Console(stderr=True)).print(opened.summary(), markup=False, highlight=False, soft_wrap=True)
+        console.print(opened.summary(), markup=False, highlight=False, soft_wrap=True)
         name = opened.family.name
         recipe = Recipe(name=name, title=folder.name or folder.resolve().name, paper="", family=name, size="paper",
                         model=opened.model.config, template=opened.template, stages=())  # fmt: skip
-        return Model(recipe, opened.model.to(device), opened.tokenizer)
-    recipe, network, tokenizer = load_checkpoint(folder, _dtype(precision, device))
-    return Model(recipe, network.to(device), tokenizer)
+        return recipe, opened.model, opened.tokenizer
+    return load_checkpoint(folder, _dtype(precision, device))
 
 
 def _dtype(precision: Precision, device: str) -> torch.dtype | None:
@@ -122,7 +141,10 @@ class Model:
 
     def __repr__(self) -> str:
         count = sum(parameter.numel() for parameter in self.network.parameters())
-        return f"Model({self.recipe.name!r}, {count / 1e6:.1f} M parameters)"
+        coded = [part.shape for part in self.network.modules() if isinstance(part, QuantWeight)]
+        count += sum(rows * columns for rows, columns in coded)
+        kind = quantised(self.network)
+        return f"Model({self.recipe.name!r}, {count / 1e6:.1f} M parameters{', ' + kind if kind else ''})"
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[False] = False, **sampling: Any) -> str: ...

@@ -33,6 +33,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value, for example stages.align.lr=5e-4. Repeatable."),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(metavar="int8|int4", help="Weights of the language model in 8 or 4 bits; head and embedding in 8."),
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
 
 
@@ -95,12 +99,13 @@ def evaluate(
     n: Annotated[
         int | None, typer.Option(min=1, help="Items of each task, instead of as many as the recipe says.")
     ] = None,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Ask a trained model its recipe's evaluations, each beside its blind control."""
     from sensorium.commands.evaluate import run_evaluate
 
-    run_evaluate(run, n, json)
+    run_evaluate(run, n, json, quantize)
 
 
 @app.command()
@@ -111,13 +116,69 @@ def chat(
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Talk to a trained model about pictures: one line is one turn. With --json one object for each turn."""
     from sensorium.commands.chat import run_chat
 
     sampling = {"temperature": temperature, "max_tokens": max_tokens}
-    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json)
+    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json, quantize)
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [NAME=RUN ...]", help="Runs, or published models; NAME is what clients ask for."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="A key that clients must give. Repeatable; also $SENSORIUM_API_KEYS.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Web pages of this origin may ask, https://example.org. Repeatable.")
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures by https address, of the public internet alone.")
+    ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Change a limit (docs/serving.md): max_tokens=512. Repeatable."),
+    ] = None,
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds for accepted requests, once told to end.")] = 30.0,
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    ui: Annotated[bool, typer.Option("--ui", help="With the web page, at /ui.")] = False,
+    json: Json = False,
+) -> None:
+    """Serve models behind the OpenAI interface: chat with pictures, completions, embeddings."""
+    from sensorium.commands.serve import Serving, run_serve
+
+    given = Serving(
+        tuple(runs), host, port, tuple(api_key or ()), tuple(origin or ()), allow_urls, tuple(limit or ()), drain,
+        precision, device, ui,
+    )  # fmt: skip
+    run_serve(given, json)
+
+
+@app.command()
+def ui(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [RUN2]", help="Runs, or published models. Two stand side by side. Also NAME=RUN."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Chat with models about pictures on a web page. The same as serve --ui, with fewer choices."""
+    from sensorium.commands.ui import run_ui
+
+    run_ui(tuple(runs), host, port, precision, device, json)
 
 
 @app.command()

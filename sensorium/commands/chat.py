@@ -14,16 +14,19 @@ from sensorium.sequence import MediaError
 
 
 def run_chat(
-    run: Path, images: list[str], prompt: str | None, system: str | None, sampling: dict[str, Any], json: bool
-) -> None:
+    run: Path, images: list[str], prompt: str | None, system: str | None, sampling: dict[str, Any], json: bool,
+    quantize: str | None = None,
+) -> None:  # fmt: skip
     for image in images:  # before a model is loaded
         try:
             PictureFile(image).load()
         except MediaError as error:
             raise UserError(str(error)) from error
     from sensorium.api import load
+    from sensorium.infer.kernels.quantize import check_kind
 
-    session = load(run).session(system, **sampling)
+    kind = None if quantize is None else check_kind(quantize)
+    session = load(run, quantize=kind).session(system, **sampling)
     if json or prompt is not None:
         _answer_all(session, [prompt] if prompt is not None else _lines(), images, json)
         return

@@ -235,6 +235,14 @@ class Cache:
             for slot, added, hidden, end in zip(slots, step.read.added, parts, ends):
                 self.memory[slot] += added if hidden is None else _moved(added, hidden, end)
 
+    def wrote(self, slots: Sequence[int], places: Sequence[int], position: Tensor) -> None:
+        """Token i was written at places[i], the next ones of slots[i], by who has no `step`. position (N) or (N, 3)."""
+        at = torch.tensor([slot * self.capacity + place for slot, place in zip(slots, places)])
+        first = position if position.dim() == 1 else position[:, 0]
+        self.positions.view(-1).index_copy_(0, at, first)
+        for slot, place in zip(slots, places):
+            self.lengths[slot] = place + 1
+
     def _keep(self, slot: int, visible: Tensor) -> None:
         """Of the tokens just written behind a slot's own keep the visible ones: (new tokens) bool."""
         start = self.lengths[slot]
@@ -336,6 +344,17 @@ class Cache:
             self.positions[target, :length].copy_(self.positions[source, :length])
         self.lengths[target] = length
         self._cut_memory(target)
+
+    def exchange(self, one: int, other: int) -> None:
+        """What two slots hold changes places."""
+        length, pair = max(self.lengths[one], self.lengths[other]), [one, other]
+        stores = [store for layer in self._layers for store in (layer.keys, layer.values)]
+        for store in (*stores, self.positions):
+            store[pair, :length] = store[pair[::-1], :length]
+        for layer in self._layers:
+            layer.memory[one], layer.memory[other] = layer.memory[other], layer.memory[one]
+        self.memory[one], self.memory[other] = self.memory[other], self.memory[one]
+        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens in each slot, at least doubling, so that growing costs little on average."""

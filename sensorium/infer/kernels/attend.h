@@ -1,0 +1,193 @@
+/* Attention of new tokens over the cache, in pieces of keys that depend on a token's own place alone. */
+#ifndef SENSORIUM_ATTEND_H
+#define SENSORIUM_ATTEND_H
+
+#include "vector.h"
+
+#define PIECES 16 /* of one token at most */
+#define PIECE 32  /* keys, at least */
+#define BESIDE 4  /* keys whose scores are summed at once */
+#define MIXED 8   /* values that are added at once */
+
+/* What one layer's attention reads and writes. Keys and values are (slots, capacity, kv heads, width). */
+struct heads {
+    int heads, kv_heads, width, window; /* window 0: none */
+    float scale, cap;                   /* of the scores; cap 0: none */
+    float *keys, *values;
+    int64_t capacity;
+    const int64_t *slots, *places; /* of each new token */
+};
+
+INLINE float *held(const struct heads *h, float *store, int token, int64_t place, int head) {
+    return store + ((h->slots[token] * h->capacity + place) * h->kv_heads + head) * h->width;
+}
+
+struct span {
+    int64_t first, end; /* keys that the token sees */
+    int64_t piece;      /* keys of a piece */
+    int pieces;
+};
+
+/* The keys of a token: long texts have at most PIECES pieces, so that joining them costs little. */
+INLINE struct span seen(const struct heads *h, int token) {
+    struct span s = {0, h->places[token] + 1, PIECE, 0};
+    if (h->window && s.end > h->window) s.first = s.end - h->window;
+    while (s.piece * PIECES < s.end - s.first) s.piece *= 2;
+    s.pieces = (int)((s.end - s.first + s.piece - 1) / s.piece);
+    return s;
+}
+
+/* Floats of a piece of one head: the highest score, the sum of the shares, the shares times the values. */
+INLINE size_t piece_floats(const struct heads *h) { return (size_t)h->width + 2; }
+
+/* A vector at i of a head; `whole`: a head is a number of vectors, so none of them is cut. */
+INLINE vf load_head(const float *p, int i, int width, const int whole) {
+    return whole ? load(p + i) : load_some(p + i, width - i);
+}
+
+/* score[h * room + j] of `some` neighbouring queries and `count` <= BESIDE keys that stand `apart` floats from each
+other. */
+INLINE void score_some(const float *q, const int some, const float *keys, size_t apart, int count, int width,
+                       const int whole, float *score, size_t room) {
+    if (count < BESIDE) {
+        for (int j = 0; j < count; j++)
+            for (int h = 0; h < some; h++) {
+                vf sum = all(0);
+                for (int i = 0; i < width; i += LANES)
+                    sum = add_product(sum, load_head(q + h * width, i, width, whole),
+                                      load_head(keys + j * apart, i, width, whole));
+                score[h * room + j] = total(sum);
+            }
+        return;
+    }
+    vf sum[2][BESIDE];
+    UNROLL for (int h = 0; h < some; h++) UNROLL for (int j = 0; j < BESIDE; j++) sum[h][j] = all(0);
+    for (int i = 0; i < width; i += LANES) {
+        vf key[BESIDE];
+        UNROLL for (int j = 0; j < BESIDE; j++) key[j] = load_head(keys + j * apart, i, width, whole);
+        UNROLL for (int h = 0; h < some; h++) {
+            vf part = load_head(q + h * width, i, width, whole);
+            UNROLL for (int j = 0; j < BESIDE; j++) sum[h][j] = add_product(sum[h][j], part, key[j]);
+        }
+    }
+    UNROLL for (int h = 0; h < some; h++) {
+        quad four = totals(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
+        memcpy(score + h * room, &four, sizeof four);
+    }
+}
+
+/* Scores become shares e^(score - highest); what stands behind `count` up to a whole vector must be there. */
+INLINE void soften(const struct heads *h, float *score, int count, float *most, float *sum) {
+    vf best = all(-INFINITY), added = all(0);
+    for (int j = 0; j < count; j += LANES) {
+        vf s = load(score + j) * h->scale;
+        if (h->cap > 0) s = h->cap * hyperbolic_tangent(s / h->cap);
+        store(score + j, s);
+    }
+    for (int j = count; j % LANES; j++) score[j] = -INFINITY;
+    for (int j = 0; j < count; j += LANES) best = larger(best, load(score + j));
+    *most = highest(best);
+    for (int j = 0; j < count; j += LANES) {
+        vf s = load(score + j), share = exponential(s - *most);
+        share = choose(s == -INFINITY, all(0), share);
+        store(score + j, share);
+        added += share;
+    }
+    *sum = total(added);
+}
+
+/* out[h * beside] += sum over j < count of share[h * room + j] * values[j], for `some` neighbouring heads. */
+INLINE void mix_some(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
+                     int width, float *out, size_t beside) {
+    int i = 0;
+    for (; i + 4 * LANES <= width; i += 4 * LANES) {
+        vf sum[2][4];
+        UNROLL for (int h = 0; h < some; h++)
+            UNROLL for (int k = 0; k < 4; k++) sum[h][k] = load(out + h * beside + i + k * LANES);
+        for (int j = 0; j < count; j++)
+            UNROLL for (int k = 0; k < 4; k++) {
+                vf part = load(values + j * apart + i + k * LANES);
+                UNROLL for (int h = 0; h < some; h++)
+                    sum[h][k] = add_product(sum[h][k], all(share[h * room + j]), part);
+            }
+        UNROLL for (int h = 0; h < some; h++)
+            UNROLL for (int k = 0; k < 4; k++) store(out + h * beside + i + k * LANES, sum[h][k]);
+    }
+    for (; i < width; i += LANES)
+        for (int h = 0; h < some; h++) {
+            vf sum = load_some(out + h * beside + i, width - i);
+            for (int j = 0; j < count; j++)
+                sum = add_product(sum, all(share[h * room + j]), load_some(values + j * apart + i, width - i));
+            store_some(out + h * beside + i, sum, width - i);
+        }
+}
+
+/* One piece of the keys, for all heads: keys and values are read in the order in which they lie. q (heads, width);
+score (heads, room); the partial results of heads stand `beside` floats apart. */
+INLINE void attend_whole(const struct heads *h, const float *q, const float *keys, const float *values, int count,
+                         const int whole, float *score, size_t room, float *partial, size_t beside) {
+    const int shared = h->heads / h->kv_heads, width = h->width;
+    const size_t apart = (size_t)h->kv_heads * width;
+    for (int j = 0; j < count; j += BESIDE) {
+        const int some = count - j < BESIDE ? count - j : BESIDE;
+        for (int head = 0; head < h->heads; head++) {
+            const float *key = keys + j * apart + (size_t)(head / shared) * width;
+            if (head % shared + 1 < shared) {
+                score_some(q + (size_t)head * width, 2, key, apart, some, width, whole, score + head * room + j, room);
+                head++;
+            } else
+                score_some(q + (size_t)head * width, 1, key, apart, some, width, whole, score + head * room + j, room);
+        }
+    }
+    for (int head = 0; head < h->heads; head++) {
+        float *out = partial + head * beside;
+        soften(h, score + head * room, count, out, out + 1);
+        memset(out + 2, 0, sizeof(float) * (size_t)width);
+    }
+    for (int j = 0; j < count; j += MIXED) {
+        const int some = count - j < MIXED ? count - j : MIXED;
+        for (int head = 0; head < h->heads; head++) {
+            const float *value = values + j * apart + (size_t)(head / shared) * width;
+            const float *share = score + head * room + j;
+            float *out = partial + head * beside + 2;
+            if (head % shared + 1 < shared) {
+                mix_some(share, room, 2, value, apart, some, width, out, beside);
+                head++;
+            } else
+                mix_some(share, room, 1, value, apart, some, width, out, beside);
+        }
+    }
+}
+static void attend_piece(const struct heads *h, const float *q, int token, int64_t first, int count, float *score,
+                         size_t room, float *partial, size_t beside) {
+    const float *keys = held(h, h->keys, token, first, 0), *values = held(h, h->values, token, first, 0);
+    if (h->width % LANES == 0) attend_whole(h, q, keys, values, count, 1, score, room, partial, beside);
+    else attend_whole(h, q, keys, values, count, 0, score, room, partial, beside);
+}
+
+/* The pieces of one head of one token -> out (width). */
+INLINE void join_pieces(const float *partial, int pieces, int width, float *out) {
+    const size_t apart = (size_t)width + 2;
+    float most = partial[0], sum = 0, weight[PIECES + LANES] = {0};
+    for (int p = 1; p < pieces; p++) most = partial[p * apart] > most ? partial[p * apart] : most;
+    for (int p = 0; p < pieces; p++) weight[p] = partial[p * apart] - most;
+    for (int p = 0; p < pieces; p += LANES) store(weight + p, exponential(load(weight + p)));
+    for (int p = 0; p < pieces; p++) sum += weight[p] * partial[p * apart + 1];
+    for (int i = 0; i < width; i += LANES) {
+        vf mixed = all(0);
+        for (int p = 0; p < pieces; p++) mixed += weight[p] * load_some(partial + p * apart + 2 + i, width - i);
+        store_some(out + i, mixed / sum, width - i);
+    }
+}
+
+/* x (width): its first `turned` numbers are rotated in place; cos and signed sin (turned). */
+INLINE void rotate(float *x, int turned, const float *cosine, const float *sine) {
+    const int half = turned / 2;
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] + b * sine[i];
+        x[i + half] = b * cosine[i + half] + a * sine[i + half];
+    }
+}
+
+#endif

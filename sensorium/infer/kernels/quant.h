@@ -1,0 +1,255 @@
+/* Products of float rows with weights of 8 or 4 bits: y[i][n] = sum over k of x[i][k] * w[n][k].
+
+   Codes lie in panels of 16 outputs, in a panel in groups of 32 inputs, in a group input pair by input pair, so that one
+   vector holds the same two inputs of all outputs of a panel: whatever is streamed is streamed once, in order, and no
+   sum crosses lanes. Outputs beyond n and inputs beyond k are codes of zeros.
+
+     8 bits  int8 codes[panel][group][16 pairs][16 outputs][2], half scales[panel][group][16]: w = scale * code
+     4 bits  uint16 codes[panel][group][4][16 outputs][2], of which nibble s (lowest first) of vector v is pair 4 v + s;
+             half scales[panel][group][2][16], a scale and a least: w = scale * code + least, code 0 to 15
+
+   A row of inputs is rounded to int16 with a scale for every group (relative error 2^-16 of a group's largest, less than
+   bfloat16's), so products and their sums within a group are exact in int32; groups are added in float32 in their order.
+   Neither the number of rows nor the range of outputs of a call changes what a row gives.
+
+   struct quant, and for q8 and q4 alike: NAME_input_bytes(k) of scratch (of 64-byte alignment) hold one row for
+   NAME_input, made once; NAME_rows then gives outputs n0 to n1 of m rows; ranges that begin at multiples of 16 waste
+   nothing. NAME_values gives the weights of a group. */
+
+#ifndef SENSORIUM_QUANT_H
+#define SENSORIUM_QUANT_H
+
+#include "quant_vector.h"
+
+#include <stddef.h>
+
+struct quant {
+    const void *codes;
+    const void *scales;
+    int n, k; /* outputs, inputs */
+};
+
+enum { QUANT_PANEL = 16, QUANT_GROUP = 32, QUANT_PAIRS = 16 };
+
+static inline int quant_groups(int k) { return (k + QUANT_GROUP - 1) / QUANT_GROUP; }
+
+enum { QUANT_PARTS = QUANT_PANEL / QUANT_LANES };
+
+/* ---- inputs: int16[32 groups], float scales[groups], float sums[groups] (of a group's rounded inputs) */
+
+static size_t quant_input_bytes(int k) {
+    const size_t groups = (size_t)quant_groups(k);
+    return (groups * (QUANT_GROUP * sizeof(int16_t) + 2 * sizeof(float)) + 63) & ~(size_t)63;
+}
+
+QUANT_INLINE const float *quant_scales_of(const void *input, int groups) {
+    return (const float *)((const int16_t *)input + (size_t)groups * QUANT_GROUP);
+}
+
+/* 32 inputs to int16 by 1 / scale, to the nearest, even where two are; their sum */
+static inline int32_t quant_group(const float *x, float inverse, int16_t *out) {
+#if defined(__AVX2__) && !defined(QUANT_PLAIN)
+    const __m256 by = _mm256_set1_ps(inverse);
+    __m256i sum = _mm256_setzero_si256();
+    for (int at = 0; at < QUANT_GROUP; at += 16) {
+        const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at), by));
+        const __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at + 8), by));
+        const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+        _mm256_storeu_si256((__m256i *)(out + at), both);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(both, _mm256_set1_epi16(1)));
+    }
+    int32_t lanes[8], total = 0;
+    _mm256_storeu_si256((__m256i *)lanes, sum);
+    for (int lane = 0; lane < 8; lane++) total += lanes[lane];
+    return total;
+#else
+    int32_t total = 0;
+    for (int at = 0; at < QUANT_GROUP; at++) {
+        const float rounded = rintf(x[at] * inverse);
+        out[at] = (int16_t)(rounded > 32767.0f ? 32767.0f : rounded < -32768.0f ? -32768.0f : rounded);
+        total += out[at];
+    }
+    return total;
+#endif
+}
+
+static void quant_input(const float *x, int k, void *out) {
+    const int groups = quant_groups(k);
+    int16_t *codes = (int16_t *)out;
+    float *scales = (float *)(codes + (size_t)groups * QUANT_GROUP), *sums = scales + groups;
+    for (int g = 0; g < groups; g++) {
+        const float *from = x + g * QUANT_GROUP;
+        float padded[QUANT_GROUP];
+        const int rest = k - g * QUANT_GROUP;
+        if (rest < QUANT_GROUP) {
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, from, (size_t)rest * sizeof(float));
+            from = padded;
+        }
+        float tops[8] = {0}, nothing[8] = {0}, top = 0, lost = 0;
+        for (int at = 0; at < QUANT_GROUP; at += 8)
+            for (int lane = 0; lane < 8; lane++) {
+                const float size = fabsf(from[at + lane]);
+                tops[lane] = size > tops[lane] ? size : tops[lane];
+                nothing[lane] += 0.0f * from[at + lane];
+            }
+        for (int lane = 0; lane < 8; lane++) top = tops[lane] > top ? tops[lane] : top, lost += nothing[lane];
+        const float scale = top / 32767.0f + lost; /* no number where an input is none, or infinite */
+        const int32_t sum = quant_group(from, top > 0x1p-100f ? 32767.0f / top : 0.0f, codes + g * QUANT_GROUP);
+        scales[g] = scale;
+        sums[g] = scale * (float)sum;
+    }
+}
+
+/* ---- products: `count` rows with one panel of codes, sums of all outputs of the panel in their order */
+
+QUANT_INLINE void q8_panel(const int count, const int8_t *codes, const uint16_t *scales, const char *x, size_t stride,
+                           int groups, float *y) {
+    quant_floats total[QUANT_MOST][QUANT_PARTS];
+    for (int i = 0; i < count; i++)
+        for (int part = 0; part < QUANT_PARTS; part++) total[i][part] = quant_none();
+    for (int g = 0; g < groups; g++) {
+        quant_ints sum[QUANT_MOST][QUANT_PARTS];
+        for (int i = 0; i < count; i++)
+            for (int part = 0; part < QUANT_PARTS; part++) sum[i][part] = quant_zeros();
+#pragma GCC unroll 4
+        for (int pair = 0; pair < QUANT_PAIRS; pair++) {
+            quant_ints w[QUANT_PARTS];
+            for (int part = 0; part < QUANT_PARTS; part++) w[part] = quant_widen(codes + 32 * pair + 16 * part);
+            for (int i = 0; i < count; i++) {
+                const quant_ints both = quant_pair((const int16_t *)(x + i * stride) + g * QUANT_GROUP + 2 * pair);
+                for (int part = 0; part < QUANT_PARTS; part++) sum[i][part] = quant_dot(sum[i][part], w[part], both);
+            }
+        }
+        for (int part = 0; part < QUANT_PARTS; part++) {
+            const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
+            for (int i = 0; i < count; i++) {
+                const float own = quant_scales_of(x + i * stride, groups)[g];
+                total[i][part] = quant_fma(quant_times(scale, own), quant_float(sum[i][part]), total[i][part]);
+            }
+        }
+        codes += QUANT_GROUP * QUANT_PANEL;
+        scales += QUANT_PANEL;
+    }
+    for (int i = 0; i < count; i++)
+        for (int part = 0; part < QUANT_PARTS; part++)
+            quant_store(y + i * QUANT_PANEL + QUANT_LANES * part, total[i][part]);
+}
+
+QUANT_INLINE void q4_panel(const int count, const uint16_t *codes, const uint16_t *scales, const char *x, size_t stride,
+                           int groups, float *y) {
+    quant_floats total[QUANT_MOST][QUANT_PARTS];
+    for (int i = 0; i < count; i++)
+        for (int part = 0; part < QUANT_PARTS; part++) total[i][part] = quant_none();
+    for (int g = 0; g < groups; g++) {
+        quant_ints sum[QUANT_MOST][QUANT_PARTS];
+        for (int i = 0; i < count; i++)
+            for (int part = 0; part < QUANT_PARTS; part++) sum[i][part] = quant_zeros();
+#pragma GCC unroll 4
+        for (int vector = 0; vector < 4; vector++) {
+            quant_ints w[QUANT_PARTS];
+            for (int part = 0; part < QUANT_PARTS; part++)
+                w[part] = quant_load(codes + 32 * vector + 2 * QUANT_LANES * part);
+#pragma GCC unroll 4
+            for (int s = 0; s < 4; s++) {
+                quant_ints own[QUANT_PARTS];
+                for (int part = 0; part < QUANT_PARTS; part++) own[part] = quant_nibble(w[part], s);
+                for (int i = 0; i < count; i++) {
+                    const int16_t *from = (const int16_t *)(x + i * stride) + g * QUANT_GROUP + 8 * vector + 2 * s;
+                    const quant_ints both = quant_pair(from);
+                    for (int part = 0; part < QUANT_PARTS; part++)
+                        sum[i][part] = quant_dot(sum[i][part], own[part], both);
+                }
+            }
+        }
+        for (int part = 0; part < QUANT_PARTS; part++) {
+            const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
+            const quant_floats least = quant_halves(scales + QUANT_PANEL + QUANT_LANES * part);
+            for (int i = 0; i < count; i++) {
+                const float *own = quant_scales_of(x + i * stride, groups) + g;
+                total[i][part] = quant_fma(quant_times(scale, own[0]), quant_float(sum[i][part]), total[i][part]);
+                total[i][part] = quant_fma1(least, own[groups], total[i][part]);
+            }
+        }
+        codes += QUANT_GROUP * QUANT_PANEL / 4;
+        scales += 2 * QUANT_PANEL;
+    }
+    for (int i = 0; i < count; i++)
+        for (int part = 0; part < QUANT_PARTS; part++)
+            quant_store(y + i * QUANT_PANEL + QUANT_LANES * part, total[i][part]);
+}
+
+/* Panels that outputs n0 to n1 lie in, QUANT_MOST rows at a time and then the rest; outputs outside are left alone. */
+#define QUANT_ROWS(NAME, CODE, CODES_OF_GROUP, SCALES_OF_GROUP)                                                         \
+    static void NAME##_rows(const struct quant *w, const void *x, size_t stride, int m, int n0, int n1, float *y,      \
+                            int ldy) {                                                                                 \
+        const int groups = quant_groups(w->k);                                                                         \
+        for (int first = n0 - n0 % QUANT_PANEL; first < n1; first += QUANT_PANEL) {                                    \
+            const size_t at = (size_t)(first / QUANT_PANEL) * groups;                                                  \
+            const CODE *codes = (const CODE *)w->codes + at * (CODES_OF_GROUP);                                        \
+            const uint16_t *scales = (const uint16_t *)w->scales + at * (SCALES_OF_GROUP);                             \
+            const int from = first > n0 ? first : n0, to = first + QUANT_PANEL < n1 ? first + QUANT_PANEL : n1;        \
+            for (int i = 0; i < m;) {                                                                                  \
+                float made[QUANT_MOST * QUANT_PANEL] __attribute__((aligned(64)));                                     \
+                const char *row = (const char *)x + i * stride;                                                        \
+                int count = 1;                                                                                         \
+                if (m - i >= QUANT_MOST) {                                                                             \
+                    count = QUANT_MOST;                                                                                \
+                    NAME##_panel(QUANT_MOST, codes, scales, row, stride, groups, made);                                \
+                } else if (m - i >= 2) {                                                                               \
+                    count = 2;                                                                                         \
+                    NAME##_panel(2, codes, scales, row, stride, groups, made);                                         \
+                } else {                                                                                               \
+                    NAME##_panel(1, codes, scales, row, stride, groups, made);                                         \
+                }                                                                                                      \
+                for (int one = 0; one < count; one++, i++)                                                             \
+                    memcpy(y + (size_t)i * ldy + from, made + one * QUANT_PANEL + from - first,                        \
+                           (size_t)(to - from) * sizeof(float));                                                       \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+QUANT_ROWS(q8, int8_t, QUANT_GROUP *QUANT_PANEL, QUANT_PANEL)
+QUANT_ROWS(q4, uint16_t, QUANT_GROUP *QUANT_PANEL / 4, 2 * QUANT_PANEL)
+#undef QUANT_ROWS
+
+/* ---- the weights of one group of a panel: values[32 inputs][16 outputs] */
+
+static inline void q8_values(const int8_t *codes, const uint16_t *scales, float *values) {
+    for (int part = 0; part < QUANT_PARTS; part++) {
+        const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
+        for (int pair = 0; pair < QUANT_PAIRS; pair++) {
+            const quant_ints w = quant_widen(codes + 32 * pair + 2 * QUANT_LANES * part);
+            float *to = values + 2 * pair * QUANT_PANEL + QUANT_LANES * part;
+            quant_store(to, quant_fma(scale, quant_even(w), quant_none()));
+            quant_store(to + QUANT_PANEL, quant_fma(scale, quant_odd(w), quant_none()));
+        }
+    }
+}
+
+static inline void q4_values(const uint16_t *codes, const uint16_t *scales, float *values) {
+    for (int part = 0; part < QUANT_PARTS; part++) {
+        const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
+        const quant_floats least = quant_halves(scales + QUANT_PANEL + QUANT_LANES * part);
+        for (int pair = 0; pair < QUANT_PAIRS; pair++) {
+            const quant_ints packed = quant_load(codes + 32 * (pair / 4) + 2 * QUANT_LANES * part);
+            float *to = values + 2 * pair * QUANT_PANEL + QUANT_LANES * part;
+            quant_ints w; /* the shift is part of an instruction */
+            switch (pair % 4) {
+                case 0: w = quant_nibble(packed, 0); break;
+                case 1: w = quant_nibble(packed, 1); break;
+                case 2: w = quant_nibble(packed, 2); break;
+                default: w = quant_nibble(packed, 3);
+            }
+            quant_store(to, quant_fma(scale, quant_even(w), least));
+            quant_store(to + QUANT_PANEL, quant_fma(scale, quant_odd(w), least));
+        }
+    }
+}
+
+static inline size_t q8_input_bytes(int k) { return quant_input_bytes(k); }
+static inline size_t q4_input_bytes(int k) { return quant_input_bytes(k); }
+static inline void q8_input(const float *x, int k, void *out) { quant_input(x, k, out); }
+static inline void q4_input(const float *x, int k, void *out) { quant_input(x, k, out); }
+
+#endif
