@@ -267,6 +267,8 @@ def write_published(
     if tokenizer is not None:
         model, tokenizer, template = with_placeholders(family, model, tokenizer, template)
     said = family.write(model.config)
+    if said.clips:
+        said.clips = {**said.clips, **family.sampling(template)}
     plan = pairs(family.rules(model.config), model.state_dict())
     draft = folder.with_name(f".writing_{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
