@@ -183,7 +183,7 @@ class Model:
         return reply(self.engine, [_open(messages)], sampling_of(sampling), painting, most)[0]
 
     def draw(self, prompt: str | Messages, **sampling: Any) -> Image.Image:
-        """The picture that a prompt asks for, of a model that says pictures as it says words.
+        """The picture that a prompt asks for, of a model that says pictures code by code, as it says words.
 
         prompt    a conversation, or what a user asks: "Draw a cat."
         sampling  as for `chat`; unless given, temperature=1, top_k=64 and guidance=3

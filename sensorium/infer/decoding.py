@@ -75,9 +75,9 @@ class Request:
         return choose(logits.float().cpu(), self.sampling, torch.zeros(0, dtype=torch.long), self._generator)
 
     def advance(self, logits: Tensor) -> None:
-        """Choose the next token from logits (vocab)."""
+        """Choose the next token from logits (vocab, and codes behind it where such are drawn)."""
         words = self.sampling.repetition_penalty != 1.0 and not (self.drawing is not None and self.drawing.inside)
-        seen = torch.tensor(sorted({*self.seen, *self.ids}) if words else [])
+        seen = torch.tensor(sorted(id for id in {*self.seen, *self.ids} if id < len(logits)) if words else [])
         chosen = choose(logits.float().cpu(), self.sampling, seen.long(), self._generator)
         self.take(chosen)
 
@@ -181,6 +181,9 @@ class Decoder:
 
     def _advance(self, requests: list[Request], logits: Tensor, hidden: Tensor) -> None:
         """logits (requests, vocab) and hidden (requests, D), of guided requests and of what they are guided against."""
+        words = logits.shape[1]
+        if any(request.drawing is not None and request.drawing.inside for request in requests):
+            logits = torch.cat([logits, self.model.aside(hidden)], dim=1)
         rows = {id(request): row for request, row in zip(requests, logits)}
         led = {id(request.against) for request in requests if request.against is not None}
         leading = [request for request in requests if id(request) not in led]
@@ -188,7 +191,7 @@ class Decoder:
         if not choosing:
             logits = logits[:0]
         elif len(choosing) < len(requests) or any(request.drawing is not None for request in choosing):
-            logits = torch.stack([_judged(request, rows) for request in choosing])
+            logits = torch.stack([_judged(request, rows, words) for request in choosing])
         likeliest = logits.argmax(-1).tolist()
         for request, best, row in zip(choosing, likeliest, logits):
             if request.greedy:
@@ -242,13 +245,16 @@ class Decoder:
         self.active.pop()
 
 
-def _judged(request: Request, rows: dict[int, Tensor]) -> Tensor:
-    """The logits (vocab) that a request chooses from: guided, and with what may not follow ruled out."""
-    row = rows[id(request)]
+def _judged(request: Request, rows: dict[int, Tensor], words: int) -> Tensor:
+    """The logits (vocab, and codes behind it) that a request chooses from: guided, and with what may not follow ruled
+    out. words: how many of them are of the vocabulary."""
+    row = rows[id(request)].float()
     if request.against is not None:
         plain = rows[id(request.against)].float()
-        row = plain + request.sampling.guidance * (row.float() - plain)
-    return row.float() if request.drawing is None else request.drawing.allow(row.float())
+        row = plain + request.sampling.guidance * (row - plain)
+    if request.drawing is None:
+        return torch.where(torch.arange(len(row), device=row.device) < words, row, -torch.inf)
+    return request.drawing.allow(row)
 
 
 def _one_each(position: Tensor) -> Layout:

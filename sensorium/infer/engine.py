@@ -156,7 +156,7 @@ class Engine:
                 break
             request = self.request(self.prompt(sample, sampling), sampling, sampling.seed + index, drawn=drawn)
             if each == 2:
-                plain = self.prompt(_without_words(sample), sampling)
+                plain = self._unconditional(sample, sampling, str(drawn[1]))
                 request.against = self.request(plain, sampling, sampling.seed + index)
             new.append(request)
             tokens += len(request.sequence)
@@ -201,13 +201,25 @@ class Engine:
             )
         return self.renderer.render(sample, generate=True, items=items, max_tokens=room)
 
+    def _unconditional(self, sample: Sample, sampling: Sampling, kind: str) -> Sequence:
+        """The prompt with nothing said: what a guided request is compared with."""
+        tokens = self.model.config.formats[kind]
+        if tokens.blank is None:
+            empty = (replace(part, data="") if part.kind == "text" else part for part in sample.segments)
+            return self.prompt(replace(sample, segments=tuple(empty)), sampling)
+        prompt = self.prompt(sample, sampling)
+        kept = [id for id in (tokens.open, self.renderer.tokenizer.bos) if id is not None]
+        blank = torch.isin(prompt.ids, torch.tensor(kept), invert=True)
+        return replace(prompt, ids=prompt.ids.masked_fill(blank, tokens.blank))
+
     def request(
         self, sequence: Sequence, sampling: Sampling, seed: int, cached: int = 0,
         drawn: tuple[int, str | None] = (0, None),
     ) -> Request:  # fmt: skip
         text = Text(self.renderer.tokenizer, sampling.stop)
         config = self.model.config
-        formats = {kind: (tokens, config.said(kind)) for kind, tokens in config.formats.items()}
+        said = [kind for kind in config.formats if drawn[0] or kind not in config.aside]
+        formats = {kind: (config.formats[kind], config.said(kind)) for kind in said}
         drawing = Drawing(formats, *drawn) if formats else None
         return Request(sequence, sampling, text, self.stops, seed, cached, drawing=drawing)
 
@@ -338,12 +350,6 @@ class Engine:
         finally:
             for module in learning:
                 module.training = True
-
-
-def _without_words(sample: Sample) -> Sample:
-    """A prompt with nothing said: what a guided request is compared with."""
-    empty = (replace(part, data="") if part.kind == "text" else part for part in sample.segments)
-    return replace(sample, segments=tuple(empty))
 
 
 def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:
