@@ -29,8 +29,9 @@ from sensorium.data.media import PictureFile
 from sensorium.data.sound import SoundFile
 from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
-from sensorium.infer.engine import Engine, Likelihoods
+from sensorium.infer.engine import Engine
 from sensorium.infer.handover import Reply, reply
+from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session

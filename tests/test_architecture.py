@@ -39,7 +39,7 @@ ALLOWED = {
     "diffusion": set(),
     "models": {"encoders", "connectors", "codecs", "diffusion", "nn"},
     "objectives": {"models"},
-    "infer": {"models", "objectives", "encoders", "connectors", "codecs", "diffusion", "nn", "render", "data"},
+    "infer": {"models", "objectives", "encoders", "connectors", "codecs", "diffusion", "nn", "render", "data", "hub"},
     "evaluate": {"infer", "models", "objectives", "codecs", "diffusion", "nn", "data", "render"},
     "train": {"evaluate", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion", "nn",
               "convert", "hub", "data", "render"},

@@ -13,7 +13,8 @@ from sensorium.data.reframe import Aspect, framed
 from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import SHOWN, EvaluationTask, Progress, Subject, drawn, shuffled
-from sensorium.infer.engine import Engine, Likelihoods
+from sensorium.infer.engine import Engine
+from sensorium.infer.likelihoods import Likelihoods
 from sensorium.sequence import Sample
 
 Scoring = Literal["sum", "mean", "prior"]

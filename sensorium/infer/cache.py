@@ -337,6 +337,17 @@ class Cache:
         self.lengths[target] = length
         self._cut_memory(target)
 
+    def exchange(self, one: int, other: int) -> None:
+        """What two slots hold changes places."""
+        length, pair = max(self.lengths[one], self.lengths[other]), [one, other]
+        stores = [store for layer in self._layers for store in (layer.keys, layer.values)]
+        for store in (*stores, self.positions):
+            store[pair, :length] = store[pair[::-1], :length]
+        for layer in self._layers:
+            layer.memory[one], layer.memory[other] = layer.memory[other], layer.memory[one]
+        self.memory[one], self.memory[other] = self.memory[other], self.memory[one]
+        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
+
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens in each slot, at least doubling, so that growing costs little on average."""
         if capacity <= self.capacity:

@@ -1,188 +1,215 @@
-"""The one generation loop: requests enter, each takes a slot of a cache, all advance together, finished ones leave."""
+"""The one generation loop, its passes: requests take slots of a cache, prompts are read, all advance together."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from sensorium.infer.cache import Cache
-from sensorium.infer.drawing import Drawing
-from sensorium.infer.sampling import Sampling, Text, choose
+from sensorium.infer.cutting import Mark, head, piece, shared, tail
+from sensorium.infer.request import Request
 from sensorium.mask import SAID, Layout, compile_layout
 from sensorium.models.wiring import Wiring
 from sensorium.sequence import Sequence
 
 AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One answer in the making.
-
-    sequence  one rendered document, or what of it the cache does not hold yet
-    sampling  how tokens are chosen
-    text      collects the answer
-    stops     ids that end it
-    cached    tokens the slot holds already
-    seen      ids of the prompt's words, for the repetition penalty
-    position  of the next token
-    ids       chosen so far, without the stop token
-    drawing   which of them are pictures; None where the model says words alone
-    heard     (max_tokens, H) ids of the parallel streams that come from outside, step by step
-    rows      ids of the further streams chosen or heard so far, a row a step
-    against   the same request without its condition, in a slot of its own, for classifier-free guidance (Ho and
-              Salimans 2022, arXiv 2207.12598): it reads what is chosen here and never chooses itself
-    """
-
-    sequence: Sequence
-    sampling: Sampling
-    text: Text
-    stops: frozenset[int]
-    seed: int
-    cached: int = 0
-    position: int = 0
-    ids: list[int] = field(default_factory=list)
-    done: bool = False
-    seen: list[int] = field(default_factory=list)
-    drawing: Drawing | None = None
-    against: Request | None = None
-    heard: Tensor | None = None
-    rows: list[list[int]] = field(default_factory=list)
-    _generator: torch.Generator | None = None
-    _ready: str = ""
-
-    def __post_init__(self) -> None:
-        self.position = int(self.sequence.position.max()) + 1
-        if self.heard is not None and len(self.heard) < self.sampling.max_tokens:
-            raise ValueError(f"{len(self.heard)} steps are heard, and {self.sampling.max_tokens} may be said")
-        if self.sampling.temperature > 0:
-            self._generator = torch.Generator().manual_seed(self.seed)
-        if self.sampling.repetition_penalty != 1.0:
-            self.seen = self.sequence.ids[self.sequence.modality == 0].tolist()
-
-    @property
-    def last(self) -> int | list[int]:
-        """The step chosen last: an id, or one of each parallel stream."""
-        return [self.ids[-1], *self.rows[-1]] if self.rows else self.ids[-1]
-
-    def pick(self, logits: Tensor) -> int:
-        """A code of a further stream, from logits (codes)."""
-        if self.sampling.temperature == 0:
-            return int(logits.argmax())
-        return choose(logits.float().cpu(), self.sampling, torch.zeros(0, dtype=torch.long), self._generator)
-
-    def advance(self, logits: Tensor) -> None:
-        """Choose the next token from logits (vocab, and codes behind it where such are drawn)."""
-        words = self.sampling.repetition_penalty != 1.0 and not (self.drawing is not None and self.drawing.inside)
-        seen = torch.tensor(sorted(id for id in {*self.seen, *self.ids} if id < len(logits)) if words else [])
-        chosen = choose(logits.float().cpu(), self.sampling, seen.long(), self._generator)
-        self.take(chosen)
-
-    def take(self, chosen: int) -> None:
-        """Add one token to the answer, or end it; a picture is never cut."""
-        drawing = self.drawing
-        if drawing is not None and drawing.take(chosen):
-            self.ids.append(chosen)
-            self.done = self._drawn_out(drawing)
-        elif chosen in self.stops:
-            self.done = True
-        else:
-            self.ids.append(chosen)
-            self._ready += self.text.push(chosen)
-            self.done = self.text.stopped or len(self.ids) >= self.sampling.max_tokens
-        if self.against is not None:
-            self.against.ids.append(chosen)
-        if self.done:
-            self._ready += self.text.finish()
-
-    def saw(self, states: dict[str, Tensor]) -> None:
-        """By kind what generators read of the token that was chosen last; the answer may have waited for it to end."""
-        if self.drawing is not None and self.drawing.waits:
-            self.drawing.saw(states)
-            self.done = self._drawn_out(self.drawing)
-            if self.done:
-                self._ready += self.text.finish()
-
-    def _drawn_out(self, drawing: Drawing) -> bool:
-        """Whether the answer ends behind an item."""
-        enough = drawing.complete or len(self.ids) >= self.sampling.max_tokens
-        return enough and not drawing.inside and not drawing.waits
-
-    def new_text(self) -> str:
-        """What was added to the text since the last call."""
-        ready, self._ready = self._ready, ""
-        return ready
-
-    @property
-    def slots(self) -> int:
-        """Slots of a cache that the request takes."""
-        return 1 if self.against is None else 2
-
-    @property
-    def greedy(self) -> bool:
-        return self.sampling.temperature == 0 and self.sampling.repetition_penalty == 1.0
+MANY = 1 << 30
+LEAST = 32  # tokens that a shared beginning must have to be worth a copy
 
 
 class Decoder:
-    """Continuous batching (Yu et al. 2022, Orca section 4): `active[i]` owns slot i of the cache, always."""
+    """Continuous batching (Yu et al. 2022, Orca section 4) over the slots of one cache.
 
-    def __init__(self, model: Wiring, cache: Cache) -> None:
+    Slots are in the order of `active`: first those of requests that say a token in every step (`saying` of them), then
+    those whose prompts are still read, then those that nobody owns. What these still hold is read again by prompts
+    that begin alike (prefix reuse: Zheng et al. 2023, SGLang, arXiv 2312.07104, section 3), until somebody needs the
+    slot: the one that was left longest ago goes first.
+
+    prepare  what becomes of pieces of prompts before they are read: their media are encoded
+    """
+
+    def __init__(self, model: Wiring, cache: Cache, prepare: Callable[[list[Sequence]], list[Sequence]] = list) -> None:
         rule = model.config.rule
         if rule.kind != "causal" and not (rule.kind == "prefix" and SAID in rule.until):
             raise ValueError(f"text is generated left to right, the model's rule is {rule.kind!r}")
-        self.model, self.cache = model, cache
+        self.model, self.cache, self.prepare, self.rule = model, cache, prepare, rule
         streams = model.streams
         self.steps = Cache.of(streams.depth, cache.slots, streams.config.says) if streams is not None else None
         self.active: list[Request] = []
+        self.saying = 0
+        self._kept: list[tuple[int, list[Mark]]] = [(0, []) for _ in range(cache.slots)]
+        self._clock = itertools.count(1)
 
     @property
     def free(self) -> int:
         return self.cache.slots - len(self.active)
 
-    @torch.inference_mode()
+    @property
+    def reading(self) -> list[Request]:
+        """Requests whose prompts are not read to their end, in the order in which they came."""
+        return self.active[self.saying :]
+
+    # ---- slots
+
+    def enter(self, requests: Many[Request]) -> None:
+        """Give each request a slot, with what of its prompt is held already."""
+        if sum(request.slots for request in requests) > self.free:
+            raise ValueError(f"{sum(request.slots for request in requests)} requests for {self.free} free slots")
+        for one in _each(requests):
+            slot = len(self.active)
+            source, one.cached = self.nearest(one)
+            least = min(range(slot, self.cache.slots), key=lambda free: self._kept[free][0])
+            if source is not None and source >= slot and len(self._kept[source][1]) <= one.cached:
+                least = source  # all of it is read on
+            self.cache.reserve(one.cached + len(one.sequence) + min(one.sampling.max_tokens, AHEAD))
+            if source is None:
+                self.cache.truncate(least, 0)
+            elif source != least:
+                self.cache.fork(source, least, one.cached)
+            self.cache.truncate(least, one.cached)
+            self._kept[least] = (0, [])
+            self._exchange(least, slot)
+            one.rest = tail(one.sequence, one.cached) if one.cached else one.sequence
+            one.begun = True
+            self.active.append(one)
+
+    def nearest(self, request: Request) -> tuple[int | None, int]:
+        """The slot that holds most of the beginning of a prompt, and how many tokens; (None, 0) where it is too little
+        to be worth it."""
+        found: tuple[int | None, int] = (None, 0)
+        if request.marks is None:
+            return found
+        for slot in range(self.cache.slots):
+            owned = slot < len(self.active)
+            held = self.active[slot].held(self.cache.lengths[slot]) if owned else self._kept[slot][1]
+            common = shared(request.marks, held, request.sequence, self.rule) if len(held) >= LEAST else 0
+            if common >= max(LEAST, found[1] + 1):
+                found = slot, common
+        return found
+
+    def coming(self, request: Request) -> bool:
+        """Whether a prompt that is being read will soon hold more of the beginning of this one than is held now."""
+        if request.marks is None:
+            return False
+        others = [one.marks for one in self.reading if one.marks is not None]
+        best = max((shared(request.marks, marks, request.sequence, self.rule) for marks in others), default=0)
+        return best >= LEAST and best > self.nearest(request)[1]
+
+    def remove(self, request: Request) -> None:
+        """Free the request's slots, which go on holding what they hold."""
+        for one in _each([request]):
+            slot = self.active.index(one)
+            if slot < self.saying:
+                self.saying -= 1
+                self._exchange(slot, self.saying)
+                slot = self.saying
+            self._exchange(slot, len(self.active) - 1)
+            self.active.pop()
+            slot = len(self.active)
+            self._kept[slot] = (next(self._clock), one.held(self.cache.lengths[slot]))
+
+    def forget(self) -> None:
+        """What free slots hold is not read again."""
+        for slot in range(len(self.active), self.cache.slots):
+            self._kept[slot] = (0, [])
+            self.cache.truncate(slot, 0)
+
+    def _exchange(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        self.cache.exchange(one, other)
+        self._kept[one], self._kept[other] = self._kept[other], self._kept[one]
+        if max(one, other) < len(self.active):
+            self.active[one], self.active[other] = self.active[other], self.active[one]
+
+    # ---- passes
+
     def admit(self, requests: Many[Request]) -> None:
-        """Read the prompts of new requests in one packed pass and choose the first token of each."""
-        requests = [one for request in requests for one in (request, request.against) if one is not None]
-        if len(requests) > self.free:
-            raise ValueError(f"{len(requests)} requests for {self.free} free slots")
-        slots = list(range(len(self.active), len(self.active) + len(requests)))
-        for slot, request in zip(slots, requests):
-            self.cache.truncate(slot, request.cached)
-        room = (r.cached + len(r.sequence) + min(r.sampling.max_tokens, AHEAD) for r in requests)
-        self.cache.reserve(max(room))
-        packed = Sequence.pack([request.sequence for request in requests])
-        layout = compile_layout(packed, self.model.config.rule)
-        with self.cache.step(slots, layout):
+        """Give requests their slots, read all of their prompts and choose the first token of each."""
+        self.enter(requests)
+        while self.reading:
+            self.read()
+
+    @torch.inference_mode()
+    def read(self, room: int = MANY, items: int = MANY, most: int = MANY) -> None:
+        """One packed pass over pieces of the prompts that are not read yet, in their order; those that are read to
+        their end choose their first token.
+
+        room   tokens of the pass, but for a span that is longer
+        items  media in it, but for one prompt that has more
+        most   prompts in it
+        """
+        pieces = self._pieces(room, items, most)
+        packed = Sequence.pack(self.prepare([part for _, part, _ in pieces]))
+        layout = compile_layout(packed, self.rule)
+        places = {id(one): slot for slot, one in enumerate(self.active)}
+        with self.cache.step([places[id(one)] for one, _, _ in pieces], layout):
             outputs = self.model(packed, self.cache, layout)
         ends = torch.tensor(layout.lengths, device=outputs.hidden.device).cumsum(0) - 1
-        self.active += requests
-        self._advance(list(requests), outputs.logits(ends), outputs.hidden.index_select(0, ends))
+        for one, _, rest in pieces:
+            one.rest = rest
+        read = [row for row, (_, _, rest) in enumerate(pieces) if rest is None]
+        for row in read:
+            self._exchange(self.active.index(pieces[row][0]), self.saying)
+            self.saying += 1
+        if read:
+            ends = ends[read]
+            chosen = [pieces[row][0] for row in read]
+            self._advance(chosen, outputs.logits(ends), outputs.hidden.index_select(0, ends))
+
+    def _pieces(self, room: int, items: int, most: int) -> list[tuple[Request, Sequence, Sequence | None]]:
+        """(request, what of it is read now, what is left). New prompts and those that go on are not mixed, since new
+        ones need no mask; a guided request and what it is guided against are read whole, together."""
+        reading = self.reading
+        led = {id(one.against) for one in reading if one.against is not None}
+        pieces: list[tuple[Request, Sequence, Sequence | None]] = []
+        fresh = None
+        for request in reading:
+            if id(request) in led:
+                continue
+            pair = _each([request])
+            rests = [one.rest for one in pair if one.rest is not None]
+            begins = not any(self.cache.lengths[self.active.index(one)] for one in pair)
+            media = sum(len(rest.spans) for rest in rests)
+            if pieces and (len(pieces) >= most or room <= 0 or media > items or begins != fresh):
+                break
+            fresh = begins
+            for one, rest in zip(pair, rests):
+                stop = len(rest) if len(pair) > 1 else piece(rest, room, self.rule)
+                whole = stop == len(rest)
+                part = rest if whole else head(rest, stop)
+                pieces.append((one, part, None if whole else tail(rest, stop)))
+                room -= stop
+                items -= len(part.spans)
+        return pieces
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One more token for every active request."""
-        ids = torch.tensor([request.last for request in self.active])
-        position = torch.tensor([request.position for request in self.active])
+        """One more token for every request whose prompt is read."""
+        requests = self.active[: self.saying]
+        ids = torch.tensor([request.last for request in requests])
+        position = torch.tensor([request.position for request in requests])
         backbone = self.model.stack
         device = next(backbone.parameters()).device
         layout = _one_each(position.to(device))
-        self.cache.reserve(max(self.cache.lengths[: len(self.active)]) + 1)
-        with self.cache.step(range(len(self.active)), layout):
+        self.cache.reserve(max(self.cache.lengths[: self.saying]) + 1)
+        with self.cache.step(range(self.saying), layout):
             seen, between = self.model.watch({})
             hidden = backbone(self.model.embed(ids.to(device)), layout, self.cache, between=between)
         states = self.model.signals(hidden, seen)
-        for row, request in enumerate(self.active):
+        for row, request in enumerate(requests):
             request.position += 1
             request.saw({kind: values[row] for kind, values in states.items()})
-        self._advance(list(self.active), backbone.logits(hidden), hidden)
+        self._advance(requests, backbone.logits(hidden), hidden)
 
     def _advance(self, requests: list[Request], logits: Tensor, hidden: Tensor) -> None:
         """logits (requests, vocab) and hidden (requests, D), of guided requests and of what they are guided against."""
         words = logits.shape[1]
-        if any(request.drawing is not None and request.drawing.inside for request in requests):
+        if any(request.inside for request in requests):
             logits = torch.cat([logits, self.model.aside(hidden)], dim=1)
         rows = {id(request): row for request, row in zip(requests, logits)}
         led = {id(request.against) for request in requests if request.against is not None}
@@ -197,7 +224,7 @@ class Decoder:
             if request.greedy:
                 request.take(best)
             else:
-                request.advance(row)
+                request.advance(row if request.inside else row[:words])
         speaking = [row for row, request in enumerate(requests) if len(request.rows) < len(request.ids)]
         speaking = [row for row in speaking if id(requests[row]) not in led]
         if speaking and self.steps is not None:
@@ -230,19 +257,10 @@ class Decoder:
             if request.against is not None:
                 request.against.rows.append(request.rows[-1])
 
-    def remove(self, request: Request) -> None:
-        """Free the request's slots; the last active request moves into each, so that active slots stay side by side."""
-        if request.against is not None:
-            self._free(request.against)
-        self._free(request)
 
-    def _free(self, request: Request) -> None:
-        slot = self.active.index(request)
-        last = len(self.active) - 1
-        if slot != last:
-            self.cache.fork(last, slot)
-            self.active[slot] = self.active[last]
-        self.active.pop()
+def _each(requests: Many[Request]) -> list[Request]:
+    """The requests and what they are guided against."""
+    return [one for request in requests for one in (request, request.against) if one is not None]
 
 
 def _judged(request: Request, rows: dict[int, Tensor], words: int) -> Tensor:
@@ -262,29 +280,3 @@ def _one_each(position: Tensor) -> Layout:
     batch = position.shape[0]
     rows = torch.arange(batch, device=position.device)[:, None]
     return Layout(rows, None, None, True, position[:, None].expand(-1, 3), lengths=[1] * batch)
-
-
-def head(sequence: Sequence, stop: int) -> Sequence:
-    """The first `stop` tokens of one document. A span must not be cut."""
-    cut = [span for span in sequence.spans if span.mode != "memory" and span.start < stop < span.start + span.length]
-    if cut:
-        raise ValueError(f"token {stop} lies inside the {cut[0].kind} at {cut[0].start}, which cannot be cut")
-    spans = [span for span in sequence.spans if span.start < stop]
-    names = ("ids", "modality", "position", "doc", "branch", "weight")
-    whole = Sequence(spans=spans, items=sequence.items, **{name: getattr(sequence, name)[:stop] for name in names})
-    return next(whole.unpack())
-
-
-def tail(sequence: Sequence, start: int) -> Sequence:
-    """What follows the first `start` tokens of one document. A span must not be cut."""
-    spans, items = [], {}
-    for span in sequence.spans:
-        if span.start >= start:
-            members = items.setdefault(span.kind, [])
-            spans.append(replace(span, start=span.start - start, item=len(members)))
-            members.append(sequence.items[span.kind][span.item])
-        elif span.mode != "memory" and span.start + span.length > start:
-            raise ValueError(f"token {start} lies inside the {span.kind} at {span.start}, which cannot be cut")
-    names = ("ids", "modality", "position", "doc", "branch", "weight")
-    cut = {name: getattr(sequence, name)[start:] for name in names}
-    return Sequence(spans=spans, items=items, **cut)

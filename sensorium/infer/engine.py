@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Many
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,46 +13,35 @@ from torch import Tensor
 
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.choosing import Chooser
+from sensorium.infer.cutting import marks_of
+from sensorium.infer.decoding import Decoder
 from sensorium.infer.drawing import Drawing, Drawn
+from sensorium.infer.kept import Kept
+from sensorium.infer.likelihoods import Likelihoods, Question, choice
+from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
+from sensorium.infer.scheduler import Scheduler
 from sensorium.models.wiring import Wiring
 from sensorium.nn.part import Features
 from sensorium.nn.pooler import Pooler
 from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
-from sensorium.sequence import Item, Sample, Segment, Sequence
-
-Question = tuple[Many[Segment], Many[str]]
-"""A prompt, and the answers to choose from."""
+from sensorium.sequence import Item, Media, Sample, Sequence
 
 GREEDY = Sampling()
-
-
-@dataclass(frozen=True, slots=True)
-class Likelihoods:
-    """Of the options of one question: sums of log-probabilities (the turn's stop token included) and token counts."""
-
-    sums: tuple[float, ...]
-    counts: tuple[float, ...]
-
-    @property
-    def best(self) -> int:
-        """The likeliest option."""
-        return max(range(len(self.sums)), key=self.sums.__getitem__)
-
-    @property
-    def best_per_token(self) -> int:
-        """The likeliest option by mean log-probability, which does not favour short ones."""
-        return max(range(len(self.sums)), key=lambda option: self.sums[option] / self.counts[option])
 
 
 class Engine:
     """Inference with a model as it is now: make a new engine after its weights changed.
 
+    What was read stays read: a prompt that begins as an earlier one costs what is new of it, and a picture is encoded
+    once however often it is asked about.
+
     slots    conversations that advance together
     tokens   budget of one packed forward pass over prompts
     items    most pictures (or other media) in one pass
+    kept     MiB of features of media that are kept for other prompts
     context  longest prompt plus answer; earlier turns are dropped beyond it; None for no limit but the model's own
     """
 
@@ -66,8 +54,14 @@ class Engine:
         tokens: int = 2048,
         items: int = 32,
         context: int | None = None,
+        kept: int = 64,
     ) -> None:
-        self.model, self.renderer = model, renderer
+        self.model = model
+        self.features = Kept(kept << 20)
+        load = None if renderer.load is None else self._load
+        self.renderer = Renderer(renderer.tokenizer, renderer.template, renderer.plan, load)
+        self._read = renderer.load
+        self._scheduler: Scheduler | None = None
         self.slots, self.tokens, self.items = slots, tokens, items
         self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
         tokenizer, template = renderer.tokenizer, renderer.template
@@ -125,68 +119,73 @@ class Engine:
         """The answered requests. drawn: items of an answer at most, and a kind that is drawn at once."""
         waiting = enumerate(samples)
         requests: list[Request] = []
-        complete = 0
-        with self._evaluating():
-            decoder = Decoder(self.model, self.cache(self.slots))
+        complete, more = 0, True
+        with self._evaluating(), self._freeing(requests):
             while True:
-                new = self._next(waiting, decoder.free, sampling, drawn)
-                if new:
-                    requests += new
-                    decoder.admit(new)
-                elif decoder.active:
-                    decoder.step()
-                else:
-                    return requests
-                if progress is not None and sum(request.done for request in requests) > complete:
-                    complete = sum(request.done for request in requests)
+                while more and len(self.scheduler.waiting) < self.slots:
+                    index, sample = next(waiting, (0, None))
+                    if sample is None:
+                        more = False
+                        break
+                    request = self.open(sample, sampling.replace(seed=sampling.seed + index), drawn)
+                    self.scheduler.submit(request)
+                    requests.append(request)
+                count = sum(request.done for request in requests)
+                if progress is not None and count > complete:
+                    complete = count
                     progress(complete)
-
-    def _next(
-        self, waiting: Iterator[tuple[int, Sample]], free: int, sampling: Sampling, drawn: tuple[int, str | None]
-    ) -> list[Request]:
-        """As many waiting samples as slots and budgets allow; the last may exceed the budgets by itself."""
-        new: list[Request] = []
-        tokens = items = 0
-        each = 1 if sampling.guidance == 1 or drawn[1] is None else 2
-        if each > self.slots:
-            raise UserError(f"a guided request takes 2 slots of the cache, the engine has {self.slots}: give it more")
-        while (len(new) + 1) * each <= free and tokens < self.tokens and items < self.items:
-            index, sample = next(waiting, (0, None))
-            if sample is None:
-                break
-            request = self.request(self.prompt(sample, sampling), sampling, sampling.seed + index, drawn=drawn)
-            if each == 2:
-                plain = self._unconditional(sample, sampling, str(drawn[1]))
-                request.against = self.request(plain, sampling, sampling.seed + index)
-            new.append(request)
-            tokens += len(request.sequence)
-            items += len(request.sequence.spans)
-        every = [one for request in new for one in (request, request.against) if one is not None]
-        for request, sequence in zip(every, self.prepare([request.sequence for request in every])):
-            request.sequence = sequence
-        return new
+                if not more and count == len(requests):
+                    return requests
+                self.scheduler.step()
 
     def stream(self, sample: Sample, sampling: Sampling = GREEDY) -> Iterator[str]:
-        """The answer in pieces, each as soon as its text is certain."""
-        [sequence] = self.prepare([self.prompt(sample, sampling)])
-        request = self.request(sequence, sampling, sampling.seed)
-        yield from self.run(Decoder(self.model, self.cache(1)), request)
+        """The answer in pieces, each as soon as its text is certain. Closing the iterator stops it."""
+        yield from self.run(self.open(sample, sampling))
 
-    def run(self, decoder: Decoder, request: Request) -> Iterator[str]:
-        """Drive one request to its end, yielding its text. Closing the iterator stops it."""
-        with self._evaluating():
-            decoder.admit([request])
-            try:
-                while True:
-                    piece = request.new_text()
-                    if piece:
-                        yield piece
-                    if request.done:
-                        return
-                    decoder.step()
-            finally:
-                if not request.done:
-                    decoder.remove(request)
+    def run(self, request: Request) -> Iterator[str]:
+        """Drive one request to its end, yielding its text; others that are under way advance with it."""
+        with self._evaluating(), self._freeing([request]):
+            self.scheduler.submit(request)
+            while True:
+                piece = request.new_text()
+                if piece:
+                    yield piece
+                if request.done:
+                    return
+                self.scheduler.step()
+
+    @contextmanager
+    def _freeing(self, requests: list[Request]) -> Iterator[None]:
+        """Whatever happens, no request stays behind in a slot."""
+        try:
+            yield
+        finally:
+            for request in requests:
+                self.scheduler.cancel(request)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The generation loop and its cache, made when something is generated first."""
+        if self._scheduler is None:
+            decoder = Decoder(self.model, self.cache(self.slots), self.prepare)
+            self._scheduler = Scheduler(decoder, self.tokens, self.items)
+        return self._scheduler
+
+    def rest(self) -> None:
+        """Give back the memory of what was read."""
+        if self._scheduler is not None and self._scheduler.idle:
+            self._scheduler = None
+        self.features = Kept(self.features.limit)
+
+    def open(self, sample: Sample, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
+        """A request: the sample is rendered and its media decoded, but for those whose features are known.
+
+        drawn  items of an answer at most, and a kind that is drawn at once
+        """
+        request = self.request(self.prompt(sample, sampling), sampling, drawn)
+        if sampling.guidance != 1 and drawn[1] is not None:
+            request.against = self.request(self._unconditional(sample, sampling, drawn[1]), sampling)
+        return request
 
     def prompt(self, sample: Sample, sampling: Sampling, items: bool = True) -> Sequence:
         """A sample rendered with the assistant's turn open, cut to the context by whole turns."""
@@ -212,16 +211,17 @@ class Engine:
         blank = torch.isin(prompt.ids, torch.tensor(kept), invert=True)
         return replace(prompt, ids=prompt.ids.masked_fill(blank, tokens.blank))
 
-    def request(
-        self, sequence: Sequence, sampling: Sampling, seed: int, cached: int = 0,
-        drawn: tuple[int, str | None] = (0, None),
-    ) -> Request:  # fmt: skip
+    def request(self, sequence: Sequence, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
+        """A request of a rendered prompt."""
         text = Text(self.renderer.tokenizer, sampling.stop)
         config = self.model.config
         said = [kind for kind in config.formats if drawn[0] or kind not in config.aside]
         formats = {kind: (config.formats[kind], config.said(kind)) for kind in said}
         drawing = Drawing(formats, *drawn) if formats else None
-        return Request(sequence, sampling, text, self.stops, seed, cached, drawing=drawing)
+        marks = marks_of(sequence, config.rule)
+        words = sequence.ids[sequence.modality == 0] if sequence.ids.dim() == 1 else sequence.ids[:0, 0]
+        chooser = Chooser(sampling, self.renderer.tokenizer, words.tolist(), sampling.seed, self.stops)
+        return Request(sequence, sampling, text, self.stops, chooser, marks, drawing=drawing)
 
     def cache(self, slots: int) -> Cache:
         return Cache.of(self.model.stack, slots, 512)
@@ -238,7 +238,7 @@ class Engine:
         results: list[Likelihoods] = []
         pending: list[tuple[Sequence, int]] = []
         for number, (prompt, options) in enumerate(questions):
-            sequence = self.renderer.render(_choice(number, prompt, options))
+            sequence = self.renderer.render(choice(number, prompt, options))
             tokens = sum(len(member) for member, _ in pending) + len(sequence)
             items = sum(len(member.spans) for member, _ in pending) + len(sequence.spans)
             if pending and (tokens > self.tokens or items > self.items):
@@ -315,6 +315,12 @@ class Engine:
 
     # ---- media
 
+    def _load(self, kind: str, media: Media) -> Item:
+        """An item ready for its encoder; where its features are known, that is all there is to it."""
+        assert self._read is not None
+        known = None if kind in self.model.config.codecs else self.features.get(kind, media.key())
+        return self._read(kind, media) if known is None else Item(None, media.shape(), media.key(), features=known)
+
     @torch.inference_mode()
     def prepare(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences on the model's device, their media encoded together; equal content is encoded once."""
@@ -322,15 +328,19 @@ class Engine:
         sequences = [sequence.to(device) for sequence in sequences]
         made: dict[str, dict[object, Tensor]] = {}
         for kind in self.model.config.kinds:
-            waiting = {
-                item.key or id(item): item
-                for sequence in sequences
-                for item in sequence.members(kind)
-                if item.features is None
-            }
+            waiting: dict[object, Item] = {}
+            for item in (item for sequence in sequences for item in sequence.members(kind) if item.features is None):
+                known = self.features.get(kind, item.key)
+                if known is None:
+                    waiting[item.key or id(item)] = item
+                else:
+                    made.setdefault(kind, {})[item.key] = known
             if waiting:
                 features = self._encode(kind, list(waiting.values()))
-                made[kind] = dict(zip(waiting, features.values.split(features.lengths)))
+                new = dict(zip(waiting, features.values.split(features.lengths)))
+                made.setdefault(kind, {}).update(new)
+                for key, item in waiting.items():
+                    self.features.put(kind, item.key, new[key])
         coded = self.model.config.codecs  # a codec may read the same items, later
         return [self.model.config.written(_filled(sequence, made, coded)) for sequence in sequences]
 
@@ -350,19 +360,6 @@ class Engine:
         finally:
             for module in learning:
                 module.training = True
-
-
-def _choice(number: int, prompt: Many[Segment], options: Many[str]) -> Sample:
-    """The options as branches: answers of the assistant, or plain text behind a plain prompt."""
-    if not options:
-        raise UserError(f"question {number} has no options to choose from")
-    chat = any(segment.role is not None for segment in prompt)
-    role = "assistant" if chat else None
-    trunk = tuple(replace(segment, train=False) for segment in prompt)
-    answers = (
-        Segment("text", option, role=role, train=True, branch=branch) for branch, option in enumerate(options, 1)
-    )
-    return Sample((*trunk, *answers), id=f"question {number}")
 
 
 def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]], kept: Iterable[str]) -> Sequence:

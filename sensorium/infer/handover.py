@@ -2,7 +2,7 @@
 
     reply(engine, [sample])  ->  [["a red apple", [<picture>]]]
 
-Words and signals come from the one generation loop (infer/decoding.py), pictures from the one sampling loop
+Words and signals come from the one generation loop (infer/scheduler.py), pictures from the one sampling loop
 (infer/painting.py): here one is handed over to the other.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from sensorium.infer.decoding import Request
 from sensorium.infer.drawing import Drawn
 from sensorium.infer.engine import GREEDY, Engine
 from sensorium.infer.painting import PLAIN, Frames, Painting, paint_prompts
+from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling
 from sensorium.models.fused import Fused
 from sensorium.sequence import Sample

@@ -17,9 +17,19 @@ class Sampling(Config):
 
     temperature         divides the logits; 0 takes the likeliest token (greedy)
     top_k               only the k likeliest tokens; None for all
-    top_p               the smallest set of likeliest tokens with this much probability (Holtzman et al. 2020)
-    repetition_penalty  logits of tokens seen before are divided (positive) or multiplied (negative) by it
-                        (Keskar et al. 2019, section 4.1); 1 changes nothing
+    top_p               the smallest set of likeliest tokens with this much probability, of those that top_k left
+                        (Holtzman et al. 2020)
+    min_p               only tokens with at least this share of the likeliest token's probability, at this temperature
+                        (Nguyen et al. 2024, arXiv 2407.01082, section 3); 0 keeps all
+    repetition_penalty  logits of tokens seen before, in the prompt or the answer, are divided (positive) or multiplied
+                        (negative) by it (Keskar et al. 2019, section 4.1); 1 changes nothing
+    presence_penalty    subtracted from the logits of tokens that the answer so far has
+    frequency_penalty   subtracted from them once for each time it has them
+    logit_bias          {id: number added to its logit}; -100 rules a token out, 100 all others
+    n                   answers to each prompt
+    logprobs            the logarithm of the probability of each token that was chosen, with as many of the likeliest
+                        beside it; None for none at all. They are the model's own: of its logits as they are, before
+                        anything said here changes them
     seed                request i of a call draws from a generator of its own, seeded by seed + i
     max_tokens          longest answer, in tokens
     stop                texts that end the answer; they are not part of it
@@ -30,7 +40,13 @@ class Sampling(Config):
     temperature: float = Field(default=0.0, ge=0)
     top_k: int | None = Field(default=None, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    logit_bias: dict[int, float] = {}
+    n: int = Field(default=1, gt=0)
+    logprobs: int | None = Field(default=None, ge=0, strict=True)  # True of chat interfaces is no number
     seed: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=256, gt=0)
     stop: tuple[str, ...] = ()
@@ -46,6 +62,16 @@ class Sampling(Config):
     def _visible(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
             raise ValueError("an empty stop text would end every answer before it begins")
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _bounded(cls, value: dict[int, float]) -> dict[int, float]:
+        for id, bias in value.items():
+            if id < 0 or not -100 <= bias <= 100:
+                raise ValueError(
+                    f"a bias is a number from -100 to 100 for the id of a token, this one is {bias} for {id}"
+                )
         return value
 
 
@@ -75,7 +101,7 @@ class Text:
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Iterable[str] = ()) -> None:
-        self._stream = tokenizer.stream()
+        self._tokenizer, self._stream = tokenizer, tokenizer.stream()
         self._stop = tuple(stop)
         self._held = ""
         self.text = ""
@@ -84,6 +110,10 @@ class Text:
     def push(self, id: int) -> str:
         """The text that became certain with this id."""
         return self._add(self._stream.push(id), final=False)
+
+    def of(self, id: int) -> str:
+        """The text of one token by itself."""
+        return self._tokenizer.decode([id], skip_special=False)
 
     def finish(self) -> str:
         """The rest, once no id follows."""

@@ -8,7 +8,7 @@ import pytest
 from sensorium.data.emoji import EmojiPicture
 from sensorium.evaluate import choice
 from sensorium.evaluate.choice import Choice, run_choice
-from sensorium.infer.engine import Likelihoods
+from sensorium.infer.likelihoods import Likelihoods
 
 EMOJI = Choice(name="multiple_choice", family="emoji", split="val_artist", n=48)
 

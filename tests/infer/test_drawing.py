@@ -113,9 +113,9 @@ def _guided(model, scale):
     decoder = Decoder(model, engine.cache(8))
     requests = []
     for seed in range(4):
-        prompt = engine.prompt(document(f"picture {seed}"), sampling)
-        request = engine.request(prompt, sampling, seed, drawn=(1, "image"))
-        request.against = engine.request(engine.prompt(document(""), sampling), sampling, seed)
+        own = sampling.replace(seed=seed)
+        request = engine.request(engine.prompt(document(f"picture {seed}"), own), own, drawn=(1, "image"))
+        request.against = engine.request(engine.prompt(document(""), own), own)
         requests.append(request)
     decoder.admit(requests)
     while decoder.active:

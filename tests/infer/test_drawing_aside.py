@@ -104,15 +104,17 @@ def test_words_and_pictures_mix_in_one_batch_and_words_may_be_penalised(model):
     assert len(codes) == 4 * len(pictures)  # there are none outside
 
 
-def test_a_chat_beside_a_drawing_says_words_alone(model):
+@pytest.mark.parametrize("heat", [0.0, 9.0])
+def test_a_chat_beside_a_drawing_says_what_it_says_alone(model, heat):
     engine = engine_of(model)
     decoder = Decoder(model, engine.cache(4))
-    asked = [(engine.prompt(document("say"), HOT), (0, None)), (engine.prompt(document("a cat"), HOT), (1, "image"))]
-    requests = [engine.request(prompt, Sampling(max_tokens=12), 3, drawn=wanted) for prompt, wanted in asked]
+    sampling = Sampling(max_tokens=12, temperature=heat, seed=3)
+    wanted = {"say": (0, None), "a cat": (1, "image")}
+    requests = [engine.open(document(text), sampling, drawn) for text, drawn in wanted.items()]
     decoder.admit(requests)
     while decoder.active:
         decoder.step()
-    [alone] = drawn(engine, [document("say")], Sampling(max_tokens=12), most=0, begin=None)
+    [alone] = drawn(engine, [document("say")], sampling, most=0, begin=None)
     assert requests[0].ids == alone.ids
     assert max(alone.ids) < WORDS
     assert is_whole(requests[1].ids)

@@ -185,12 +185,9 @@ def test_twenty_greedy_tokens_are_those_of_transformers():
     engine.stops = frozenset()
     requests = []
     for sample in samples:
-        [sequence] = engine.prepare([renderer(model).render(sample, generate=True)])
-        request = engine.request(sequence, Sampling(max_tokens=20), 0)
-        from sensorium.infer.decoding import Decoder
-
-        list(engine.run(Decoder(model, engine.cache(1)), request))
-        requests.append((request.ids, sequence.items["text"][0].source))
+        request = engine.open(sample, Sampling(max_tokens=20))
+        list(engine.run(request))
+        requests.append((request.ids, request.sequence.items["text"][0].source))
     for ids, source in requests:
         assert source is not None
         expected = theirs.generate(source.ids[None], max_new_tokens=20, min_new_tokens=20, do_sample=False)

@@ -71,30 +71,23 @@ def test_long_answers_grow_the_cache(tiny, monkeypatch):
     engine = Engine(tiny.model, tiny.renderer)
     engine.stops = frozenset()
     monkeypatch.setattr(engine, "cache", lambda slots: Cache.of(tiny.model.backbone, slots, 16))
-    sequence = tiny.renderer.render(samples(tiny)[0], generate=True)
-    request = engine.request(sequence, Sampling(max_tokens=300), 0)
-    for _ in engine.run(_decoder(engine, 1), request):
+    request = engine.open(samples(tiny)[0], Sampling(max_tokens=300))
+    for _ in engine.run(request):
         pass
     assert len(request.ids) == 300
 
 
-def _decoder(engine, slots):
-    from sensorium.infer.decoding import Decoder
-
-    return Decoder(engine.model, engine.cache(slots))
-
-
 def test_a_closed_stream_frees_its_slot_and_the_model_keeps_its_mode(tiny):
-    decoder = _decoder(tiny.engine, 1)
-    engine = Engine(tiny.model, tiny.renderer)
+    engine = Engine(tiny.model, tiny.renderer, slots=1)
     engine.stops = frozenset()
     tiny.model.train()
     tiny.model.encoders.eval()  # frozen while the rest learns
-    stream = engine.run(decoder, engine.request(engine.prompt(samples(tiny)[0], Sampling()), Sampling(), 0))
+    stream = engine.stream(samples(tiny)[0])
     next(stream)
     assert not tiny.model.training
     stream.close()
-    assert decoder.free == 1
+    assert engine.scheduler.decoder.free == 1
+    assert engine.scheduler.idle
     assert tiny.model.training
     assert not tiny.model.encoders["image"].training
     tiny.model.eval()

@@ -73,7 +73,7 @@ def test_every_turn_equals_a_fresh_request(system, tiny):
 
 def test_reading_on_in_pieces_equals_reading_at_once(system, tiny):
     """Logits of a document whose second half comes later, beside another document, in other slots."""
-    from sensorium.infer.decoding import tail
+    from sensorium.infer.cutting import tail
 
     samples = [questions(tiny)[3], questions(tiny)[1]]
     whole = [system.renderer.render(sample, generate=True) for sample in samples]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import tail
+from sensorium.infer.cutting import tail
 from sensorium.mask import AttentionRule, compile_layout
 from sensorium.sequence import Sample, Sequence
 

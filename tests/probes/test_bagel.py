@@ -13,7 +13,7 @@ from sensorium.diffusion.sampler import Euler
 from sensorium.encoders.transform import ImageTransform
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import head, tail
+from sensorium.infer.cutting import head, tail
 from sensorium.infer.denoising import denoise
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling

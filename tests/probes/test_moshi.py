@@ -6,7 +6,9 @@ import torch
 from tiny_fused import strong
 
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.choosing import Chooser
+from sensorium.infer.decoding import Decoder
+from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.models.fused import Fused
 from sensorium.models.streams import Streams
@@ -126,9 +128,8 @@ def test_cached_decoding_is_the_full_forward_pass(model):
 
 
 def request(other):
-    return Request(
-        document(start()), Sampling(max_tokens=STEPS), Text(Tokenizer.bytes()), frozenset([END]), 0, heard=other
-    )
+    sampling, words, ends = Sampling(max_tokens=STEPS), Tokenizer.bytes(), frozenset([END])
+    return Request(document(start()), sampling, Text(words), ends, Chooser(sampling, words, [], 0, ends), heard=other)
 
 
 def test_hearing_ends_before_speech_may():

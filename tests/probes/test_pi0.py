@@ -11,7 +11,7 @@ from sensorium.codecs.numbers import Numbers
 from sensorium.connectors.mlp import MLP
 from sensorium.diffusion.sampler import Euler
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import head, tail
+from sensorium.infer.cutting import head, tail
 from sensorium.infer.denoising import denoise
 from sensorium.mask import AttentionRule, compile_layout
 from sensorium.models.fused import Fused

@@ -10,8 +10,10 @@ from tiny_fused import TinyEye, ask, renderer_of, strong
 
 from sensorium.connectors.mlp import MLP
 from sensorium.infer.cache import Cache
-from sensorium.infer.decoding import Decoder, Request
+from sensorium.infer.choosing import Chooser
+from sensorium.infer.decoding import Decoder
 from sensorium.infer.engine import Engine
+from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.mask import compile_layout
 from sensorium.models.fused import Fused
@@ -122,4 +124,5 @@ def test_cached_decoding_is_the_full_forward_pass(system, thoughts):
 
 
 def request(thought: Sequence) -> Request:
-    return Request(speech(thought, []), Sampling(max_tokens=8), Text(Tokenizer.bytes()), frozenset([END]), 0)
+    sampling, words, ends = Sampling(max_tokens=8), Tokenizer.bytes(), frozenset([END])
+    return Request(speech(thought, []), sampling, Text(words), ends, Chooser(sampling, words, [], 0, ends))

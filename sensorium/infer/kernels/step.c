@@ -1,0 +1,356 @@
+/* A decode step of a Transformer as a list of operations, interpreted by all threads inside one parallel region.
+
+Registers hold (rows, width) float32 each, for the `rows` new tokens. Every operation ends with a barrier. What all
+threads need and is cheap (a norm before a product, rounding its input) each of them does for itself. */
+#define _GNU_SOURCE
+#include "attend.h"
+#include "linear.h"
+
+#include <sched.h>
+#include <stdlib.h>
+
+/* Without omp.h, which some compilers do not ship beside the runtime that torch brings. */
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
+/* Everything from here to `struct call` is mirrored in layout.py. */
+enum { OP_NORM, OP_LINEAR, OP_HEADS, OP_ATTEND, OP_CAP };
+enum { NORM_NONE, NORM_RMS, NORM_LAYER };
+enum { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU, ACT_RELU2 };
+enum { OUT_STORE, OUT_GATED, OUT_ADD };
+
+struct norm {
+    const void *weight, *bias; /* NULL: none */
+    int32_t kind, weight_type, bias_type, centred;
+    int32_t by_head; /* each head has weights of its own */
+    float eps;
+};
+struct part {
+    const void *weight, *scales, *bias;
+    int32_t type, bias_type, outputs;
+    int32_t to; /* register */
+};
+struct op {
+    int32_t kind, width; /* width of what is read */
+    int32_t from, to;    /* registers */
+    struct norm norm, norm2;
+    /* linear */
+    int32_t parts, out, activation, scale_type;
+    float factor;      /* the input is multiplied by it, before a norm */
+    const void *scale; /* of what is added to `to`, by channel; NULL: 1 */
+    struct part part[3];
+    /* heads (registers from, to, third: queries, keys, values) and attention */
+    int32_t heads, kv_heads, head_width, window, turned, table, layer, third;
+    float score_scale, cap;
+};
+struct table {
+    const float *cosine, *sine; /* (places, turned), the sine signed */
+    const int64_t *row;         /* (rows): which place each token takes */
+};
+struct call {
+    const struct op *ops;
+    int32_t count, rows, threads, in_type, out_type, from, to, in_width, out_width;
+    const void *in;
+    void *out;
+    float *registers; /* register r begins at r * rows */
+    char *own;        /* own_bytes for each thread */
+    int64_t own_bytes, capacity;
+    float *partial; /* pieces of attention */
+    const int64_t *slots, *places;
+    float *const *keys, *const *values; /* of each layer */
+    struct table tables[2];
+};
+
+struct barrier {
+    int32_t waiting __attribute__((aligned(64)));
+    int32_t phase __attribute__((aligned(64)));
+};
+
+/* Spinning costs a tenth of a sleeping barrier; where more threads than cores want to run, others come first. */
+static void meet(struct barrier *b, int threads) {
+    if (threads == 1) return;
+    int32_t phase = __atomic_load_n(&b->phase, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&b->waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+        __atomic_store_n(&b->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&b->phase, phase + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 0; __atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) == phase; spins++) {
+        if (spins < 10000) RELAX();
+        else sched_yield();
+    }
+}
+
+/* The share of a thread in `count` things, in units of `unit`. */
+INLINE void share_of(int64_t count, int64_t unit, int thread, int threads, int64_t *first, int64_t *end) {
+    int64_t units = (count + unit - 1) / unit;
+    *first = units * thread / threads * unit;
+    *end = units * (thread + 1) / threads * unit;
+    if (*first > count) *first = count;
+    if (*end > count) *end = count;
+}
+
+/* A register; below 0: what is given back, without a copy. */
+INLINE float *reg(const struct call *c, int r) {
+    return r < 0 ? (float *)c->out : c->registers + (size_t)r * c->rows;
+}
+
+/* x (width) -> y (width), which may be x. `head`: whose weights, where each head has its own. */
+static void norm_row(const struct norm *norm, const float *x, float *y, int width, int head) {
+    float mean = 0, scale;
+    vf sum = all(0);
+    if (norm->kind == NORM_LAYER) {
+        for (int i = 0; i < width; i += LANES) sum += load_some(x + i, width - i);
+        mean = total(sum) / width;
+        sum = all(0);
+        int i = 0;
+        for (; i + LANES <= width; i += LANES) sum += (load(x + i) - mean) * (load(x + i) - mean);
+        float rest = total(sum);
+        for (; i < width; i++) rest += (x[i] - mean) * (x[i] - mean);
+        scale = 1.0f / sqrtf(rest / width + norm->eps);
+    } else {
+        for (int i = 0; i < width; i += LANES) sum += load_some(x + i, width - i) * load_some(x + i, width - i);
+        scale = 1.0f / sqrtf(total(sum) / width + norm->eps);
+    }
+    const size_t at = norm->by_head ? (size_t)head * width : 0;
+    for (int i = 0; i < width; i += LANES) {
+        vf v = (load_some(x + i, width - i) - mean) * scale;
+        if (norm->weight) {
+            vf weight = load_typed(norm->weight, norm->weight_type, at + i, width - i);
+            v *= norm->centred ? weight + 1.0f : weight;
+        }
+        if (norm->bias) v += load_typed(norm->bias, norm->bias_type, at + i, width - i);
+        store_some(y + i, v, width - i);
+    }
+}
+
+INLINE vf activate(int kind, vf x) {
+    vf zero = all(0);
+    switch (kind) {
+    case ACT_SILU: return x * sigmoid(x);
+    case ACT_QUICK_GELU: return x * sigmoid(1.702f * x);
+    case ACT_GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
+    case ACT_GELU: {
+        vf half = 0.5f * error_complement(x * 0.70710678118f);
+        return x * choose(x > zero, 1.0f - half, half);
+    }
+    case ACT_RELU: return larger(x, zero);
+    case ACT_RELU2: return larger(x, zero) * larger(x, zero);
+    default: return x;
+    }
+}
+
+/* What remains to be done with outputs n0..n1 of a product. */
+static void finish(const struct call *c, const struct op *op, int which, int n0, int n1) {
+    const struct part *part = &op->part[which];
+    for (int row = 0; row < c->rows; row++) {
+        float *y = reg(c, part->to) + (size_t)row * part->outputs;
+        float *gate = reg(c, op->part[0].to) + (size_t)row * op->part[0].outputs;
+        float *sum = op->out == OUT_ADD ? reg(c, op->to) + (size_t)row * part->outputs : NULL;
+        for (int n = n0; n < n1; n += LANES) {
+            int count = n1 - n;
+            vf v = load_some(y + n, count);
+            if (part->bias) v += load_typed(part->bias, part->bias_type, n, count);
+            if (op->out == OUT_GATED && which == 1)
+                store_some(gate + n, load_some(gate + n, count) * v, count);
+            else if (op->out == OUT_ADD) {
+                if (op->scale) v *= load_typed(op->scale, op->scale_type, n, count);
+                store_some(sum + n, load_some(sum + n, count) + v, count);
+            } else if (part->bias || op->activation)
+                store_some(y + n, activate(op->activation, v), count);
+        }
+    }
+}
+
+/* The rows of the input, normalised and in the form that weights of `type` are multiplied by. */
+static void enter(const struct call *c, const struct op *op, int type, char *own, size_t stride) {
+    float *plain = (float *)(own + stride * c->rows);
+    for (int row = 0; row < c->rows; row++) {
+        const float *x = reg(c, op->from) + (size_t)row * op->width;
+        if (op->factor != 1.0f) {
+            for (int i = 0; i < op->width; i++) plain[i] = x[i] * op->factor;
+            x = plain;
+        }
+        if (op->norm.kind) {
+            norm_row(&op->norm, x, plain, op->width, 0);
+            x = plain;
+        }
+        pack(type, x, op->width, own + stride * row);
+    }
+}
+
+static void linear(const struct call *c, const struct op *op, int thread, int threads, char *own) {
+    int64_t all_outputs = 0, before = 0, first, end;
+    const int together = op->out == OUT_GATED; /* both parts are split alike, as their outputs meet */
+    for (int p = 0; p < (together ? 1 : op->parts); p++) all_outputs += op->part[p].outputs;
+    share_of(all_outputs, ROWS, thread, threads, &first, &end);
+    int packed = -1;
+    size_t stride = 0;
+    for (int p = 0; p < op->parts; p++) {
+        const struct part *part = &op->part[p];
+        int64_t n0 = first - before, n1 = end - before;
+        if (!together) before += part->outputs;
+        n0 = n0 < 0 ? 0 : n0;
+        n1 = n1 > part->outputs ? part->outputs : n1;
+        if (n0 >= n1) continue;
+        if (packed != part->type) {
+            packed = part->type;
+            stride = packed_bytes(packed, op->width);
+            enter(c, op, packed, own, stride);
+        }
+        float *y = reg(c, part->to);
+        if (part->type == FLOAT32)
+            float32_rows(part->weight, op->width, own, stride, c->rows, (int)n0, (int)n1, y, part->outputs);
+        else
+            bfloat16_rows(part->weight, op->width, own, stride, c->rows, (int)n0, (int)n1, y, part->outputs);
+        finish(c, op, p, (int)n0, (int)n1);
+    }
+}
+
+/* Of each row: to = norm(from), or to += scale * norm(from). */
+static void norms(const struct call *c, const struct op *op, int thread, int threads, char *own) {
+    int64_t first, end;
+    share_of(c->rows, 1, thread, threads, &first, &end);
+    for (int64_t row = first; row < end; row++) {
+        const float *x = reg(c, op->from) + row * op->width;
+        float *y = reg(c, op->to) + row * op->width, *made = op->out == OUT_ADD ? (float *)own : y;
+        norm_row(&op->norm, x, made, op->width, 0);
+        if (op->out != OUT_ADD) continue;
+        for (int i = 0; i < op->width; i += LANES) {
+            vf v = load_some(made + i, op->width - i);
+            if (op->scale) v *= load_typed(op->scale, op->scale_type, i, op->width - i);
+            store_some(y + i, load_some(y + i, op->width - i) + v, op->width - i);
+        }
+    }
+}
+
+INLINE struct heads heads_of(const struct call *c, const struct op *op) {
+    struct heads h = {op->heads, op->kv_heads, op->head_width, op->window, op->score_scale, op->cap,
+                      c->keys[op->layer], c->values[op->layer], c->capacity, c->slots, c->places};
+    return h;
+}
+
+/* Queries are normalised and rotated in place; keys too, and then kept, as values are. */
+static void prepare_heads(const struct call *c, const struct op *op, int thread, int threads) {
+    const struct heads h = heads_of(c, op);
+    const int each = h.heads + 2 * h.kv_heads, width = h.width;
+    int64_t first, end;
+    share_of((int64_t)c->rows * each, 1, thread, threads, &first, &end);
+    for (int64_t one = first; one < end; one++) {
+        int row = (int)(one / each), head = (int)(one % each);
+        float *x;
+        const int value = head >= h.heads + h.kv_heads, key = !value && head >= h.heads;
+        if (value) head -= h.heads + h.kv_heads, x = reg(c, op->third) + ((size_t)row * h.kv_heads + head) * width;
+        else if (key) head -= h.heads, x = reg(c, op->to) + ((size_t)row * h.kv_heads + head) * width;
+        else x = reg(c, op->from) + ((size_t)row * h.heads + head) * width;
+        if (!value) {
+            const struct norm *norm = key ? &op->norm2 : &op->norm;
+            if (norm->kind) norm_row(norm, x, x, width, head);
+            if (op->turned) {
+                const struct table *t = &c->tables[op->table];
+                size_t at = (size_t)t->row[row] * op->turned;
+                rotate(x, op->turned, t->cosine + at, t->sine + at);
+            }
+        }
+        if (key || value)
+            memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
+    }
+}
+
+/* Queries in `from` -> what they read in `to`; pieces of keys are shared out, then joined. */
+static void attention(const struct call *c, const struct op *op, int thread, int threads, char *own,
+                      struct barrier *barrier) {
+    const struct heads h = heads_of(c, op);
+    const int shared = h.heads / h.kv_heads;
+    const size_t apart = piece_floats(&h), row_floats = apart * PIECES * h.heads;
+    int64_t units = 0, first, end, unit = 0;
+    for (int row = 0; row < c->rows; row++) units += (int64_t)seen(&h, row).pieces * h.kv_heads;
+    share_of(units, 1, thread, threads, &first, &end);
+    for (int row = 0; row < c->rows && unit < end; row++) {
+        const struct span s = seen(&h, row);
+        const int64_t next = unit + (int64_t)s.pieces * h.kv_heads;
+        for (int64_t one = first > unit ? first - unit : 0; unit + one < next && unit + one < end; one++) {
+            int head = (int)(one / s.pieces), piece = (int)(one % s.pieces);
+            int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
+            float *partial = c->partial + row * row_floats + ((size_t)head * shared * PIECES + piece) * apart;
+            attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, head, begin,
+                         (int)(rest < s.piece ? rest : s.piece), (float *)own, partial, apart * PIECES);
+        }
+        unit = next;
+    }
+    meet(barrier, threads);
+    share_of((int64_t)c->rows * h.heads, 1, thread, threads, &first, &end);
+    for (int64_t one = first; one < end; one++) {
+        int row = (int)(one / h.heads), head = (int)(one % h.heads);
+        join_pieces(c->partial + row * row_floats + (size_t)head * PIECES * apart, seen(&h, row).pieces, h.width,
+                    reg(c, op->to) + one * h.width);
+    }
+}
+
+static void soft_cap(const struct call *c, const struct op *op, int thread, int threads) {
+    int64_t first, end, count = (int64_t)c->rows * op->width;
+    float *x = reg(c, op->from);
+    share_of(count, LANES, thread, threads, &first, &end);
+    for (int64_t i = first; i < end; i += LANES) {
+        int some = end - i < LANES ? (int)(end - i) : LANES;
+        store_some(x + i, op->cap * hyperbolic_tangent(load_some(x + i, some) / op->cap), some);
+    }
+}
+
+/* Rows of either type into a register, or out of one. */
+static void carry(const struct call *c, int inwards, int thread, int threads) {
+    int64_t first, end, count = (int64_t)c->rows * (inwards ? c->in_width : c->out_width);
+    float *x = reg(c, inwards ? c->from : c->to);
+    share_of(count, LANES, thread, threads, &first, &end);
+    for (int64_t i = first; i < end; i += LANES) {
+        int some = end - i < LANES ? (int)(end - i) : LANES;
+        if (inwards) store_some(x + i, load_typed(c->in, c->in_type, (size_t)i, some), some);
+        else if (c->out_type == BFLOAT16) store_bf16_some((uint16_t *)c->out + i, load_some(x + i, some), some);
+        else store_some((float *)c->out + i, load_some(x + i, some), some);
+    }
+}
+
+static void run_thread(const struct call *c, struct barrier *barrier) {
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    char *own = c->own + c->own_bytes * thread;
+    carry(c, 1, thread, threads);
+    meet(barrier, threads);
+    for (int i = 0; i < c->count; i++) {
+        const struct op *op = c->ops + i;
+        switch (op->kind) {
+        case OP_NORM: norms(c, op, thread, threads, own); break;
+        case OP_LINEAR: linear(c, op, thread, threads, own); break;
+        case OP_HEADS: prepare_heads(c, op, thread, threads); break;
+        case OP_ATTEND: attention(c, op, thread, threads, own, barrier); break;
+        case OP_CAP: soft_cap(c, op, thread, threads); break;
+        }
+        meet(barrier, threads);
+    }
+    if (c->to >= 0) carry(c, 0, thread, threads);
+}
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT void run(const struct call *c) {
+    struct barrier barrier = {0, 0};
+#pragma omp parallel num_threads(c->threads)
+    run_thread(c, &barrier);
+}
+
+/* So that a mistake in the mirror of these is found at once. */
+EXPORT int64_t size_of(int which) { return which == 0 ? sizeof(struct op) : sizeof(struct call); }
+EXPORT int64_t own_bytes(int rows, int widest, int piece) {
+    int64_t bytes = (int64_t)packed_bytes(BFLOAT16, widest) * rows + 4 * ((int64_t)widest + 4 * LANES);
+    int64_t scores = 4 * ((int64_t)piece + 4 * LANES);
+    return ((bytes > scores ? bytes : scores) + 127) / 64 * 64;
+}
+EXPORT int64_t partial_floats(int heads, int width) { return (int64_t)PIECES * heads * (width + 2); }
+EXPORT int lanes(void) { return LANES; }
