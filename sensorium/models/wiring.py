@@ -156,6 +156,11 @@ class Wiring(Part):
             """By kind, how items that the model can say stand among its words."""
             return {}
 
+        @property
+        def aside(self) -> tuple[str, ...]:
+            """Kinds of `formats` whose codes are no words: their ids are behind the vocabulary."""
+            return ()
+
         def said(self, kind: str) -> Grid:
             """What an item that the model says has between its marks: one frame, or as many as become one, of the size
             that the codec was made for."""
@@ -220,6 +225,10 @@ class Wiring(Part):
         if self.streams is None:
             return self.stack.embed_tokens(ids)
         return self.stack.embed_tokens(ids[:, 0]) + self.streams.embed(ids[:, 1:])
+
+    def aside(self, hidden: Tensor) -> Tensor:
+        """hidden (N, D) -> (N, codes): logits of the ids behind the vocabulary, of codes that are no words."""
+        return hidden[:, :0]
 
     def reference(self) -> Tensor:
         """A parameter with the device and dtype that the model computes in."""
