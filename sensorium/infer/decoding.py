@@ -19,7 +19,6 @@ from sensorium.sequence import Sequence
 
 AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
 MANY = 1 << 30
-FEW = 16  # tokens that kernels for few rows read faster than those for many
 LEAST = 32  # tokens that a shared beginning must have to be worth a copy
 
 
@@ -156,7 +155,7 @@ class Decoder:
         slots = [places[id(one)] for one, _, _ in pieces]
         x = self.model.alone(packed) if self.program is not None and layout.plainly_causal else None
         if self.program is not None and x is not None:
-            hidden = self._run(self.program, x, packed.position, slots, layout.lengths)
+            hidden = self._run(self.program.read, x, packed.position, slots, layout.lengths)
         else:
             with self.cache.step(slots, layout):
                 hidden = self.model(packed, self.cache, layout).hidden
@@ -222,9 +221,9 @@ class Decoder:
         for index, (request, draft) in enumerate(zip(requests, drafts)):
             if draft:
                 self._verify(request, draft, logits[first[index] : first[index + 1]])
-        self._advance(
-            [requests[index] for index in plain], *((logits, hidden) if whole else (logits[rows], hidden[rows]))
-        )
+        if not whole:
+            logits, hidden = logits[rows], hidden[rows]
+        self._advance([requests[index] for index in plain], logits, hidden)
 
     def _pass(self, ids: Tensor, position: Tensor, counts: list[int]) -> tuple[Tensor, dict[int, list[Tensor]]]:
         """ids and position (N) of `counts[i]` new tokens for each slot i from the first -> hidden states (N, D), and
@@ -234,18 +233,19 @@ class Decoder:
         x = self.model.embed(ids.to(device))
         slots = range(len(counts))
         if self.program is not None and not between:
-            return self._run(self.program, x, position, slots, counts), seen
+            return self._run(self.program.step, x, position, slots, counts), seen
         layout = _in_order(position.to(device), counts)
         with self.cache.step(slots, layout):
             return backbone(x, layout, self.cache, between=between), seen
 
-    def _run(self, program: Program, x: Tensor, position: Tensor, slots: Many[int], counts: list[int]) -> Tensor:
-        """The same through the kernels of this machine."""
+    def _run(
+        self, kernels: Callable[..., Tensor], x: Tensor, position: Tensor, slots: Many[int], counts: list[int]
+    ) -> Tensor:
+        """The same through the kernels of this machine, those for steps or those for prompts."""
         starts = [self.cache.lengths[slot] for slot in slots]
         places = [start + place for start, count in zip(starts, counts) for place in range(count)]
         each = [slot for slot, count in zip(slots, counts) for _ in range(count)]
-        read = program.step if len(x) <= FEW else program.read
-        hidden = read(x, each, places, position, self.cache)
+        hidden = kernels(x, each, places, position, self.cache)
         self.cache.wrote(each, places, position)
         return hidden
 

@@ -34,7 +34,7 @@ from sensorium.models.generator import Generated, Generator
 from sensorium.models.latent_stream import LatentStream
 from sensorium.models.latents import Noised
 from sensorium.models.marks import Marks
-from sensorium.models.placing import gather_memory, place, places, spans_of
+from sensorium.models.placing import gather_memory, place, places, sources, spans_of
 from sensorium.models.streams import Streams
 from sensorium.models.thinker import Thinker
 from sensorium.models.wiring import Outputs
@@ -278,9 +278,9 @@ class Fused(LatentStream):
             x, beside, deeper = self.embed(sequence.ids), {"text": self.read(sequence)}, {}
         inner = None
         if self.thinker is not None:
-            sources = _sources(sequence)
-            thoughts, outputs = self.thinker(sources)
-            x, inner = place(x, thoughts, "text", sequence), (outputs, sources)
+            asked = sources(sequence)
+            thoughts, outputs = self.thinker(asked)
+            x, inner = place(x, thoughts, "text", sequence), (outputs, asked)
         x, placed = self.enter(x, sequence, noised or {})
         for done, read in (states or {}).items():
             deeper[done] = reading(read, deeper.get(done))
@@ -391,14 +391,6 @@ class Fused(LatentStream):
     def read(self, sequence: Sequence) -> Tensor:
         """The encoder's states of all sources (tokens of the sources, D), in the order of the documents."""
         assert self.source is not None
-        packed = _sources(sequence)
+        packed = sources(sequence)
         x, _, _ = self.stream(packed)
         return self.source(x, compile_layout(packed, AttentionRule("full")))
-
-
-def _sources(sequence: Sequence) -> Sequence:
-    """The sources of all documents, packed in their order."""
-    sources = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
-    if not sources:
-        raise ValueError("the model reads a source, the sequence has none: render it with the template's `start`")
-    return Sequence.pack(sources)

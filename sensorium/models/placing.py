@@ -58,3 +58,11 @@ def gather_memory(tokens: dict[str, Tensor], sequence: Sequence) -> Tensor | Non
         pieces |= {id(span): part for span, part in zip(spans, values.split([span.length for span in spans]))}
     ordered = [pieces[id(span)] for span in sequence.spans if id(span) in pieces]
     return torch.cat(ordered) if ordered else torch.cat(list(tokens.values()))
+
+
+def sources(sequence: Sequence) -> Sequence:
+    """The sources of all documents, packed in their order."""
+    read = [item.source for item in sequence.items.get("text", ()) if item.source is not None]
+    if not read:
+        raise ValueError("the model reads a source, the sequence has none: render it with the template's `start`")
+    return Sequence.pack(read)
