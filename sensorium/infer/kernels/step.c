@@ -281,10 +281,6 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
         if (key || value)
             memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
     }
-    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
-    const struct unit unit = unit_at(&h, first < end ? c->rows : 0, first);
-    const struct next next = next_of(&h, &unit);
-    fetch_part(&next, 0, 1); /* what this thread reads first once all have come */
 }
 
 /* Queries in `from` -> what they read in `to`; pieces of keys are shared out, then joined. */
@@ -297,7 +293,7 @@ static void attention(const struct call *c, const struct op *op, int thread, int
     struct unit unit = unit_at(&h, c->rows, first);
     for (int64_t one = first; one < end; one++) {
         const struct unit follows = one + 1 < end ? unit_at(&h, c->rows, one + 1) : (struct unit){0, 0, 0, 0, 0};
-        const struct next next = next_of(&h, &follows);
+        struct next next = next_of(&h, &follows, unit.count);
         attend_piece(&h, reg(c, op->from) + (size_t)unit.token * h.heads * h.width, unit.token, unit.first, unit.count,
                      (float *)own, (size_t)unit.piece_keys + LANES,
                      c->partial + unit.token * row_floats + unit.piece * apart, apart * PIECES, &next);
