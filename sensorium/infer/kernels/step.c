@@ -175,7 +175,8 @@ static void finish(const struct call *c, const struct op *op, int which, int n0,
 /* Bytes of an input row as weights of `type` read it. */
 INLINE size_t input_bytes(int type, int k) { return type >= EIGHT_BITS ? quant_input_bytes(k) : packed_bytes(type, k); }
 
-static void product(const struct call *c, const struct part *part, int k, const char *x, size_t stride, int n0, int n1) {
+static void product(const struct call *c, const struct part *part, int k, const char *x, size_t stride, int n0,
+                    int n1) {
     float *y = reg(c, part->to);
     const struct quant codes = {part->weight, part->scales, part->outputs, k};
     switch (part->type) {
