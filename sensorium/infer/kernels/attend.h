@@ -8,8 +8,6 @@
 #define PIECE 32  /* keys, at least */
 #define BESIDE 4  /* keys whose scores are summed at once */
 #define MIXED 8   /* values that are added at once */
-#define STREAMS 4 /* of keys, and of values, that are fetched at once */
-#define FETCHED (1 << 17) /* bytes of keys that may wait in a cache near the core */
 
 /* What one layer's attention reads and writes. Keys and values are (slots, capacity, kv heads, width). */
 struct heads {
@@ -42,19 +40,19 @@ INLINE struct span seen(const struct heads *h, int token) {
 /* Floats of a piece of one head: the highest score, the sum of the shares, the shares times the values. */
 INLINE size_t piece_floats(const struct heads *h) { return (size_t)h->width + 2; }
 
-/* Keys and values that are needed next, asked for in `parts` parts: each from STREAMS places, as memory gives most so. */
+/* Keys and values that are needed next. They are asked for side by side, in the order in which they lie, and few at a
+time, between other work: the CPU can wait for about 20 lines at once, and stands still for more. */
 struct next {
-    const char *keys, *values; /* NULL: none */
-    size_t bytes;              /* of either */
+    const char *keys, *values;
+    size_t lines, step; /* that are left, of either; that are asked for at a time */
 };
-INLINE void fetch_part(const struct next *next, int part, int parts) {
-    if (!next->keys) return;
-    const size_t run = (next->bytes / STREAMS + 63) / 64 * 64, lines = run / 64;
-    for (size_t line = lines * part / parts; line < lines * (part + 1) / parts; line++)
-        UNROLL for (int stream = 0; stream < STREAMS; stream++) {
-            __builtin_prefetch(next->keys + stream * run + line * 64);
-            __builtin_prefetch(next->values + stream * run + line * 64);
-        }
+INLINE void fetch(struct next *next) {
+    const size_t lines = next->step < next->lines ? next->step : next->lines;
+    for (size_t line = 0; line < lines; line++, next->keys += 64, next->values += 64) {
+        __builtin_prefetch(next->keys);
+        __builtin_prefetch(next->values);
+    }
+    next->lines -= lines;
 }
 
 /* A vector at i of a head; `whole`: a head is a number of vectors, so none of them is cut. */
@@ -65,7 +63,7 @@ INLINE vf load_head(const float *p, int i, int width, const int whole) {
 /* score[h * room + j] of `some` neighbouring queries and `count` <= BESIDE keys that stand `apart` floats from each
 other. */
 INLINE void score_some(const float *q, const int some, const float *keys, size_t apart, int count, int width,
-                       const int whole, float *score, size_t room) {
+                       const int whole, float *score, size_t room, struct next *next) {
     if (count < BESIDE) {
         for (int j = 0; j < count; j++)
             for (int h = 0; h < some; h++) {
@@ -77,9 +75,10 @@ INLINE void score_some(const float *q, const int some, const float *keys, size_t
             }
         return;
     }
-    vf sum[2][BESIDE];
+    vf sum[3][BESIDE];
     UNROLL for (int h = 0; h < some; h++) UNROLL for (int j = 0; j < BESIDE; j++) sum[h][j] = all(0);
     for (int i = 0; i < width; i += LANES) {
+        fetch(next);
         vf key[BESIDE];
         UNROLL for (int j = 0; j < BESIDE; j++) key[j] = load_head(keys + j * apart, i, width, whole);
         UNROLL for (int h = 0; h < some; h++) {
@@ -115,18 +114,20 @@ INLINE void soften(const struct heads *h, float *score, int count, float *most, 
 
 /* out[h * beside] += sum over j < count of share[h * room + j] * values[j], for `some` neighbouring heads. */
 INLINE void mix_some(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
-                     int width, float *out, size_t beside) {
+                     int width, float *out, size_t beside, struct next *next) {
     int i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES) {
-        vf sum[2][4];
+        vf sum[3][4];
         UNROLL for (int h = 0; h < some; h++)
             UNROLL for (int k = 0; k < 4; k++) sum[h][k] = load(out + h * beside + i + k * LANES);
-        for (int j = 0; j < count; j++)
+        for (int j = 0; j < count; j++) {
+            fetch(next);
             UNROLL for (int k = 0; k < 4; k++) {
                 vf part = load(values + j * apart + i + k * LANES);
                 UNROLL for (int h = 0; h < some; h++)
                     sum[h][k] = add_product(sum[h][k], all(share[h * room + j]), part);
             }
+        }
         UNROLL for (int h = 0; h < some; h++)
             UNROLL for (int k = 0; k < 4; k++) store(out + h * beside + i + k * LANES, sum[h][k]);
     }
@@ -139,23 +140,25 @@ INLINE void mix_some(const float *share, size_t room, const int some, const floa
         }
 }
 
+/* Of `left` heads that share keys, how many are computed together: as registers allow, and none alone if it can be. */
+INLINE int together(int left) { return left == 3 ? 3 : left > 1 ? 2 : 1; }
+
 /* One piece of the keys, for all heads: keys and values are read in the order in which they lie. q (heads, width);
 score (heads, room); the partial results of heads stand `beside` floats apart. */
 INLINE void attend_whole(const struct heads *h, const float *q, const float *keys, const float *values, int count,
                          const int whole, float *score, size_t room, float *partial, size_t beside,
-                         const struct next *next) {
+                         struct next *next) {
     const int shared = h->heads / h->kv_heads, width = h->width;
     const size_t apart = (size_t)h->kv_heads * width;
     for (int j = 0; j < count; j += BESIDE) {
         const int some = count - j < BESIDE ? count - j : BESIDE;
-        fetch_part(next, j / BESIDE, (count + BESIDE - 1) / BESIDE);
-        for (int head = 0; head < h->heads; head++) {
-            const float *key = keys + j * apart + (size_t)(head / shared) * width;
-            if (head % shared + 1 < shared) {
-                score_some(q + (size_t)head * width, 2, key, apart, some, width, whole, score + head * room + j, room);
-                head++;
-            } else
-                score_some(q + (size_t)head * width, 1, key, apart, some, width, whole, score + head * room + j, room);
+        for (int head = 0, taken; head < h->heads; head += taken) {
+            const float *key = keys + j * apart + (size_t)(head / shared) * width, *mine = q + (size_t)head * width;
+            float *to = score + head * room + j;
+            taken = together(shared - head % shared);
+            if (taken == 3) score_some(mine, 3, key, apart, some, width, whole, to, room, next);
+            else if (taken == 2) score_some(mine, 2, key, apart, some, width, whole, to, room, next);
+            else score_some(mine, 1, key, apart, some, width, whole, to, room, next);
         }
     }
     for (int head = 0; head < h->heads; head++) {
@@ -165,20 +168,19 @@ INLINE void attend_whole(const struct heads *h, const float *q, const float *key
     }
     for (int j = 0; j < count; j += MIXED) {
         const int some = count - j < MIXED ? count - j : MIXED;
-        for (int head = 0; head < h->heads; head++) {
+        for (int head = 0, taken; head < h->heads; head += taken) {
             const float *value = values + j * apart + (size_t)(head / shared) * width;
             const float *share = score + head * room + j;
             float *out = partial + head * beside + 2;
-            if (head % shared + 1 < shared) {
-                mix_some(share, room, 2, value, apart, some, width, out, beside);
-                head++;
-            } else
-                mix_some(share, room, 1, value, apart, some, width, out, beside);
+            taken = together(shared - head % shared);
+            if (taken == 3) mix_some(share, room, 3, value, apart, some, width, out, beside, next);
+            else if (taken == 2) mix_some(share, room, 2, value, apart, some, width, out, beside, next);
+            else mix_some(share, room, 1, value, apart, some, width, out, beside, next);
         }
     }
 }
 static void attend_piece(const struct heads *h, const float *q, int token, int64_t first, int count, float *score,
-                         size_t room, float *partial, size_t beside, const struct next *next) {
+                         size_t room, float *partial, size_t beside, struct next *next) {
     const float *keys = held(h, h->keys, token, first, 0), *values = held(h, h->values, token, first, 0);
     if (h->width % LANES == 0) attend_whole(h, q, keys, values, count, 1, score, room, partial, beside, next);
     else attend_whole(h, q, keys, values, count, 0, score, room, partial, beside, next);
@@ -207,13 +209,15 @@ INLINE struct unit unit_at(const struct heads *h, int tokens, int64_t number) {
     }
     return (struct unit){0, 0, 0, 0, 0};
 }
-INLINE struct next next_of(const struct heads *h, const struct unit *u) {
-    struct next next = {NULL, NULL, sizeof(float) * (size_t)u->count * h->kv_heads * h->width};
-    if (u->count && next.bytes <= FETCHED) {
-        next.keys = (const char *)held(h, h->keys, u->token, u->first, 0);
-        next.values = (const char *)held(h, h->values, u->token, u->first, 0);
-    }
-    return next;
+
+/* What `u` reads, to be asked for while a piece of `count` keys is computed. */
+INLINE struct next next_of(const struct heads *h, const struct unit *u, int count) {
+    if (!u->count) return (struct next){NULL, NULL, 0, 0};
+    const size_t lines = ((size_t)u->count * h->kv_heads * h->width + 15) / 16;
+    const int shared = h->heads / h->kv_heads, turns = h->kv_heads * ((shared + 1) / (shared == 3 ? 3 : 2));
+    const int steps = turns * (h->width / LANES * (count / BESIDE) + h->width / LANES / 4 * count) + 1;
+    return (struct next){(const char *)held(h, h->keys, u->token, u->first, 0),
+                         (const char *)held(h, h->values, u->token, u->first, 0), lines, lines / (size_t)steps + 1};
 }
 
 /* The pieces of one head of one token -> out (width). */

@@ -61,8 +61,8 @@ INLINE vf times(int type, vf sum, const char *w, const char *x) {
 
 /* `outputs` <= ROWS times `rows` <= FEW sums side by side in registers. Outputs lie `wide` bytes apart in w and `skip`
 numbers in y. `fetch`: nothing of w was read before. */
-INLINE void tile(int type, const int outputs, const int rows, const int fetch, const char *w, size_t wide, const char *x,
-                 size_t stride, int k, float *y, size_t skip, size_t ld) {
+INLINE void tile(int type, const int outputs, const int rows, const int fetch, const char *w, size_t wide,
+                 const char *x, size_t stride, int k, float *y, size_t skip, size_t ld) {
     const int step = type == FLOAT32 ? LANES : PAIR, bytes = 4 * LANES;
 #if defined(__AVX512BF16__)
     const int taken = bytes;
@@ -104,7 +104,8 @@ INLINE void block(int type, const int count, const char *w, size_t wide, const c
     int m = 0;
 #define TILES(OUTPUTS, TAKEN, FETCH)                                                                                   \
     for (int n = 0; n + OUTPUTS <= count; n += OUTPUTS)                                                                \
-        tile(type, OUTPUTS, TAKEN, FETCH, w + n * wide, wide, x + m * stride, stride, k, y + m * ld + n * skip, skip, ld);
+        tile(type, OUTPUTS, TAKEN, FETCH, w + n * wide, wide, x + m * stride, stride, k, y + m * ld + n * skip, skip,      \
+             ld);
     if (rows >= FEW) {
         if (count == 1) TILES(1, FEW, 1) else TILES(AT_ONCE, FEW, 1)
         m = FEW;

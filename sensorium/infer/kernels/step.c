@@ -176,7 +176,8 @@ static void finish(const struct call *c, const struct op *op, int which, int n0,
 /* Bytes of an input row as weights of `type` read it. */
 INLINE size_t input_bytes(int type, int k) { return type >= EIGHT_BITS ? quant_input_bytes(k) : packed_bytes(type, k); }
 
-static void product(const struct call *c, const struct part *part, int k, const char *x, size_t stride, int n0, int n1) {
+static void product(const struct call *c, const struct part *part, int k, const char *x, size_t stride, int n0,
+                    int n1) {
     float *y = reg(c, part->to);
     const struct quant codes = {part->weight, part->scales, part->outputs, k};
     switch (part->type) {
@@ -312,10 +313,6 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
         if (key || value)
             memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
     }
-    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
-    const struct unit unit = unit_at(&h, first < end ? c->rows : 0, first);
-    const struct next next = next_of(&h, &unit);
-    fetch_part(&next, 0, 1); /* what this thread reads first once all have come */
 }
 
 /* Queries in `from` -> what they read in `to`; pieces of keys are shared out, then joined. */
@@ -328,7 +325,7 @@ static void attention(const struct call *c, const struct op *op, int thread, int
     struct unit unit = unit_at(&h, c->rows, first);
     for (int64_t one = first; one < end; one++) {
         const struct unit follows = one + 1 < end ? unit_at(&h, c->rows, one + 1) : (struct unit){0, 0, 0, 0, 0};
-        const struct next next = next_of(&h, &follows);
+        struct next next = next_of(&h, &follows, unit.count);
         attend_piece(&h, reg(c, op->from) + (size_t)unit.token * h.heads * h.width, unit.token, unit.first, unit.count,
                      (float *)own, (size_t)unit.piece_keys + LANES,
                      c->partial + unit.token * row_floats + unit.piece * apart, apart * PIECES, &next);

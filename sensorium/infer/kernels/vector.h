@@ -44,8 +44,8 @@ enum { FLOAT32 = 0, BFLOAT16 = 1 }; /* of what is stored; the quantised kinds of
 
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf x) { *(vf_loose *)p = x; }
-/* sum + a * b. Said by an instruction where there is one: left to itself, gcc multiplies and adds in some loops and does
-both at once in others, and sums would depend on the number of rows. */
+/* sum + a * b. Said by an instruction where there is one: left to itself, gcc multiplies and adds in some loops and
+does both at once in others, and sums would depend on the number of rows. */
 INLINE vf add_product(vf sum, vf a, vf b) {
 #if LANES == 16 && defined(__AVX512F__)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
@@ -164,7 +164,8 @@ INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
 /* Near zero the odd Taylor series, where 1 - 2 / (e^2x + 1) would cancel. */
 INLINE vf hyperbolic_tangent(vf x) {
     vf s = x * x;
-    vf series = x + x * s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835 + s * (-1382.0f / 155925)))));
+    vf rest = -17.0f / 315 + s * (62.0f / 2835 + s * (-1382.0f / 155925));
+    vf series = x + x * s * (-1.0f / 3 + s * (2.0f / 15 + s * rest));
     return choose(s < 0.09f, series, 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f));
 }
 /* 1 - erf(|x|), Abramowitz and Stegun 1964, 7.1.26: within 1.5e-7. */
