@@ -127,6 +127,61 @@ def chat(
 
 
 @app.command()
+def serve(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [NAME=RUN ...]", help="Runs, or published models; NAME is what clients ask for."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="A key that clients must give. Repeatable; also $SENSORIUM_API_KEYS.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Web pages of this origin may ask, https://example.org. Repeatable.")
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures by https address, of the public internet alone.")
+    ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Change a limit (docs/serving.md): max_tokens=512. Repeatable."),
+    ] = None,
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds for accepted requests, once told to end.")] = 30.0,
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    ui: Annotated[bool, typer.Option("--ui", help="With the web page, at /ui.")] = False,
+    json: Json = False,
+) -> None:
+    """Serve models behind the OpenAI interface: chat with pictures, completions, embeddings."""
+    from sensorium.commands.serve import Serving, run_serve
+
+    given = Serving(
+        tuple(runs), host, port, tuple(api_key or ()), tuple(origin or ()), allow_urls, tuple(limit or ()), drain,
+        precision, device, ui,
+    )  # fmt: skip
+    run_serve(given, json)
+
+
+@app.command()
+def ui(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [RUN2]", help="Runs, or published models. Two stand side by side. Also NAME=RUN."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Chat with models about pictures on a web page. The same as serve --ui, with fewer choices."""
+    from sensorium.commands.ui import run_ui
+
+    run_ui(tuple(runs), host, port, precision, device, json)
+
+
+@app.command()
 def show(
     recipe: Annotated[str, typer.Argument(help=RECIPE)],
     size: Size = None,

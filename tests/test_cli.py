@@ -57,12 +57,14 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for command in ("quickstart", "train", "eval", "chat", "show", "systems", "data", "fetch", "convert"):
+    names = "quickstart", "train", "eval", "chat", "serve", "ui", "show", "systems", "data", "fetch", "convert"
+    for command in names:
         assert f"\n  {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["quickstart", "train", "eval", "chat", "show", "systems", "fetch", "convert", "data preview"]
+    "command",
+    ["quickstart", "train", "eval", "chat", "serve", "ui", "show", "systems", "fetch", "convert", "data preview"],
 )
 def test_every_command_has_help_and_json(command: str, capsys: pytest.CaptureFixture[str]):
     assert run(*command.split(), "--help") == 0
@@ -185,6 +187,15 @@ def test_train_on_own_data_then_chat_and_evaluate(chat: Path, tmp_path: Path, mo
     assert run("eval", str(out), "--n", "4", "--json") == 0
     tasks = json.loads(capsys.readouterr().out)["evaluations"]
     assert {"task", "split", "n", "score", "low", "high", "blind", "chance"} <= set(tasks[0])
+    asked = ("--prompt", "Which colour?", "--max-tokens", "4", "--json")
+    assert run("chat", str(out), "--image", picture, *asked, "--quantize", "int4") == 0
+    written = capsys.readouterr()
+    assert set(json.loads(written.out)) == {"question", "answer"}
+    assert "int4: " in written.err
+    assert run("eval", str(out), "--n", "4", "--quantize", "int8", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["quantize"] == "int8"
+    assert run("eval", str(out), "--quantize", "q8") == 2
+    assert "cannot be quantised to 'q8'" in capsys.readouterr().err
     assert run(*command, "--steps", "2", "--fresh") == 2  # --out holds a run
     assert "already holds a run" in capsys.readouterr().err
 

@@ -6,9 +6,10 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+from sensorium.data.boxes import Box
 from sensorium.data.builtin_names import Names
 from sensorium.data.builtin_phrases import COUNTS, SCENE
-from sensorium.data.builtin_samples import Box, Question
+from sensorium.data.builtin_samples import Question
 from sensorium.data.emoji import concept
 from sensorium.data.scenes import QUADRANTS, Scene, SceneObject
 

@@ -18,16 +18,10 @@ from typing import Literal
 from pydantic import Field
 
 from sensorium.data import builtin_phrases as phrases
+from sensorium.data.boxes import BOX_FORMATS, BoxFormat
 from sensorium.data.builtin_items import choice_items, scene_items, with_shots
 from sensorium.data.builtin_names import Names, draw, named_pictures, names
-from sensorium.data.builtin_samples import (
-    BOX_FORMATS,
-    BoxFormat,
-    Question,
-    format_box,
-    parse_box,
-    question_sample,
-)
+from sensorium.data.builtin_samples import Question, question_sample
 from sensorium.data.builtin_scenes import FAMILY_LAYOUTS, ask_scene
 from sensorium.data.emoji import Concept, EmojiPicture, Language, Split, pictures
 from sensorium.data.scenes import ScenePicture, make_scene
@@ -36,13 +30,10 @@ from sensorium.errors import UserError
 from sensorium.sequence import Sample, Segment
 
 __all__ = [
-    "BOX_FORMATS",
     "Captions",
     "EmojiQuestions",
     "SceneQuestions",
     "choice_items",
-    "format_box",
-    "parse_box",
     "scene_items",
     "with_shots",
 ]

@@ -235,6 +235,14 @@ class Cache:
             for slot, added, hidden, end in zip(slots, step.read.added, parts, ends):
                 self.memory[slot] += added if hidden is None else _moved(added, hidden, end)
 
+    def wrote(self, slots: Sequence[int], places: Sequence[int], position: Tensor) -> None:
+        """Token i was written at places[i], the next ones of slots[i], by who has no `step`. position (N) or (N, 3)."""
+        at = torch.tensor([slot * self.capacity + place for slot, place in zip(slots, places)])
+        first = position if position.dim() == 1 else position[:, 0]
+        self.positions.view(-1).index_copy_(0, at, first)
+        for slot, place in zip(slots, places):
+            self.lengths[slot] = place + 1
+
     def _keep(self, slot: int, visible: Tensor) -> None:
         """Of the tokens just written behind a slot's own keep the visible ones: (new tokens) bool."""
         start = self.lengths[slot]

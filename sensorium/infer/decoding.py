@@ -11,13 +11,15 @@ from torch import Tensor
 
 from sensorium.infer.cache import Cache
 from sensorium.infer.cutting import Mark, head, piece, shared, tail
+from sensorium.infer.kernels.program import Program
 from sensorium.infer.request import Request
-from sensorium.mask import SAID, Layout, compile_layout
+from sensorium.mask import SAID, Layout, compile_layout, rows_of
 from sensorium.models.wiring import Wiring
 from sensorium.sequence import Sequence
 
 AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
 MANY = 1 << 30
+FEW = 16  # tokens that kernels for few rows read faster than those for many
 LEAST = 32  # tokens that a shared beginning must have to be worth a copy
 
 
@@ -43,6 +45,8 @@ class Decoder:
         self.saying = 0
         self._kept: list[tuple[int, list[Mark]]] = [(0, []) for _ in range(cache.slots)]
         self._clock = itertools.count(1)
+        self.program: Program | None = None
+        """The same backbone in kernels for this machine, for passes of few tokens; None where it has none."""
 
     @property
     def free(self) -> int:
@@ -59,6 +63,8 @@ class Decoder:
         """Give each request a slot, with what of its prompt is held already."""
         if sum(request.slots for request in requests) > self.free:
             raise ValueError(f"{sum(request.slots for request in requests)} requests for {self.free} free slots")
+        if not self.active and (self.program is None or not self.program.fits()):
+            self.program = None if self.model.streams is not None else Program.of(self.model.stack)
         for one in _each(requests):
             slot = len(self.active)
             source, one.cached = self.nearest(one)
@@ -147,9 +153,14 @@ class Decoder:
         packed = Sequence.pack(self.prepare([part for _, part, _ in pieces]))
         layout = compile_layout(packed, self.rule)
         places = {id(one): slot for slot, one in enumerate(self.active)}
-        with self.cache.step([places[id(one)] for one, _, _ in pieces], layout):
-            outputs = self.model(packed, self.cache, layout)
-        ends = torch.tensor(layout.lengths, device=outputs.hidden.device).cumsum(0) - 1
+        slots = [places[id(one)] for one, _, _ in pieces]
+        x = self.model.alone(packed) if self.program is not None and layout.plainly_causal else None
+        if self.program is not None and x is not None:
+            hidden = self._run(self.program, x, packed.position, slots, layout.lengths)
+        else:
+            with self.cache.step(slots, layout):
+                hidden = self.model(packed, self.cache, layout).hidden
+        ends = torch.tensor(layout.lengths, device=hidden.device).cumsum(0) - 1
         for one, _, rest in pieces:
             one.rest = rest
         read = [row for row, (_, _, rest) in enumerate(pieces) if rest is None]
@@ -159,7 +170,8 @@ class Decoder:
         if read:
             ends = ends[read]
             chosen = [pieces[row][0] for row in read]
-            self._advance(chosen, outputs.logits(ends), outputs.hidden.index_select(0, ends))
+            hidden = hidden.index_select(0, ends)
+            self._advance(chosen, self._logits(hidden), hidden)
 
     def _pieces(self, room: int, items: int, most: int) -> list[tuple[Request, Sequence, Sequence | None]]:
         """(request, what of it is read now, what is left). New prompts and those that go on are not mixed, since new
@@ -189,25 +201,80 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One more token for every request whose prompt is read."""
+        """One more token for every request whose prompt is read, or several where a draft proves right."""
         requests = self.active[: self.saying]
-        ids = torch.tensor([request.last for request in requests])
-        position = torch.tensor([request.position for request in requests])
-        backbone = self.model.stack
-        device = next(backbone.parameters()).device
-        layout = _one_each(position.to(device))
-        self.cache.reserve(max(self.cache.lengths[: self.saying]) + 1)
-        with self.cache.step(range(self.saying), layout):
-            seen, between = self.model.watch({})
-            hidden = backbone(self.model.embed(ids.to(device)), layout, self.cache, between=between)
+        drafts = [request.draft() for request in requests]
+        told = [[request.last, *draft] for request, draft in zip(requests, drafts)]
+        starts = [request.position for request in requests]
+        position = torch.tensor([start + k for start, ids in zip(starts, told) for k in range(len(ids))])
+        ids = torch.tensor([id for one in told for id in one])
+        self.cache.reserve(max(map(sum, zip(self.cache.lengths, map(len, told)))))
+        hidden, seen = self._pass(ids, position, [len(ids) for ids in told])
         states = self.model.signals(hidden, seen)
-        for row, request in enumerate(requests):
+        first = list(itertools.accumulate(map(len, told), initial=0))
+        for row, request in zip(first, requests):
             request.position += 1
             request.saw({kind: values[row] for kind, values in states.items()})
-        self._advance(requests, backbone.logits(hidden), hidden)
+        logits = self._logits(hidden)
+        plain = [index for index, draft in enumerate(drafts) if not draft]
+        whole = len(plain) == len(requests)
+        rows = [first[index] for index in plain]
+        for index, (request, draft) in enumerate(zip(requests, drafts)):
+            if draft:
+                self._verify(request, draft, logits[first[index] : first[index + 1]])
+        self._advance(
+            [requests[index] for index in plain], *((logits, hidden) if whole else (logits[rows], hidden[rows]))
+        )
+
+    def _pass(self, ids: Tensor, position: Tensor, counts: list[int]) -> tuple[Tensor, dict[int, list[Tensor]]]:
+        """ids and position (N) of `counts[i]` new tokens for each slot i from the first -> hidden states (N, D), and
+        what generators read between the blocks."""
+        backbone, device = self.model.stack, self.model.reference().device
+        seen, between = self.model.watch({})
+        x = self.model.embed(ids.to(device))
+        slots = range(len(counts))
+        if self.program is not None and not between:
+            return self._run(self.program, x, position, slots, counts), seen
+        layout = _in_order(position.to(device), counts)
+        with self.cache.step(slots, layout):
+            return backbone(x, layout, self.cache, between=between), seen
+
+    def _run(self, program: Program, x: Tensor, position: Tensor, slots: Many[int], counts: list[int]) -> Tensor:
+        """The same through the kernels of this machine."""
+        starts = [self.cache.lengths[slot] for slot in slots]
+        places = [start + place for start, count in zip(starts, counts) for place in range(count)]
+        each = [slot for slot, count in zip(slots, counts) for _ in range(count)]
+        read = program.step if len(x) <= FEW else program.read
+        hidden = read(x, each, places, position, self.cache)
+        self.cache.wrote(each, places, position)
+        return hidden
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.stack.logits(hidden) if self.program is None else self.program.logits(hidden)
+
+    def _verify(self, request: Request, draft: list[int], logits: Tensor) -> None:
+        """logits (1 + draft, vocab): what is chosen from each row is chosen as without a draft; behind the first that
+        the draft did not foresee, its tokens are forgotten (Leviathan et al. 2023, arXiv 2211.17192, for one that is
+        sure of each token)."""
+        slot = self.active.index(request)
+        before = self.cache.lengths[slot] - len(logits)
+        right = 0
+        for row in logits:
+            request.advance(row)
+            if request.done or right == len(draft) or request.ids[-1] != draft[right]:
+                break
+            right += 1
+        request.position += right
+        request.drafted, request.right = request.drafted + len(draft), request.right + right
+        self.cache.truncate(slot, before + 1 + right)
+        if request.done:
+            self.remove(request)
 
     def _advance(self, requests: list[Request], logits: Tensor, hidden: Tensor) -> None:
         """logits (requests, vocab) and hidden (requests, D), of guided requests and of what they are guided against."""
+        words = logits.shape[1]
+        if any(request.inside for request in requests):
+            logits = torch.cat([logits, self.model.aside(hidden)], dim=1)
         rows = {id(request): row for request, row in zip(requests, logits)}
         led = {id(request.against) for request in requests if request.against is not None}
         leading = [request for request in requests if id(request) not in led]
@@ -215,13 +282,13 @@ class Decoder:
         if not choosing:
             logits = logits[:0]
         elif len(choosing) < len(requests) or any(request.drawing is not None for request in choosing):
-            logits = torch.stack([_judged(request, rows) for request in choosing])
+            logits = torch.stack([_judged(request, rows, words) for request in choosing])
         likeliest = logits.argmax(-1).tolist()
         for request, best, row in zip(choosing, likeliest, logits):
             if request.greedy:
                 request.take(best)
             else:
-                request.advance(row)
+                request.advance(row if request.inside else row[:words])
         speaking = [row for row, request in enumerate(requests) if len(request.rows) < len(request.ids)]
         speaking = [row for row in speaking if id(requests[row]) not in led]
         if speaking and self.steps is not None:
@@ -240,7 +307,7 @@ class Decoder:
         before = torch.tensor([request.ids[-1] for request in requests], device=hidden.device)
         rows: list[list[int]] = [[] for _ in requests]
         for stream in range(config.says):
-            layout = _one_each(torch.full((len(requests),), stream, device=hidden.device))
+            layout = _in_order(torch.full((len(requests),), stream, device=hidden.device), [1] * len(requests))
             with cache.step(slots, layout):
                 state = streams.depth(streams.read(stream, hidden, before), layout, cache)
             logits = streams.heads[stream](state)
@@ -260,17 +327,20 @@ def _each(requests: Many[Request]) -> list[Request]:
     return [one for request in requests for one in (request, request.against) if one is not None]
 
 
-def _judged(request: Request, rows: dict[int, Tensor]) -> Tensor:
-    """The logits (vocab) that a request chooses from: guided, and with what may not follow ruled out."""
-    row = rows[id(request)]
+def _judged(request: Request, rows: dict[int, Tensor], words: int) -> Tensor:
+    """The logits (vocab, and codes behind it) that a request chooses from: guided, and with what may not follow ruled
+    out. words: how many of them are of the vocabulary."""
+    row = rows[id(request)].float()
     if request.against is not None:
         plain = rows[id(request.against)].float()
-        row = plain + request.sampling.guidance * (row.float() - plain)
-    return row.float() if request.drawing is None else request.drawing.allow(row.float())
+        row = plain + request.sampling.guidance * (row - plain)
+    if request.drawing is None:
+        return torch.where(torch.arange(len(row), device=row.device) < words, row, -torch.inf)
+    return request.drawing.allow(row)
 
 
-def _one_each(position: Tensor) -> Layout:
-    """position (B) -> the layout of one new token for each of B documents."""
-    batch = position.shape[0]
-    rows = torch.arange(batch, device=position.device)[:, None]
-    return Layout(rows, None, None, True, position[:, None].expand(-1, 3), lengths=[1] * batch)
+def _in_order(position: Tensor, counts: list[int]) -> Layout:
+    """position (N) of `counts[i]` new tokens of document i -> their layout."""
+    doc = torch.arange(len(counts), device=position.device).repeat_interleave(torch.tensor(counts).to(position.device))
+    rows, inverse, lengths = rows_of(doc, len(counts))
+    return Layout(rows, inverse, None, True, position[:, None].expand(-1, 3), lengths=lengths)

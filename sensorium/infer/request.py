@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,14 @@ from sensorium.sequence import Sequence
 
 Finish = Literal["stop", "length", "cancelled"]
 """Why an answer ended: by a stop token or text or the end of what was to be drawn; at max_tokens; by its reader."""
+
+
+class Drafter(Protocol):
+    """Guesses how an answer goes on."""
+
+    def draft(self, request: Request) -> list[int]:
+        """The next tokens, none where nothing can be guessed."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +43,7 @@ class Request:
     heard     (max_tokens, H) ids of the parallel streams that come from outside, step by step
     begun     whether it has a slot, or had one
     scored    of the tokens chosen so far what `Sampling.logprobs` asks for
+    drafter   who guesses how the answer goes on, to be verified; of what is drafted, `right` were right
     rows      ids of the further streams chosen or heard so far, a row a step
     against   the same request without its condition, in a slot of its own, for classifier-free guidance (Ho and
               Salimans 2022, arXiv 2207.12598): it reads what is chosen here and never chooses itself
@@ -56,6 +65,9 @@ class Request:
     against: Request | None = None
     heard: Tensor | None = None
     scored: list[Choice] = field(default_factory=list)
+    drafter: Drafter | None = None
+    drafted: int = 0
+    right: int = 0
     rows: list[list[int]] = field(default_factory=list)
     _ready: str = ""
 
@@ -70,13 +82,23 @@ class Request:
         """The step chosen last: an id, or one of each parallel stream."""
         return [self.ids[-1], *self.rows[-1]] if self.rows else self.ids[-1]
 
+    def draft(self) -> list[int]:
+        """Tokens that may follow the last; at most as many as the answer may have besides the next."""
+        room = self.sampling.max_tokens - len(self.ids) - 1
+        return [] if self.drafter is None or room < 1 else self.drafter.draft(self)[:room]
+
+    @property
+    def inside(self) -> bool:
+        """Whether the next token belongs to an item."""
+        return self.drawing is not None and self.drawing.inside
+
     def pick(self, logits: Tensor) -> int:
         """A code of a further stream, from logits (codes)."""
         return self.chooser.draw(logits)
 
     def advance(self, logits: Tensor) -> int:
-        """Choose the next token from logits (vocab)."""
-        if self.drawing is not None and self.drawing.inside:  # no word, so nothing that is said of words holds
+        """Choose the next token from logits (vocab, and inside an item codes behind it)."""
+        if self.inside:  # no word, so nothing that is said of words holds
             chosen = self.chooser.draw(logits)
         else:
             choice = self.chooser.choose(logits)

@@ -13,18 +13,16 @@ import pytest
 from pydantic import ValidationError
 
 from sensorium.config import from_json
+from sensorium.data.boxes import format_box, parse_box
 from sensorium.data.builtin_names import held_out_names, names
 from sensorium.data.builtin_samples import Question, question_sample
 from sensorium.data.builtin_scenes import place_of, sides_of
 from sensorium.data.emoji import LANGUAGES, EmojiPicture, concept, concepts, fraction_of, split_of
 from sensorium.data.questions import (
-    BOX_FORMATS,
     Captions,
     EmojiQuestions,
     SceneQuestions,
     choice_items,
-    format_box,
-    parse_box,
     scene_items,
 )
 from sensorium.data.source import SourceConfig
@@ -208,21 +206,6 @@ def test_places_by_hand():
     assert place_of((0.5, 0.2, 0.9, 0.7)) == "right"
     assert place_of((0.2, 0.6, 0.7, 0.9)) == "bottom"
     assert place_of((0.4, 0.4, 0.6, 0.6)) is None
-
-
-def test_box_conventions_by_hand():
-    box = (0.1, 0.25, 0.5, 1.0)
-    assert format_box(box, "hundred") == "{<10><25><50><100>}"
-    assert format_box(box, "thousand") == "[100, 250, 500, 999]"
-    assert format_box(box, "decimal") == "[0.10, 0.25, 0.50, 1.00]"
-    assert format_box(box, "loc") == "<loc_100><loc_250><loc_500><loc_999>"
-    for convention in BOX_FORMATS:
-        read = parse_box(f"it is at {format_box(box, convention)}, I think", convention)
-        assert read == pytest.approx(box, abs=0.006)
-        assert parse_box("nowhere", convention) is None
-    assert parse_box("{<50><10><20><30>}", "hundred") is None
-    with pytest.raises(UserError, match="decimal"):
-        format_box(box, "decimals")
 
 
 # ---- evaluation items

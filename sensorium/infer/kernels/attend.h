@@ -5,6 +5,11 @@
 #include "vector.h"
 
 #define PIECES 16 /* of one token at most */
+#define PIECE 32  /* keys, at least */
+#define BESIDE 4  /* keys whose scores are summed at once */
+#define MIXED 8   /* values that are added at once */
+#define STREAMS 4 /* of keys, and of values, that are fetched at once */
+#define FETCHED (1 << 17) /* bytes of keys that may wait in a cache near the core */
 
 /* What one layer's attention reads and writes. Keys and values are (slots, capacity, kv heads, width). */
 struct heads {
@@ -27,7 +32,7 @@ struct span {
 
 /* The keys of a token: long texts have at most PIECES pieces, so that joining them costs little. */
 INLINE struct span seen(const struct heads *h, int token) {
-    struct span s = {0, h->places[token] + 1, 64, 0};
+    struct span s = {0, h->places[token] + 1, PIECE, 0};
     if (h->window && s.end > h->window) s.first = s.end - h->window;
     while (s.piece * PIECES < s.end - s.first) s.piece *= 2;
     s.pieces = (int)((s.end - s.first + s.piece - 1) / s.piece);
@@ -37,39 +42,55 @@ INLINE struct span seen(const struct heads *h, int token) {
 /* Floats of a piece of one head: the highest score, the sum of the shares, the shares times the values. */
 INLINE size_t piece_floats(const struct heads *h) { return (size_t)h->width + 2; }
 
+/* Keys and values that are needed next, asked for in `parts` parts: each from STREAMS places, as memory gives most so. */
+struct next {
+    const char *keys, *values; /* NULL: none */
+    size_t bytes;              /* of either */
+};
+INLINE void fetch_part(const struct next *next, int part, int parts) {
+    if (!next->keys) return;
+    const size_t run = (next->bytes / STREAMS + 63) / 64 * 64, lines = run / 64;
+    for (size_t line = lines * part / parts; line < lines * (part + 1) / parts; line++)
+        UNROLL for (int stream = 0; stream < STREAMS; stream++) {
+            __builtin_prefetch(next->keys + stream * run + line * 64);
+            __builtin_prefetch(next->values + stream * run + line * 64);
+        }
+}
+
 /* A vector at i of a head; `whole`: a head is a number of vectors, so none of them is cut. */
 INLINE vf load_head(const float *p, int i, int width, const int whole) {
     return whole ? load(p + i) : load_some(p + i, width - i);
 }
 
-/* score[h * room + j] of `some` neighbouring queries and `count` keys that stand `apart` floats from each other. */
-INLINE void scores(const float *q, const int some, const float *keys, size_t apart, int count, int width,
-                   const int whole, float *score, size_t room) {
-    int j = 0;
-    for (; j + 4 <= count; j += 4) {
-        vf sum[2][4];
-        UNROLL for (int h = 0; h < some; h++) UNROLL for (int k = 0; k < 4; k++) sum[h][k] = all(0);
-        for (int i = 0; i < width; i += LANES) {
-            vf key[4];
-            UNROLL for (int k = 0; k < 4; k++) key[k] = load_head(keys + (j + k) * apart, i, width, whole);
-            UNROLL for (int h = 0; h < some; h++) {
-                vf part = load_head(q + h * width, i, width, whole);
-                UNROLL for (int k = 0; k < 4; k++) sum[h][k] = add_product(sum[h][k], part, key[k]);
+/* score[h * room + j] of `some` neighbouring queries and `count` <= BESIDE keys that stand `apart` floats from each
+other. */
+INLINE void score_some(const float *q, const int some, const float *keys, size_t apart, int count, int width,
+                       const int whole, float *score, size_t room) {
+    if (count < BESIDE) {
+        for (int j = 0; j < count; j++)
+            for (int h = 0; h < some; h++) {
+                vf sum = all(0);
+                for (int i = 0; i < width; i += LANES)
+                    sum = add_product(sum, load_head(q + h * width, i, width, whole),
+                                      load_head(keys + j * apart, i, width, whole));
+                score[h * room + j] = total(sum);
             }
-        }
+        return;
+    }
+    vf sum[2][BESIDE];
+    UNROLL for (int h = 0; h < some; h++) UNROLL for (int j = 0; j < BESIDE; j++) sum[h][j] = all(0);
+    for (int i = 0; i < width; i += LANES) {
+        vf key[BESIDE];
+        UNROLL for (int j = 0; j < BESIDE; j++) key[j] = load_head(keys + j * apart, i, width, whole);
         UNROLL for (int h = 0; h < some; h++) {
-            quad four = totals(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
-            memcpy(score + h * room + j, &four, sizeof four);
+            vf part = load_head(q + h * width, i, width, whole);
+            UNROLL for (int j = 0; j < BESIDE; j++) sum[h][j] = add_product(sum[h][j], part, key[j]);
         }
     }
-    for (; j < count; j++)
-        for (int h = 0; h < some; h++) {
-            vf sum = all(0);
-            for (int i = 0; i < width; i += LANES)
-                sum = add_product(sum, load_head(q + h * width, i, width, whole),
-                                  load_head(keys + j * apart, i, width, whole));
-            score[h * room + j] = total(sum);
-        }
+    UNROLL for (int h = 0; h < some; h++) {
+        quad four = totals(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
+        memcpy(score + h * room, &four, sizeof four);
+    }
 }
 
 /* Scores become shares e^(score - highest); what stands behind `count` up to a whole vector must be there. */
@@ -92,55 +113,107 @@ INLINE void soften(const struct heads *h, float *score, int count, float *most, 
     *sum = total(added);
 }
 
-/* `vectors` of out[h * beside] = sum over j of share[h * room + j] * values[j], for `some` neighbouring heads. */
+/* out[h * beside] += sum over j < count of share[h * room + j] * values[j], for `some` neighbouring heads. */
 INLINE void mix_some(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
-                     const int vectors, int left, float *out, size_t beside) {
-    vf sum[2][4];
-    UNROLL for (int h = 0; h < some; h++) UNROLL for (int k = 0; k < vectors; k++) sum[h][k] = all(0);
-    for (int j = 0; j < count; j++) {
-        const float *value = values + j * apart;
-        UNROLL for (int k = 0; k < vectors; k++) {
-            vf part = vectors > 1 ? load(value + k * LANES) : load_some(value, left);
-            UNROLL for (int h = 0; h < some; h++) sum[h][k] = add_product(sum[h][k], all(share[h * room + j]), part);
-        }
-    }
-    UNROLL for (int h = 0; h < some; h++) UNROLL for (int k = 0; k < vectors; k++)
-        store_some(out + h * beside + k * LANES, sum[h][k], vectors > 1 ? LANES : left);
-}
-INLINE void mix(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
-                int width, float *out, size_t beside) {
+                     int width, float *out, size_t beside) {
     int i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES)
-        mix_some(share, room, some, values + i, apart, count, 4, 0, out + i, beside);
+    for (; i + 4 * LANES <= width; i += 4 * LANES) {
+        vf sum[2][4];
+        UNROLL for (int h = 0; h < some; h++)
+            UNROLL for (int k = 0; k < 4; k++) sum[h][k] = load(out + h * beside + i + k * LANES);
+        for (int j = 0; j < count; j++)
+            UNROLL for (int k = 0; k < 4; k++) {
+                vf part = load(values + j * apart + i + k * LANES);
+                UNROLL for (int h = 0; h < some; h++)
+                    sum[h][k] = add_product(sum[h][k], all(share[h * room + j]), part);
+            }
+        UNROLL for (int h = 0; h < some; h++)
+            UNROLL for (int k = 0; k < 4; k++) store(out + h * beside + i + k * LANES, sum[h][k]);
+    }
     for (; i < width; i += LANES)
-        mix_some(share, room, some, values + i, apart, count, 1, width - i, out + i, beside);
+        for (int h = 0; h < some; h++) {
+            vf sum = load_some(out + h * beside + i, width - i);
+            for (int j = 0; j < count; j++)
+                sum = add_product(sum, all(share[h * room + j]), load_some(values + j * apart + i, width - i));
+            store_some(out + h * beside + i, sum, width - i);
+        }
 }
 
-/* One piece of the keys of one kv head, for `some` of the heads that share it. `score` has room for `some` pieces, each
-and a vector. */
-INLINE void attend_some(const struct heads *h, const float *q, const int some, const float *keys, const float *values,
-                        int count, const int whole, float *score, size_t room, float *partial, size_t beside) {
-    const size_t apart = (size_t)h->kv_heads * h->width;
-    scores(q, some, keys, apart, count, h->width, whole, score, room);
-    for (int one = 0; one < some; one++)
-        soften(h, score + one * room, count, partial + one * beside, partial + one * beside + 1);
-    mix(score, room, some, values, apart, count, h->width, partial + 2, beside);
-}
-static void attend_piece(const struct heads *h, const float *q, int token, int head, int64_t first, int count,
-                         float *score, size_t room, float *partial, size_t beside) {
-    const int shared = h->heads / h->kv_heads, whole = h->width % LANES == 0;
-    const float *keys = held(h, h->keys, token, first, head), *values = held(h, h->values, token, first, head);
-    q += (size_t)head * shared * h->width;
-    for (int one = 0; one < shared;) {
-        const int some = one + 2 <= shared ? 2 : 1;
-        const float *mine = q + (size_t)one * h->width;
-        float *to = partial + one * beside;
-        if (some == 2 && whole) attend_some(h, mine, 2, keys, values, count, 1, score, room, to, beside);
-        else if (whole) attend_some(h, mine, 1, keys, values, count, 1, score, room, to, beside);
-        else if (some == 2) attend_some(h, mine, 2, keys, values, count, 0, score, room, to, beside);
-        else attend_some(h, mine, 1, keys, values, count, 0, score, room, to, beside);
-        one += some;
+/* One piece of the keys, for all heads: keys and values are read in the order in which they lie. q (heads, width);
+score (heads, room); the partial results of heads stand `beside` floats apart. */
+INLINE void attend_whole(const struct heads *h, const float *q, const float *keys, const float *values, int count,
+                         const int whole, float *score, size_t room, float *partial, size_t beside,
+                         const struct next *next) {
+    const int shared = h->heads / h->kv_heads, width = h->width;
+    const size_t apart = (size_t)h->kv_heads * width;
+    for (int j = 0; j < count; j += BESIDE) {
+        const int some = count - j < BESIDE ? count - j : BESIDE;
+        fetch_part(next, j / BESIDE, (count + BESIDE - 1) / BESIDE);
+        for (int head = 0; head < h->heads; head++) {
+            const float *key = keys + j * apart + (size_t)(head / shared) * width;
+            if (head % shared + 1 < shared) {
+                score_some(q + (size_t)head * width, 2, key, apart, some, width, whole, score + head * room + j, room);
+                head++;
+            } else
+                score_some(q + (size_t)head * width, 1, key, apart, some, width, whole, score + head * room + j, room);
+        }
     }
+    for (int head = 0; head < h->heads; head++) {
+        float *out = partial + head * beside;
+        soften(h, score + head * room, count, out, out + 1);
+        memset(out + 2, 0, sizeof(float) * (size_t)width);
+    }
+    for (int j = 0; j < count; j += MIXED) {
+        const int some = count - j < MIXED ? count - j : MIXED;
+        for (int head = 0; head < h->heads; head++) {
+            const float *value = values + j * apart + (size_t)(head / shared) * width;
+            const float *share = score + head * room + j;
+            float *out = partial + head * beside + 2;
+            if (head % shared + 1 < shared) {
+                mix_some(share, room, 2, value, apart, some, width, out, beside);
+                head++;
+            } else
+                mix_some(share, room, 1, value, apart, some, width, out, beside);
+        }
+    }
+}
+static void attend_piece(const struct heads *h, const float *q, int token, int64_t first, int count, float *score,
+                         size_t room, float *partial, size_t beside, const struct next *next) {
+    const float *keys = held(h, h->keys, token, first, 0), *values = held(h, h->values, token, first, 0);
+    if (h->width % LANES == 0) attend_whole(h, q, keys, values, count, 1, score, room, partial, beside, next);
+    else attend_whole(h, q, keys, values, count, 0, score, room, partial, beside, next);
+}
+
+/* One piece of one token, counted over all tokens. */
+struct unit {
+    int token, piece, count;
+    int64_t first, piece_keys;
+};
+INLINE int64_t units_of(const struct heads *h, int tokens) {
+    int64_t units = 0;
+    for (int token = 0; token < tokens; token++) units += seen(h, token).pieces;
+    return units;
+}
+/* Unit `number` of `tokens` tokens, or the first of count 0 behind the last. */
+INLINE struct unit unit_at(const struct heads *h, int tokens, int64_t number) {
+    for (int token = 0; token < tokens; token++) {
+        const struct span s = seen(h, token);
+        if (number < s.pieces) {
+            struct unit u = {token, (int)number, 0, s.first + number * s.piece, s.piece};
+            u.count = (int)(s.end - u.first < s.piece ? s.end - u.first : s.piece);
+            return u;
+        }
+        number -= s.pieces;
+    }
+    return (struct unit){0, 0, 0, 0, 0};
+}
+INLINE struct next next_of(const struct heads *h, const struct unit *u) {
+    struct next next = {NULL, NULL, sizeof(float) * (size_t)u->count * h->kv_heads * h->width};
+    if (u->count && next.bytes <= FETCHED) {
+        next.keys = (const char *)held(h, h->keys, u->token, u->first, 0);
+        next.values = (const char *)held(h, h->values, u->token, u->first, 0);
+    }
+    return next;
 }
 
 /* The pieces of one head of one token -> out (width). */

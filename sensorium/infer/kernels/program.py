@@ -16,7 +16,6 @@ from sensorium.infer.kernels.lower import Lowered, lower, lower_head
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.rope import Rope, signed
 
-PIECES, PIECE = 16, 64  # as in attend.h
 STRIP = 256  # tokens of prompts that pass through all layers together: what they need stays small
 TABLE = 1 << 16  # positions whose sines are kept; those beyond are computed in their step
 
@@ -103,7 +102,7 @@ class Program:
         tables = [None if turns is None else turns(position) for turns in self._turns]
         keys, values = self._stores(cache)
         out = torch.empty(rows, x.shape[1], dtype=x.dtype)
-        call = self._blocks.call(x, out, self._piece(cache.capacity), (self._heads, *self._shape), many)
+        call = self._blocks.call(x, out, (self._heads, *self._shape), cache.capacity, many)
         call.capacity = cache.capacity
         call.slots, call.places = (c_int64 * rows)(*slots), (c_int64 * rows)(*places)
         call.keys, call.values = keys, values
@@ -140,14 +139,6 @@ class Program:
             raise ValueError(f"slots {sorted(set(slots))} of a cache with {cache.slots}")
         if rows and not (min(places) >= 0 and max(places) < cache.capacity):
             raise ValueError(f"places up to {max(places)} in a cache of {cache.capacity}: reserve() first")
-
-    @staticmethod
-    def _piece(capacity: int) -> int:
-        """Keys of the longest piece that attention takes at once."""
-        piece = PIECE
-        while piece * PIECES < capacity:
-            piece *= 2
-        return piece
 
     def _placed(self, x: Tensor, position: Tensor) -> Tensor:
         """What a Backbone adds to embeddings before the first block."""
@@ -222,12 +213,12 @@ class _Runner:
         return room.data_ptr()
 
     def call(
-        self, x: Tensor, out: Tensor, piece: int = 0, heads: tuple[int, int, int] | None = None, many: bool = False
+        self, x: Tensor, out: Tensor, heads: tuple[int, int, int] = (0, 0, 0), keys: int = 0, many: bool = False
     ) -> CCall:
-        """piece: keys that attention takes at once; heads: of queries, of keys, and their width; many: see `read`."""
+        """heads: of queries, of keys, and their width; keys: places of a slot; many: whether prompts are read."""
         rows, threads, lowered = len(x), torch.get_num_threads(), self.lowered
-        own = self.library.own_bytes(rows, lowered.widest, piece)
-        if many and heads is not None:
+        own = self.library.own_bytes(rows, lowered.widest, heads[0], keys)
+        if many:
             own = max(own, self.library.many_bytes(*heads))
         call = CCall(ops=self.ops, count=len(self.ops), rows=rows, threads=threads, own_bytes=own)
         call.in_type, call.out_type = TYPES[x.dtype], TYPES[out.dtype]
@@ -237,7 +228,7 @@ class _Runner:
         call.registers = self._floats("registers", rows * lowered.floats)
         call.own = self._floats("own", threads * own // 4)
         call.many = many
-        if heads is not None and not many:
+        if heads[0] and not many:
             call.partial = self._floats("partial", rows * self.library.partial_floats(heads[0], heads[2]))
         return call
 

@@ -311,29 +311,27 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
         if (key || value)
             memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
     }
+    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
+    const struct unit unit = unit_at(&h, first < end ? c->rows : 0, first);
+    const struct next next = next_of(&h, &unit);
+    fetch_part(&next, 0, 1); /* what this thread reads first once all have come */
 }
 
 /* Queries in `from` -> what they read in `to`; pieces of keys are shared out, then joined. */
 static void attention(const struct call *c, const struct op *op, int thread, int threads, char *own,
                       struct barrier *barrier) {
     const struct heads h = heads_of(c, op);
-    const int shared = h.heads / h.kv_heads;
     const size_t apart = piece_floats(&h), row_floats = apart * PIECES * h.heads;
-    int64_t units = 0, first, end, unit = 0;
-    for (int row = 0; row < c->rows; row++) units += (int64_t)seen(&h, row).pieces * h.kv_heads;
-    share_of(units, 1, thread, threads, &first, &end);
-    for (int row = 0; row < c->rows && unit < end; row++) {
-        const struct span s = seen(&h, row);
-        const int64_t next = unit + (int64_t)s.pieces * h.kv_heads;
-        for (int64_t one = first > unit ? first - unit : 0; unit + one < next && unit + one < end; one++) {
-            int head = (int)(one / s.pieces), piece = (int)(one % s.pieces);
-            int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
-            float *partial = c->partial + row * row_floats + ((size_t)head * shared * PIECES + piece) * apart;
-            attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, head, begin,
-                         (int)(rest < s.piece ? rest : s.piece), (float *)own, (size_t)s.piece + LANES, partial,
-                         apart * PIECES);
-        }
-        unit = next;
+    int64_t first, end;
+    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
+    struct unit unit = unit_at(&h, c->rows, first);
+    for (int64_t one = first; one < end; one++) {
+        const struct unit follows = one + 1 < end ? unit_at(&h, c->rows, one + 1) : (struct unit){0, 0, 0, 0, 0};
+        const struct next next = next_of(&h, &follows);
+        attend_piece(&h, reg(c, op->from) + (size_t)unit.token * h.heads * h.width, unit.token, unit.first, unit.count,
+                     (float *)own, (size_t)unit.piece_keys + LANES,
+                     c->partial + unit.token * row_floats + unit.piece * apart, apart * PIECES, &next);
+        unit = follows;
     }
     meet(barrier, threads);
     share_of((int64_t)c->rows * h.heads, 1, thread, threads, &first, &end);
@@ -416,10 +414,11 @@ EXPORT void run(const struct call *c) {
 
 /* So that a mistake in the mirror of these is found at once. */
 EXPORT int64_t size_of(int which) { return which == 0 ? sizeof(struct op) : sizeof(struct call); }
-EXPORT int64_t own_bytes(int rows, int widest, int piece) {
+EXPORT int64_t own_bytes(int rows, int widest, int heads, int64_t keys) {
     size_t each = packed_bytes(BFLOAT16, widest), coded = quant_input_bytes(widest);
     int64_t bytes = (int64_t)(each > coded ? each : coded) * rows + 4 * ((int64_t)widest + 4 * LANES);
-    int64_t scores = 2 * 4 * ((int64_t)piece + 4 * LANES);
+    int64_t piece = keys / PIECES * 2 > PIECE ? keys / PIECES * 2 : PIECE; /* at most */
+    int64_t scores = 4 * heads * (piece + LANES);
     return ((bytes > scores ? bytes : scores) + 127) / 64 * 64;
 }
 EXPORT int64_t partial_floats(int heads, int width) { return (int64_t)PIECES * heads * (width + 2); }

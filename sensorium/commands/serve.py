@@ -1,0 +1,102 @@
+"""`sensorium serve`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sensorium.commands.output import console_for
+from sensorium.errors import UserError
+
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+KEYS = "SENSORIUM_API_KEYS"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the command line says. runs: RUN or NAME=RUN. limits: NAME=VALUE. drain: seconds. ui: with the web page."""
+
+    runs: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    urls: bool = False
+    limits: tuple[str, ...] = ()
+    drain: float = 30.0
+    precision: str = "auto"
+    device: str = "cpu"
+    ui: bool = False
+
+
+def run_serve(asked: Serving, json: bool) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"serving needs {', '.join(missing)}: pip install 'sensorium[serve]'")
+    from sensorium.serve.run import address_of, listening, log_to_stderr, run
+
+    if asked.ui:
+        from sensorium.serve.page import need_gradio
+
+        need_gradio()
+    named = named_runs(asked.runs)
+    sock = listening(asked.host, asked.port)  # a taken port is said before a model is loaded
+    try:
+        log_to_stderr()
+        app, url = app_of(asked, named), address_of(sock)
+        if asked.ui:
+            from sensorium.serve.page import mount_page
+
+            mount_page(app, f"{url}/v1", list(named), keyed=bool(app.state.serving.keys))
+        _announce(url, list(named), asked.ui, json)
+        run(app, sock, asked.drain)
+    finally:
+        sock.close()
+
+
+def _announce(url: str, names: list[str], ui: bool, json: bool) -> None:
+    if json:
+        from json import dumps
+
+        page = {"page": f"{url}/ui"} if ui else {}
+        print(dumps({"url": url, "models": names, **page}), flush=True)
+        return
+    console = console_for(False)
+    console.print(f"{url}/v1 answers for {', '.join(names)}", markup=False, soft_wrap=True)
+    if ui:
+        console.print(f"{url}/ui is the page; Ctrl-C ends both", markup=False, soft_wrap=True)
+
+
+def app_of(asked: Serving, named: dict[str, str]) -> Any:
+    """The models loaded, behind the routes."""
+    from sensorium.api import load
+    from sensorium.config import override
+    from sensorium.serve.app import create_app
+    from sensorium.serve.hosted import Hosted
+    from sensorium.serve.limits import Limits
+
+    limits = Limits()
+    for assignment in asked.limits:
+        limits = override(limits, assignment)
+    models = [Hosted.of(name, load(run, asked.precision, asked.device), limits) for name, run in named.items()]  # type: ignore[arg-type]
+    keys = [*asked.keys, *filter(None, (key.strip() for key in os.environ.get(KEYS, "").split(",")))]
+    return create_app(models, limits, keys=keys, origins=asked.origins, urls=asked.urls)
+
+
+def named_runs(runs: Sequence[str]) -> dict[str, str]:
+    """Run by name: what is before the first =, or the last part of its path. Raises UserError for a name twice."""
+    found: dict[str, str] = {}
+    for run in runs:
+        name, is_named, path = run.partition("=")
+        if not is_named:
+            name, path = Path(run).resolve().name if Path(run).exists() else run, run
+        if not name or not path:
+            raise UserError(f"{run!r} is neither RUN nor NAME=RUN")
+        if name in found:
+            raise UserError(f"two models would be called {name!r}: give one another name, NAME={path}")
+        found[name] = path
+    return found
