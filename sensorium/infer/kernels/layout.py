@@ -62,8 +62,9 @@ def checked(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with its signatures. Raises RuntimeError where its structs are not these."""
     library.run.argtypes, library.run.restype = [POINTER(CCall)], None
     library.size_of.argtypes, library.size_of.restype = [c_int32], c_int64
-    library.own_bytes.argtypes, library.own_bytes.restype = [c_int32] * 3, c_int64
+    library.own_bytes.argtypes, library.own_bytes.restype = [*[c_int32] * 3, c_int64], c_int64
     library.partial_floats.argtypes, library.partial_floats.restype = [c_int32] * 2, c_int64
+    library.many_bytes.argtypes, library.many_bytes.restype = [c_int32] * 3, c_int64
     sizes = [library.size_of(which) for which in range(2)]
     if sizes != [ctypes.sizeof(COp), ctypes.sizeof(CCall)]:
         raise RuntimeError(f"step.c and layout.py say other structs: {sizes} bytes and "

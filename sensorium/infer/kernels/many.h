@@ -27,24 +27,32 @@ INLINE void lay_out(int type, const void *weight, int k, int n, int count, int f
     }
 }
 
-/* `rows` <= TALL rows times a panel; sums go on from y unless `begin`. */
-INLINE void tall_tile(const int rows, const float *x, size_t stride, const float *panel, int deep, int begin, int count,
-                      float *y, size_t ld) {
+/* `rows` <= TALL rows times `count` <= BROAD columns, whose lines stand `apart` floats from each other; sums go on from y
+unless `begin`. */
+INLINE void tall_tile(const int rows, const float *x, size_t stride, const float *panel, size_t apart, int deep,
+                      int begin, int count, float *y, size_t ld) {
     vf sum[TALL][2];
     for (int m = 0; m < rows; m++)
         for (int half = 0; half < 2; half++) {
             int some = count - half * LANES;
             sum[m][half] = begin || some <= 0 ? all(0) : load_some(y + m * ld + half * LANES, some);
         }
-    for (int i = 0; i < deep; i++) {
-        const vf left = load(panel + (size_t)i * BROAD), right = load(panel + (size_t)i * BROAD + LANES);
-#pragma GCC unroll 12
-        for (int m = 0; m < rows; m++) {
-            const vf a = all(x[m * stride + i]);
-            sum[m][0] = add_product(sum[m][0], a, left);
-            sum[m][1] = add_product(sum[m][1], a, right);
-        }
+#define ADD(LEFT, RIGHT)                                                                                              \
+    for (int i = 0; i < deep; i++) {                                                                                  \
+        const float *line = panel + i * apart;                                                                        \
+        const vf left = LEFT, right = RIGHT;                                                                          \
+        _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++) {                                                     \
+            const vf a = all(x[m * stride + i]);                                                                      \
+            sum[m][0] = add_product(sum[m][0], a, left);                                                              \
+            sum[m][1] = add_product(sum[m][1], a, right);                                                             \
+        }                                                                                                             \
     }
+    if (count == BROAD) {
+        ADD(load(line), load(line + LANES))
+    } else {
+        ADD(load_some(line, count), count > LANES ? load_some(line + LANES, count - LANES) : all(0))
+    }
+#undef ADD
     for (int m = 0; m < rows; m++)
         for (int half = 0; half < 2; half++)
             if (count > half * LANES) store_some(y + m * ld + half * LANES, sum[m][half], count - half * LANES);
@@ -62,7 +70,7 @@ static void many_rows(int type, const void *weight, int k, const float *x, int r
             int m = 0;
 #define TILES(TAKEN)                                                                                                  \
     for (; m + (TAKEN) <= rows; m += (TAKEN))                                                                         \
-        tall_tile(TAKEN, x + (size_t)m * k + from, k, panel, deep, from == 0, count, y + m * ld + n, ld);
+        tall_tile(TAKEN, x + (size_t)m * k + from, k, panel, BROAD, deep, from == 0, count, y + m * ld + n, ld);
             TILES(TALL)
             TILES(2)
             TILES(1)

@@ -102,8 +102,8 @@ class Program:
         tables = [None if turns is None else turns(position) for turns in self._turns]
         keys, values = self._stores(cache)
         out = torch.empty(rows, x.shape[1], dtype=x.dtype)
-        call = self._blocks.call(x, out, self._heads, self._shape[1], cache.capacity)
-        call.capacity, call.many = cache.capacity, many
+        call = self._blocks.call(x, out, (self._heads, *self._shape), cache.capacity, many)
+        call.capacity = cache.capacity
         call.slots, call.places = (c_int64 * rows)(*slots), (c_int64 * rows)(*places)
         call.keys, call.values = keys, values
         for told, table in zip(call.tables, tables):
@@ -212,9 +212,14 @@ class _Runner:
             self._room[name] = room = torch.empty(count + count // 4, dtype=torch.float32)
         return room.data_ptr()
 
-    def call(self, x: Tensor, out: Tensor, heads: int = 0, head_width: int = 0, keys: int = 0) -> CCall:
+    def call(
+        self, x: Tensor, out: Tensor, heads: tuple[int, int, int] = (0, 0, 0), keys: int = 0, many: bool = False
+    ) -> CCall:
+        """heads: of queries, of keys, and their width; keys: places of a slot; many: whether prompts are read."""
         rows, threads, lowered = len(x), torch.get_num_threads(), self.lowered
-        own = self.library.own_bytes(rows, lowered.widest, heads, keys)
+        own = self.library.own_bytes(rows, lowered.widest, heads[0], keys)
+        if many:
+            own = max(own, self.library.many_bytes(*heads))
         call = CCall(ops=self.ops, count=len(self.ops), rows=rows, threads=threads, own_bytes=own)
         call.in_type, call.out_type = TYPES[x.dtype], TYPES[out.dtype]
         call.in_width, call.out_width = x.shape[1], out.shape[1]
@@ -222,8 +227,9 @@ class _Runner:
         call.in_, call.out = x.data_ptr(), out.data_ptr()
         call.registers = self._floats("registers", rows * lowered.floats)
         call.own = self._floats("own", threads * own // 4)
-        if heads:
-            call.partial = self._floats("partial", rows * self.library.partial_floats(heads, head_width))
+        call.many = many
+        if heads[0] and not many:
+            call.partial = self._floats("partial", rows * self.library.partial_floats(heads[0], heads[2]))
         return call
 
     def run(self, call: CCall) -> None:

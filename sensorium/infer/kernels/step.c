@@ -3,9 +3,8 @@
 Registers hold (rows, width) float32 each, for the `rows` new tokens. Every operation ends with a barrier. What all
 threads need and is cheap (a norm before a product, rounding its input) each of them does for itself. */
 #define _GNU_SOURCE
-#include "attend.h"
+#include "attend_many.h"
 #include "linear.h"
-#include "many.h"
 #include "quant.h"
 
 #include <sched.h>
@@ -340,6 +339,20 @@ static void attention(const struct call *c, const struct op *op, int thread, int
     }
 }
 
+/* The same for prompts: tokens that follow each other read together. */
+static void attention_many(const struct call *c, const struct op *op, int thread, int threads, char *own) {
+    const struct heads h = heads_of(c, op);
+    const size_t line = (size_t)h.heads * h.width;
+    int unit = 0;
+    for (int row = 0, count; row < c->rows; row += count) {
+        count = together(&h, c->rows, row);
+        for (int head = 0; head < h.kv_heads; head++)
+            if (unit++ % threads == thread)
+                attend_together(&h, reg(c, op->from) + row * line, row, count, head, (float *)own,
+                                reg(c, op->to) + row * line);
+    }
+}
+
 static void soft_cap(const struct call *c, const struct op *op, int thread, int threads) {
     int64_t first, end, count = (int64_t)c->rows * op->width;
     float *x = reg(c, op->from);
@@ -377,7 +390,10 @@ static void run_thread(const struct call *c, struct barrier *barrier) {
             else linear(c, op, thread, threads, own);
             break;
         case OP_HEADS: prepare_heads(c, op, thread, threads); break;
-        case OP_ATTEND: attention(c, op, thread, threads, own, barrier); break;
+        case OP_ATTEND:
+            if (c->many) attention_many(c, op, thread, threads, own);
+            else attention(c, op, thread, threads, own, barrier);
+            break;
         case OP_CAP: soft_cap(c, op, thread, threads); break;
         }
         meet(barrier, threads);
@@ -403,4 +419,8 @@ EXPORT int64_t own_bytes(int rows, int widest, int heads, int64_t keys) {
     return ((bytes > scores ? bytes : scores) + 127) / 64 * 64;
 }
 EXPORT int64_t partial_floats(int heads, int width) { return (int64_t)PIECES * heads * (width + 2); }
+/* What prompts need more. */
+EXPORT int64_t many_bytes(int heads, int kv_heads, int width) {
+    return ((int64_t)together_floats(heads, kv_heads, width) * 4 + 127) / 64 * 64;
+}
 EXPORT int lanes(void) { return LANES; }

@@ -1,0 +1,111 @@
+/* Attention of prompts: tokens of a slot that follow each other read blocks of keys together (Dao 2023, arXiv 2307.08691,
+section 3: shares are rescaled when a higher score comes).
+
+Blocks of keys begin at places that are multiples of BLOCK, and what a token does not see counts as nothing: what it gets
+is the same to the last bit wherever the prompt is cut. */
+#ifndef SENSORIUM_ATTEND_MANY_H
+#define SENSORIUM_ATTEND_MANY_H
+
+#include "attend.h"
+#include "many.h"
+
+#define TOKENS 32 /* that read together */
+#define BLOCK 64  /* keys, a multiple of BROAD */
+
+/* Floats that a thread needs: queries, what they read, scores, highest scores and sums of shares, a panel of keys. */
+INLINE size_t together_floats(int heads, int kv_heads, int width) {
+    const size_t rows = (size_t)TOKENS * (heads / kv_heads), wide = (size_t)(width + LANES);
+    return rows * (2 * wide + BLOCK + 2) + BROAD * wide + 4 * LANES;
+}
+
+/* Tokens from `first` on that stand one behind another in a slot, TOKENS at most. */
+INLINE int together(const struct heads *h, int rows, int first) {
+    int count = 1;
+    while (count < TOKENS && first + count < rows && h->slots[first + count] == h->slots[first] &&
+           h->places[first + count] == h->places[first] + count)
+        count++;
+    return count;
+}
+
+/* rows x panel of columns that stand `apart` floats from each other, in tiles. */
+INLINE void tiles(int rows, const float *x, size_t stride, const float *panel, size_t apart, int deep, int begin,
+                  int count, float *y, size_t ld) {
+    int m = 0;
+    for (; m + TALL <= rows; m += TALL)
+        tall_tile(TALL, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld);
+    for (; m < rows; m++) tall_tile(1, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld);
+}
+
+/* Scores of a row become shares: of keys first.. of a block it sees those from `from` to before `end`. Returns by what
+what was read before is multiplied. */
+INLINE float soften_block(const struct heads *h, float *score, int64_t first, int64_t from, int64_t end, float *most,
+                          float *sum) {
+    float best = *most;
+    for (int j = 0; j < BLOCK; j++) {
+        float s = score[j] * h->scale;
+        score[j] = first + j >= from && first + j < end ? s : -INFINITY;
+    }
+    vf high = all(best);
+    for (int j = 0; j < BLOCK; j += LANES) {
+        vf s = load(score + j);
+        if (h->cap > 0) s = choose(s == -INFINITY, s, h->cap * hyperbolic_tangent(s / h->cap));
+        store(score + j, s);
+        high = larger(high, s);
+    }
+    best = highest(high);
+    if (best == -INFINITY) { /* nothing is seen so far */
+        for (int j = 0; j < BLOCK; j++) score[j] = 0;
+        return 1;
+    }
+    vf added = all(0);
+    for (int j = 0; j < BLOCK; j += LANES) {
+        vf s = load(score + j), share = choose(s == -INFINITY, all(0), exponential(s - best));
+        store(score + j, share);
+        added += share;
+    }
+    float again[LANES];
+    store(again, exponential(all(*most - best)));
+    const float factor = *most == -INFINITY ? 0 : again[0];
+    *sum = *sum * factor + total(added);
+    *most = best;
+    return factor;
+}
+
+/* `count` tokens from row `token` on, whose queries of all heads are at q, read one kv head -> out, as q. */
+static void attend_together(const struct heads *h, const float *q, int token, int count, int head, float *own,
+                            float *out) {
+    const int shared = h->heads / h->kv_heads, rows = count * shared, width = h->width;
+    const size_t apart = (size_t)h->kv_heads * width, line = (size_t)h->heads * width;
+    float *query = own, *mixed = query + (size_t)rows * width, *score = mixed + (size_t)rows * width;
+    float *most = score + (size_t)rows * BLOCK, *sum = most + rows, *panel = sum + rows;
+    for (int t = 0; t < count; t++)
+        memcpy(query + (size_t)t * shared * width, q + t * line + (size_t)head * shared * width, 4u * shared * width);
+    memset(mixed, 0, 4u * (size_t)rows * width);
+    for (int r = 0; r < rows; r++) most[r] = -INFINITY, sum[r] = 0;
+    const int64_t place = h->places[token], end = place + count;
+    int64_t from = h->window && place + 1 > h->window ? place + 1 - h->window : 0;
+    for (int64_t first = from / BLOCK * BLOCK; first < end; first += BLOCK) {
+        const int keys = end - first < BLOCK ? (int)(end - first) : BLOCK;
+        const float *key = held(h, h->keys, token, first, head), *value = held(h, h->values, token, first, head);
+        for (int n = 0; n < keys; n += BROAD) {
+            for (int one = 0; one < BROAD; one++)
+                for (int i = 0; i < width; i++) panel[i * BROAD + one] = n + one < keys ? key[(n + one) * apart + i] : 0;
+            tiles(rows, query, width, panel, BROAD, width, 1, BROAD, score + n, BLOCK);
+        }
+        for (int r = 0; r < rows; r++) {
+            const int64_t last = place + r / shared + 1;
+            const int64_t begins = h->window && last > h->window ? last - h->window : 0;
+            const float factor = soften_block(h, score + (size_t)r * BLOCK, first, begins, last, most + r, sum + r);
+            float *y = mixed + (size_t)r * width;
+            for (int i = 0; factor != 1 && i < width; i++) y[i] *= factor;
+        }
+        for (int i = 0; i < width; i += BROAD)
+            tiles(rows, score, BLOCK, value + i, apart, keys, 0, width - i < BROAD ? width - i : BROAD, mixed + i, width);
+    }
+    for (int r = 0; r < rows; r++) {
+        float *y = out + r / shared * line + ((size_t)head * shared + r % shared) * width;
+        for (int i = 0; i < width; i++) y[i] = mixed[(size_t)r * width + i] / sum[r];
+    }
+}
+
+#endif
