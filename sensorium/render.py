@@ -184,9 +184,12 @@ class _Builder:
         pending: list[tuple[str, float]] = []
         closes = False  # the special token right after an assistant's words is the model's to say
         for piece in pieces:
-            if isinstance(piece, int) and self.segments[piece].kind != "text":
+            if isinstance(piece, int) and self.segments[piece].kind in self.renderer.template.films:
+                self._film(self.segments[piece], pending)
+                closes = False
+            elif isinstance(piece, int) and self.segments[piece].kind != "text":
                 self._text(pending)
-                closes = self._span(self.segments[piece])
+                closes = self._span(self.segments[piece], self.segments[piece].data)
             elif isinstance(piece, int):
                 segment = self.segments[piece]
                 closes = self._trained(segment)
@@ -235,9 +238,22 @@ class _Builder:
         self.position.append(at or (self.next_position, self.next_position, self.next_position))
         self.next_position = max(self.next_position, *(place + 1 for place in self.position[-1]))
 
-    def _span(self, segment: Segment) -> bool:
-        """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too."""
-        media = segment.data
+    def _film(self, segment: Segment, pending: list[tuple[str, float]]) -> None:
+        """Place the frames of a clip one by one, and words around them."""
+        if not isinstance(segment.data, Media):
+            raise UserError(f"a {segment.kind} segment needs Media, got {type(segment.data).__name__}")
+        for piece in self.renderer.template.films[segment.kind].pieces(segment.data):
+            if isinstance(piece, str):
+                pending.append((piece, 0.0))
+                continue
+            self._text(pending)
+            self._span(segment, piece)
+
+    def _span(self, segment: Segment, media: Any) -> bool:
+        """Place an item; returns whether it stands in the stream and carries loss: what ends it is then said too.
+
+        media  what stands there: the segment's data, or a part of it
+        """
         if segment.kind in PLAIN and not isinstance(media, Media):
             media = Numbers.of(media)
         if not isinstance(media, Media):

@@ -53,6 +53,45 @@ class Media(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """When the frames of a clip are.
+
+    frames    how many the whole clip has
+    rate      of these a second
+    duration  of the whole, in seconds
+    taken     numbers of those that are given, in order
+    """
+
+    frames: int
+    rate: float
+    duration: float
+    taken: tuple[int, ...]
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Seconds from the beginning, of each frame that is given."""
+        return tuple(number / self.rate for number in self.taken)
+
+
+@runtime_checkable
+class Clip(Media, Protocol):
+    """A clip that knows its times: shape() is (frames, height, width), load() its frames, PIL images in mode RGB."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether its user said which frames are given; otherwise that is the model's to say."""
+        ...
+
+    def timing(self) -> Timing:
+        """Read without decoding pixels where the file says it. Raises MediaError where it cannot be known."""
+        ...
+
+    def taking(self, numbers: Many[int]) -> Clip:
+        """The same clip with these frames of the whole, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Waveform:
     """A sound in memory, as Media: samples (S) float32 from -1 to 1, so many a second."""
 

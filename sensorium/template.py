@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from sensorium.config import Config
 from sensorium.errors import UserError
+from sensorium.film import Film
 from sensorium.sequence import Segment
 
 CHATML = (
@@ -29,6 +30,8 @@ class Template(Config):
     system   a system message put first when the sample has none; "" for none
     asks     text before and after the words of a user, for example ("Question: ", " Answer:")
     media    text before and after each item of a kind that is read, not said: {"image": ("<Img>", "</Img>")}
+    chats    other Jinja sources, for conversations with items of a kind in them: {"video": ...}
+    films    kinds whose items are written frame by frame, each an item by itself, with words between them
     placeholder  of kinds whose items the chat template itself places among the words, what it writes for one, a special
              token: {"image": "<image>"}. Contents are then lists of parts, as processors of multimodal models give them
     marked   of these, kinds whose placeholder is itself a token of the prompt, at which the item stands: what
@@ -49,6 +52,8 @@ class Template(Config):
     """
 
     chat: str = CHATML
+    chats: dict[str, str] = {}
+    films: dict[str, Film] = {}
     system: str = ""
     asks: tuple[str, str] = ("", "")
     media: dict[str, tuple[str, str]] = {}
@@ -91,6 +96,7 @@ class Chat:
         environment.globals["raise_exception"] = _refuse
         try:
             self._source = environment.from_string(template.chat)
+            self._sources = {kind: environment.from_string(source) for kind, source in template.chats.items()}
         except TemplateError as error:
             raise UserError(f"the chat template is not valid Jinja: {error}") from error
 
@@ -110,8 +116,10 @@ class Chat:
             turns.insert(0, ("system", [("text", template.system)]))
         messages = [{"role": role, "content": self._content(parts)} for role, parts in turns]
         given = {"bos_token": template.bos, "eos_token": template.stop, "tools": None, "documents": None}
+        kinds = {segment.kind for segment in segments}
+        source = next((one for kind, one in self._sources.items() if kind in kinds), self._source)
         try:
-            text = self._source.render(messages=messages, add_generation_prompt=generate, **given)
+            text = source.render(messages=messages, add_generation_prompt=generate, **given)
         except (TemplateError, TypeError, LookupError) as error:
             raise UserError(f"the chat template cannot write this conversation: {error}") from error
         text = text if text.startswith(template.opens) else template.opens + text

@@ -13,7 +13,7 @@ from sensorium.convert.emu3 import EMU3
 from sensorium.convert.encoders import ENCODERS
 from sensorium.convert.fuyu import FUYU
 from sensorium.convert.idefics import IDEFICS
-from sensorium.convert.idefics3 import IDEFICS3, SMOLVLM
+from sensorium.convert.idefics3 import IDEFICS3
 from sensorium.convert.instructblip import INSTRUCTBLIP
 from sensorium.convert.janus import JANUS
 from sensorium.convert.kosmos2 import KOSMOS2
@@ -24,6 +24,7 @@ from sensorium.convert.paligemma import PALIGEMMA
 from sensorium.convert.qwen2_vl import QWEN2_VL
 from sensorium.convert.settings import Settings
 from sensorium.convert.siglip import NAFLEX, NAFLEX_EYES, SIGLIP, SIGLIP_EYES
+from sensorium.convert.smolvlm import SMOLVLM
 from sensorium.convert.t5 import T5
 from sensorium.convert.whisper import WHISPER
 from sensorium.errors import UserError, nearest

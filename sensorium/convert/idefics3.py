@@ -1,6 +1,5 @@
-"""Idefics 3 (Laurençon et al. 2024, arXiv 2408.12637) and SmolVLM (Marafioti et al. 2025, 2504.05299): SigLIP on a
-picture and its tiles, neighbours joined, one linear layer, Llama. Videos are not read.
-"""
+"""Idefics 3 (Laurençon et al. 2024, arXiv 2408.12637): SigLIP on a picture and its tiles, neighbours joined, one linear
+layer, Llama."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ from sensorium.tokenizer import Tokenizer
 
 AROUND, WHOLE, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
 """Tokens that the released processors have by heart; those of tiles are <row_1_col_1> and so on."""
-_LARGEST = 4096
+LARGEST = 4096
 """Pixels of a side above which the released processors scale a second time."""
 _OLD_VISION = ("max_image_size", "size", "use_base_siglip", "tie_word_embeddings")
 _OLD_TEXT = ("_flash_attn_2_enabled", "is_llama_config", "neftune_noise_alpha", "perceiver_config", "use_resampler",
@@ -40,7 +39,7 @@ _OLD_TEXT = ("_flash_attn_2_enabled", "is_llama_config", "neftune_noise_alpha", 
 """Fields of released configs that the published classes do not read."""
 
 
-def _tower(*types: str) -> Stack[ViT.Config]:
+def tower_named(*types: str) -> Stack[ViT.Config]:
     """SigLIP under another name and with other defaults."""
     kind = types[0]
     absent = {"hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16,
@@ -55,7 +54,7 @@ def _tower(*types: str) -> Stack[ViT.Config]:
     return replace(SIGLIP_VISION, types=types, architecture="", write=write, absent=absent)
 
 
-def _read(files: Files, towers: Stack[ViT.Config]) -> Wiring.Config:
+def read(files: Files, towers: Stack[ViT.Config]) -> Wiring.Config:
     config, pictures = files.config, files.pictures
     _, tower = part(config, "vision_config", (towers,), towers.types[0], without=_OLD_VISION)
     _, backbone = part(config, "text_config", (LLAMA,), "llama", without=_OLD_TEXT)
@@ -102,32 +101,42 @@ def _check_places(cells: int, config: Settings) -> None:
 
 def _transform(pictures: Settings) -> ImageTransform:
     """How the image processor prepares a picture: its longer side to a size, then views of another."""
-    longer, view = (_longest(pictures, name, side) for name, side in (("size", 4 * 364), ("max_image_size", 364)))
+    longer, view = (longest(pictures, name, side) for name, side in (("size", 4 * 364), ("max_image_size", 364)))
     first = longer if pictures.take("do_resize", bool, True) else None
-    if longer > _LARGEST:
-        raise pictures.error(f"size is {longer} pixels; no more than {_LARGEST} can be said here")
+    if longer > LARGEST:
+        raise pictures.error(f"size is {longer} pixels; no more than {LARGEST} can be said here")
     pictures.skip("do_pad", "video_sampling", "return_row_col_info")  # padding is between the pictures of a batch
     if class_of(pictures) not in ("", "Idefics3", "SmolVLM"):
         raise pictures.error(f"its class is {class_of(pictures)}ImageProcessor, expected Idefics3 or SmolVLM")
-    given = {name: value for name, value in pictures.values.items() if name not in _OWN and value is not None}
-    view_alone = Settings({**_ABSENT, **given, "size": {"height": view, "width": view}}, pictures.where)
-    squashed = transform_of(view_alone)
+    return squashed(pictures, view, OWN).replace(first=first, split=pictures.take("do_image_splitting", bool, True))
+
+
+def squashed(settings: Settings, view: int, own: tuple[str, ...]) -> ImageTransform:
+    """How a picture becomes one square view of so many pixels, whatever its own shape.
+
+    own  fields that are asked for elsewhere
+    Raises UserError for settings that crop, or fields that nobody asks for.
+    """
+    given = {name: value for name, value in settings.values.items() if name not in own and value is not None}
+    view_alone = Settings({**_ABSENT, **given, "size": {"height": view, "width": view}}, settings.where)
+    made = transform_of(view_alone)
     view_alone.skip(*_NAMED)
     view_alone.done(idle=())
-    pictures.skip(*given)
-    if squashed != squashed.replace(resize="squash", scaled=None):
-        raise pictures.error(f"views are squashed pictures, and these settings crop them: {squashed}")
-    return squashed.replace(first=first, split=pictures.take("do_image_splitting", bool, True))
+    settings.skip(*given)
+    if made != made.replace(resize="squash", scaled=None):
+        raise settings.error(f"views are squashed pictures, and these settings crop them: {made}")
+    return made
 
 
 _NAMED = ("processor_class", "_valid_processor_keys")
-_OWN = ("size", "max_image_size", "do_resize", "do_image_splitting", "do_pad", "video_sampling", "return_row_col_info",
-        "image_processor_type", "feature_extractor_type")  # fmt: skip
+OWN = ("size", "max_image_size", "do_resize", "do_image_splitting", "do_pad", "video_sampling", "return_row_col_info",
+       "image_processor_type", "feature_extractor_type")  # fmt: skip
+"""Fields of an image processor that `squashed` does not read."""
 _ABSENT = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 1}
 """What the published classes do where the settings say nothing: Lanczos."""
 
 
-def _longest(settings: Settings, name: str, default: int) -> int:
+def longest(settings: Settings, name: str, default: int) -> int:
     inner = settings.inner(name, {"longest_edge": default})
     side = inner.count("longest_edge")
     inner.done(idle=())
@@ -143,7 +152,7 @@ def _marks(words: Tokenizer, transform: ImageTransform) -> Marks:
     around = tuple(ids(AROUND))
     tiles = None
     if transform.split:
-        most = -(-(transform.first or _LARGEST) // transform.size)
+        most = -(-(transform.first or LARGEST) // transform.size)
         tile = tuple(
             tuple((*around, *ids(f"<row_{row}_col_{col}>")) for col in range(1, most + 1)) for row in range(1, most + 1)
         )
@@ -167,7 +176,7 @@ def _parts(model: Wiring.Config, name: str) -> tuple[ViT.Config, int, Fused.Conf
     return tower, factor, model
 
 
-def _write(model: Wiring.Config, towers: Stack[ViT.Config], kind: str, name: str) -> Written:
+def write(model: Wiring.Config, towers: Stack[ViT.Config], kind: str, name: str) -> Written:
     tower, factor, whole = _parts(model, name)
     transform, marks = tower.transform, whole.marks["image"]
     if transform.split != (marks.tiles is not None) or marks.row is not None or not marks.open or not marks.close:
@@ -193,7 +202,7 @@ def _write(model: Wiring.Config, towers: Stack[ViT.Config], kind: str, name: str
     return Written(config, {"processor_class": f"{name}Processor", **pictures}, processor)
 
 
-def _rules(model: Wiring.Config) -> list[Rule]:
+def rules(model: Wiring.Config) -> list[Rule]:
     tower, _, whole = _parts(model, "Idefics3")
     language = under(LLAMA.rules(whole.backbone), ours="backbone.")
     return [
@@ -208,15 +217,13 @@ def _inside(name: str) -> str:
     return f"model.text_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
 
 
-def _family(kind: str, name: str, tower: Stack[ViT.Config]) -> Family:
-    read, write = partial(_read, towers=tower), partial(_write, towers=tower, kind=kind, name=name)
-    return Family(
-        kind, (kind,), f"{name}ForConditionalGeneration", read, write, _rules,
-        spare=(*map(_inside, LLAMA.spare), "model.vision_model.embeddings.position_ids"),
-        copies={"lm_head.weight": "model.text_model.embed_tokens.weight"},
-        tokens={"image": "image_token_id"}, prompts=image_prompts,
-    )  # fmt: skip
+SPARE = (*map(_inside, LLAMA.spare), "model.vision_model.embeddings.position_ids")
+COPIES = {"lm_head.weight": "model.text_model.embed_tokens.weight"}
 
 
-IDEFICS3 = _family("idefics3", "Idefics3", _tower("idefics3_vision", "idefics3"))
-SMOLVLM = _family("smolvlm", "SmolVLM", _tower("smolvlm_vision", "smolvlm"))
+IDEFICS3_EYES = tower_named("idefics3_vision", "idefics3")
+IDEFICS3 = Family(
+    "idefics3", ("idefics3",), "Idefics3ForConditionalGeneration", partial(read, towers=IDEFICS3_EYES),
+    partial(write, towers=IDEFICS3_EYES, kind="idefics3", name="Idefics3"), rules, spare=SPARE, copies=COPIES,
+    tokens={"image": "image_token_id"}, prompts=image_prompts,
+)  # fmt: skip

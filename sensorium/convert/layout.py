@@ -49,6 +49,7 @@ class Family:
     tokens   kinds of items, and the field of config.json with the id that stands for one among the words
     marks    fields of text_config with the id of a token, and which word of the Template that token is
     readers  kinds of items whose connectors read words, and the folder of the tokenizer that they read them with
+    sampling  the template -> what settings for clips say of the frames that are taken
     """
 
     name: str
@@ -71,6 +72,7 @@ class Family:
     also: tuple[str, ...] = ()
     marks: Mapping[str, str] = field(default_factory=dict)
     readers: Mapping[str, str] = field(default_factory=dict)
+    sampling: Callable[[Template], dict[str, Any]] = lambda template: {}
 
     @property
     def stem(self) -> str:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from sensorium.config import explain
 from sensorium.convert.settings import REQUIRED, Settings
-from sensorium.encoders.transform import Filter, ImageTransform, Size
+from sensorium.encoders.resample import Filter
+from sensorium.encoders.transform import ImageTransform, Size
 from sensorium.errors import UserError, nearest
 
 HALF = (0.5, 0.5, 0.5)

@@ -238,9 +238,9 @@ def _read(files: Files) -> Wiring.Config:
         raise files.pictures.error("it is missing or empty: nothing says how pictures are prepared for this model")
     transform = _pictures(files.pictures, tower, connector.factor, _LEAST, _MOST)
     framed = files.clips if files.clips.values else files.pictures
-    clips = _pictures(framed, tower, connector.factor, _LEAST_FRAME, _MOST_FRAME)
+    clips = _pictures(framed, tower, connector.factor, _LEAST_FRAME, _MOST_FRAME).replace(backend="torch")
     files.clips.done(idle=())
-    tower = tower.replace(transform=transform, clips=None if clips == transform else clips)
+    tower = tower.replace(transform=transform, clips=clips)
     return Fused.Config(
         encoders={"image": tower}, connectors={"image": connector}, backbone=backbone, share={"video": "image"},
         spread=("image", "video"),
@@ -266,8 +266,11 @@ def _write(model: Wiring.Config) -> Written:
         "vision_config": _write_eyes(tower, connector, backbone.width),
     }  # fmt: skip
     name = {"processor_class": "Qwen2VLProcessor"}
+    if tower.clips is None or tower.clips.backend != "torch":
+        raise UserError(f"{_NAME} has frames of clips resized by torch (clips, with backend='torch'): this model has "
+                        f"clips={tower.clips}")  # fmt: skip
     pictures, clips = (_write_pictures(one, tower, connector.factor) for one in
-                       (tower.transform, tower.clips or tower.transform))  # fmt: skip
+                       (tower.transform, tower.clips.replace(backend="pillow")))  # fmt: skip
     return Written(
         config, {**name, "image_processor_type": "Qwen2VLImageProcessor", **pictures}, name,
         clips={**name, "video_processor_type": "Qwen2VLVideoProcessor", **clips},

@@ -13,6 +13,7 @@ from torch import Tensor
 from sensorium.config import Config as Value
 from sensorium.encoders.transform import ImageTransform
 from sensorium.nn.part import Features, Grid, Part
+from sensorium.nn.wide import native_bfloat16
 from sensorium.sequence import Item
 
 Network = Callable[[Tensor], Tensor]
@@ -26,9 +27,14 @@ class Encoder(Part):
     """
 
     class Config(Value):
-        """The preprocessing is part of the value, so the value's JSON is the fingerprint of a feature cache."""
+        """The preprocessing is part of the value, so the value's JSON is the fingerprint of a feature cache.
+
+        transform  how pictures are prepared
+        clips      how frames of a clip are, each a view; None: as pictures, never in tiles
+        """
 
         transform: ImageTransform = ImageTransform()
+        clips: ImageTransform | None = None
 
         @property
         def width(self) -> int:
@@ -62,7 +68,18 @@ class Encoder(Part):
                                  "makes others: choose shortest, squash or pad")  # fmt: skip
             if self.transform.width is not None and not self.oblong:
                 raise ValueError(f"{self.tag()} reads square views: leave out transform.width")
+            clips = self.clips
+            if clips is not None and (clips.tiles or clips.split):
+                raise ValueError(f"frames of clips are not cut into tiles: clips is {clips}")
+            if clips is not None and not self.any_size and clips.view != self.transform.view:
+                raise ValueError(f"frames of clips become views of {clips.view}, and pictures of {self.transform.view} "
+                                 f"(height, width): {self.tag()} reads views of one size")  # fmt: skip
             return self
+
+        def prepared(self, shape: tuple[int, ...] | None) -> ImageTransform:
+            """How an item of `shape` is prepared: (height, width) a picture, (frames, height, width) a clip."""
+            clip = shape is not None and len(shape) == 3
+            return self.clips if clip and self.clips is not None else self.transform
 
         def grid(self, shape: tuple[int, ...]) -> Grid:
             """The layout of the features of a picture of `shape` (height, width) or a clip of (frames, height, width),
@@ -76,7 +93,8 @@ class Encoder(Part):
 
         def view(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
             """The shape of a view of an item of `shape`: (3, H, W) of a picture; None: of the largest."""
-            size = self.transform.view if shape is None else self.transform.extent((shape[-2], shape[-1]))
+            prepared = self.prepared(shape)
+            size = prepared.view if shape is None else prepared.extent((shape[-2], shape[-1]))
             return 3, *size
 
     def __init__(self, config: Config) -> None:
@@ -86,7 +104,7 @@ class Encoder(Part):
     def preprocess(self, image: Image.Image | list[Image.Image]) -> Tensor:
         """image: RGB -> (views, 3, H, W) float32; of a clip's frames each is one view."""
         if isinstance(image, list):
-            whole = self.config.transform.replace(tiles=(), split=False)
+            whole = self.config.clips or self.config.transform.replace(tiles=(), split=False)
             return torch.cat([whole(frame) for frame in image])
         return self.config.transform(image)
 
@@ -186,8 +204,3 @@ class Encoder(Part):
                              f"{tuple(item.features.shape)}, expected {expected}: they were made by another encoder "
                              "or with other preprocessing")  # fmt: skip
         return item.features.to(reference)
-
-
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -9,12 +9,10 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sensorium.encoders.patch import Patches
-from sensorium.encoders.transform import ImageTransform
 from sensorium.encoders.vit import patches
 from sensorium.mask import AttentionRule, Layout, compile_layout
 from sensorium.nn.backbone import Backbone
@@ -32,14 +30,12 @@ class FlexViT(Patches):
                   antialiased). None: none are learned
         patch_bias  whether the linear layer over patches has a bias
         temporal  frames that a patch spans; a picture's only frame, or a clip's last, is repeated to fill one
-        clips     how frames of a clip are prepared, each a view; None: as pictures are
         """
 
         backbone: Backbone.Config
         trained: int | None = Field(default=16, ge=1)
         patch_bias: bool = True
         temporal: int = Field(default=1, ge=1)
-        clips: ImageTransform | None = None
 
         @model_validator(mode="after")
         def _reads_patches(self) -> Self:
@@ -59,11 +55,6 @@ class FlexViT(Patches):
                                  f"multiples of the patch, {self.patch} pixels: clips is {clips}")  # fmt: skip
             return self
 
-        def view(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
-            if self.clips is None or shape is None or len(shape) == 2:
-                return super().view(shape)
-            return 3, *self.clips.extent((shape[-2], shape[-1]))
-
         def grid(self, shape: tuple[int, ...]) -> Grid:
             grid = super().grid(shape)
             return replace(grid, frames=-(-grid.frames // self.temporal))
@@ -78,12 +69,6 @@ class FlexViT(Patches):
         if config.trained is not None:
             self.place = nn.Parameter(torch.randn(config.trained**2, width) * 0.02)
         self.backbone: Backbone = config.backbone.build()
-
-    def preprocess(self, image: Image.Image | list[Image.Image]) -> Tensor:
-        clips = self.config.clips
-        if clips is None or not isinstance(image, list):
-            return super().preprocess(image)
-        return torch.cat([clips(frame) for frame in image])
 
     def rows(self, views: Tensor) -> Tensor:
         """views: (frames, 3, H, W) -> (tokens, 3 * temporal * patch * patch): colour, frame, row, column."""

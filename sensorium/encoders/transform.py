@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -13,14 +13,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from sensorium.config import Config
+from sensorium.encoders.resample import TORCH, Backend, Filter, resized
 from sensorium.errors import UserError
 
 Size = tuple[int, int]
 Colour = tuple[int, int, int]
-
-Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
-FILTERS = {name: Image.Resampling(number) for number, name in enumerate(get_args(Filter))}
-"""In Pillow's own order, so that published settings, which give its numbers, name them."""
 
 _SMOOTH = ("bilinear", "bicubic")
 
@@ -43,6 +40,7 @@ class ImageTransform(Config):
             shorter side (256, and 224 of it are seen), of `squash` (height, width)
     longest  shortest: the longer side is never longer than that before the crop, so the shorter one may be shorter
     rounded  resized values are rounded to 8 bits, as Pillow does; otherwise they stay floats (DINOv3)
+    backend  whose arithmetic resizes 8-bit values, see `resample.resized`: torch's, of what is published for clips
     multiple  keep, area: what both sides are multiples of
     cells   keep: the picture is made smaller or larger, to at most so many squares of `multiple` pixels and as close
             to its aspect ratio as whole squares come; nothing is padded (NaFlex, arXiv 2502.14786, section 2.4.2)
@@ -73,6 +71,7 @@ class ImageTransform(Config):
     least: int = Field(default=1, ge=1)
     filter: Filter = "bicubic"
     rounded: bool = True
+    backend: Backend = "pillow"
     pad_color: Colour | None = None
     scale: float | None = Field(default=None, gt=0)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -145,6 +144,13 @@ class ImageTransform(Config):
         ):
             raise ValueError(f"floats (rounded=False) are resized by {' or '.join(_SMOOTH)}, to one view that is not "
                              "padded before")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> Self:
+        if self.backend == "torch" and (self.filter not in TORCH or not self.rounded):
+            raise ValueError(f"torch resizes 8-bit values by {', '.join(TORCH)}: filter={self.filter!r}, "
+                             f"rounded={self.rounded}")  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -230,9 +236,9 @@ class ImageTransform(Config):
         canvas = self.canvas((image.height, image.width))
         if self.first is not None:
             rows, cols = self._led((image.height, image.width))
-            image = image.resize((cols, rows), FILTERS[self.filter])
+            image = self._resized(image, (cols, rows))
         if self.split and canvas is not None:
-            image = image.resize((canvas[1], canvas[0]), FILTERS[self.filter])
+            image = self._resized(image, (canvas[1], canvas[0]))
         pixels = [np.asarray(self._whole(image))]
         if canvas is not None:
             fitted = np.asarray(image if self.split else self._fit(image, canvas))
@@ -240,6 +246,9 @@ class ImageTransform(Config):
             tiles = fitted.reshape(rows, side, cols, side, 3).swapaxes(1, 2)
             pixels.extend(tiles.reshape(rows * cols, side, side, 3))
         return self._normalise(np.stack(pixels))
+
+    def _resized(self, image: Image.Image, size: Size) -> Image.Image:
+        return resized(image, size, self.filter, self.backend)
 
     def _whole(self, image: Image.Image) -> Image.Image:
         """The whole picture as one view."""
@@ -249,16 +258,16 @@ class ImageTransform(Config):
             return self._longest(image)
         if self.resize == "area":
             rows, cols = self.extent((image.height, image.width))
-            return image.resize((cols, rows), FILTERS[self.filter])
+            return self._resized(image, (cols, rows))
         height, width = self.view
         if self.resize == "pad":
             longest = max(image.size)
             if image.width != image.height:
                 image = self._paste(image, (longest, longest))
-            return image.resize((width, height), FILTERS[self.filter])
+            return self._resized(image, (width, height))
         rows, cols = self._scaled((image.height, image.width))
         if self.resize != "centre":
-            image = image.resize((cols, rows), FILTERS[self.filter])
+            image = self._resized(image, (cols, rows))
         if (rows, cols) == (height, width):
             return image
         left, top = (cols - width) // 2, (rows - height) // 2
@@ -295,14 +304,14 @@ class ImageTransform(Config):
         """The picture in the upper left corner of a view that is just large enough."""
         height, width = self._kept((image.height, image.width))
         rows, cols = self.extent((image.height, image.width))
-        scaled = image if (width, height) == image.size else image.resize((width, height), FILTERS[self.filter])
+        scaled = image if (width, height) == image.size else self._resized(image, (width, height))
         return scaled if (cols, rows) == scaled.size else self._paste(scaled, (cols, rows), (0, 0))
 
     def _longest(self, image: Image.Image) -> Image.Image:
         """The picture with its longer side as long as a view, centred on `pad_color`."""
         ratio = self.size / max(image.size)
         width, height = (max(round(side * ratio), self.least) for side in image.size)
-        scaled = image.resize((width, height), FILTERS[self.filter])
+        scaled = self._resized(image, (width, height))
         return scaled if width == height else self._paste(scaled, (self.size, self.size))
 
     def _fit(self, image: Image.Image, canvas: Size) -> Image.Image:
@@ -313,7 +322,7 @@ class ImageTransform(Config):
             scaled = (canvas[1], min(math.ceil(height * across), canvas[0]))
         else:
             scaled = (min(math.ceil(width * down), canvas[1]), canvas[0])
-        return self._paste(image.resize(scaled, FILTERS[self.filter]), (canvas[1], canvas[0]))
+        return self._paste(self._resized(image, scaled), (canvas[1], canvas[0]))
 
     def _paste(self, image: Image.Image, size: Size, corner: Size | None = None) -> Image.Image:
         """The picture on a plain one of `size` (width, height), in its middle or with its own `corner` (left, top)."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from multimodal import Both, check_greedy, check_logits, check_written, conversation, pictures, words
-from published import WORDS
+from multimodal import Both, check_greedy, check_logits, check_written, conversation, pictures
+from qwen2_vl_parts import IMAGE, TEXT, VIDEO, VISION, config, words
 from safetensors.torch import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
@@ -22,28 +22,6 @@ from sensorium.encoders.transform import within
 from sensorium.errors import UserError
 from sensorium.nn.blank import blank
 
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-FIRST = WORDS
-"""The id of the first of them."""
-IMAGE, VIDEO = FIRST + 4, FIRST + 5
-CHAT = (
-    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
-    "{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content %}"
-    "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' or 'video' in content %}"
-    "<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""A chat template as Qwen2-VL's."""
-VISION = {"depth": 2, "embed_dim": 48, "hidden_size": 64, "num_heads": 4, "mlp_ratio": 2, "patch_size": 7}
-TEXT = {"vocab_size": WORDS + 8, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 256, "eos_token_id": 257,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}  # fmt: skip
-
 
 class Processor(transformers.Qwen2VLProcessor):
     """The reference's, without what prepares clips: that needs torchvision."""
@@ -55,15 +33,7 @@ class Processor(transformers.Qwen2VLProcessor):
 
 
 def processor(**changes):
-    tokenizer = words(CHAT)
-    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
-    return Processor(transformers.Qwen2VLImageProcessorPil(**changes), tokenizer)
-
-
-def config(vision, text, **more):
-    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": FIRST + 2,
-           "vision_end_token_id": FIRST + 3}  # fmt: skip
-    return transformers.Qwen2VLConfig(vision_config=vision, text_config=text, **ids, **more)
+    return Processor(transformers.Qwen2VLImageProcessorPil(**changes), words())
 
 
 def plain():

@@ -80,3 +80,29 @@ def test_a_video_part_of_a_message(animation):
     assert sample.segments[0].data.shape() == (3, 12, 20)
     with pytest.raises(BadRow, match="a video has a path and a number of frames"):
         reader.chat({"messages": [{"role": "user", "content": [{"type": "video", "frames": 0}]}]}, "row 2")
+    del content[0]["frames"]
+    sample = reader.chat({"messages": [{"role": "user", "content": content}]}, "row 3")
+    assert not sample.segments[0].data.asked
+    assert sample.segments[0].data.shape() == (8, 12, 20)
+
+
+def test_a_clip_knows_its_times(animation, film):
+    timing = ClipFile(animation, frames=4).timing()
+    assert (timing.frames, timing.rate, timing.duration, timing.taken) == (10, 10.0, 1.0, (1, 3, 6, 8))
+    assert timing.times == (0.1, 0.3, 0.6, 0.8)
+    timing = ClipFile(film).taking((0, 19)).timing()
+    assert (timing.frames, timing.rate, timing.duration, timing.times) == (20, 10.0, 2.0, (0.0, 1.9))
+
+
+def test_an_animation_that_does_not_say_how_long_it_is_has_no_times(tmp_path):
+    path = tmp_path / "still.gif"
+    grey(0).save(path, save_all=True, append_images=[grey(90)], duration=0)
+    assert ClipFile(path).shape() == (2, 12, 20)
+    with pytest.raises(MediaError, match=r"still\.gif: does not say how long it is"):
+        ClipFile(path).timing()
+
+
+@pytest.mark.parametrize("numbers", [(), (3, 1), (4, 4), (-1, 2), (2, 10)])
+def test_other_frames_are_some_that_it_has_in_order(animation, numbers):
+    with pytest.raises(ValueError, match="no frames of a clip that has 10"):
+        ClipFile(animation).taking(numbers)

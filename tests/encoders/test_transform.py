@@ -251,3 +251,20 @@ def test_fit_makes_the_longer_side_as_long_as_a_view_and_centres_it():
     thin = transform(Image.new("RGB", (1, 64), (0, 0, 0)))[0, 0]
     assert [bool(column) for column in (thin < 0).all(0)] == [False] * 2 + [True] * 3 + [False] * 3
     assert transform.extent((64, 1)) == (8, 8)
+
+
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic", "lanczos"])
+def test_torch_resizes_almost_as_pillow_does(filter):
+    """Smooth values: the two round differently, and by no more than a level."""
+    image = picture(5, 7).resize((70, 50), Image.Resampling.BICUBIC)
+    transform = ImageTransform(size=16, resize="squash", filter=filter, mean=(0.0,) * 3, std=(1.0,) * 3)
+    ours, theirs = (transform.replace(backend=name)(image) for name in ("torch", "pillow"))
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() * 255 < 1.01
+    assert transform.replace(backend="torch", size=8)(picture(8, 8)).equal(transform.replace(size=8)(picture(8, 8)))
+
+
+@pytest.mark.parametrize("changes", [{"filter": "box"}, {"filter": "hamming"}, {"rounded": False}])
+def test_torch_has_no_more_filters_and_rounds(changes):
+    with pytest.raises(ValidationError, match="torch resizes 8-bit values by"):
+        ImageTransform(resize="squash", backend="torch", **changes)

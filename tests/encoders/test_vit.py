@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import ValidationError
 
 from sensorium.config import from_json
@@ -167,3 +168,17 @@ def test_tiles_are_encoded_like_pictures():
 def test_wrong_values_are_refused(changes):
     with pytest.raises(ValidationError):
         small(**changes)
+
+
+def test_frames_of_clips_are_prepared_in_a_way_of_their_own():
+    clips = ImageTransform(size=24, resize="squash", mean=(0.1,) * 3)
+    made = make(small(clips=clips))
+    frames = [Image.new("RGB", (30, 40), (10 * at, 50, 90)) for at in range(3)]
+    views = made.preprocess(frames)
+    assert torch.equal(views, torch.cat([clips(frame) for frame in frames]))
+    assert not torch.equal(made.preprocess(frames[0])[0], views[0])
+    assert made([Item(views, (3, 40, 30))]).values.shape[0] == 3 * made.config.cells[0] * made.config.cells[1]
+    for other, reason in ((clips.replace(size=48), r"views of \(48, 48\), and pictures of \(24, 24\)"),
+                          (clips.replace(split=True), "not cut into tiles")):  # fmt: skip
+        with pytest.raises(ValidationError, match=reason):
+            small(clips=other)

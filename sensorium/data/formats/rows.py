@@ -215,9 +215,10 @@ class RowReader:
         return PictureFile(os.path.join(self.base, path), limits=self.limits)
 
     def clip(self, part: dict[str, Any], spot: str) -> ClipFile:
-        """A lazy clip: {"type": "video", "video": path, "frames": how many are taken of it}."""
-        path, frames = part.get("video") or part.get("path"), part.get("frames", 8)
-        if not isinstance(path, str) or not isinstance(frames, int) or frames < 1:
+        """A lazy clip: {"type": "video", "video": path, "frames": how many are taken of it; left out: as the model
+        has it}."""
+        path, frames = part.get("video") or part.get("path"), part.get("frames")
+        if not isinstance(path, str) or not (frames is None or (isinstance(frames, int) and frames >= 1)):
             raise BadRow(f"{spot}: a video has a path and a number of frames, found {show(path)} and {show(frames)}")
         return ClipFile(os.path.join(self.base, path), frames, self.limits)
 
