@@ -151,6 +151,7 @@ def serve(
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32 or stored.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     ui: Annotated[bool, typer.Option("--ui", help="With the web page, at /ui.")] = False,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Serve models behind the OpenAI interface: chat with pictures, completions, embeddings."""
@@ -158,7 +159,7 @@ def serve(
 
     given = Serving(
         tuple(runs), host, port, tuple(api_key or ()), tuple(origin or ()), allow_urls, tuple(limit or ()), drain,
-        precision, device, ui,
+        precision, device, ui, quantize,
     )  # fmt: skip
     run_serve(given, json)
 

@@ -31,6 +31,7 @@ class Serving:
     precision: str = "auto"
     device: str = "cpu"
     ui: bool = False
+    quantize: str | None = None
 
 
 def run_serve(asked: Serving, json: bool) -> None:
@@ -75,6 +76,7 @@ def app_of(asked: Serving, named: dict[str, str]) -> Any:
     """The models loaded, behind the routes."""
     from sensorium.api import load
     from sensorium.config import override
+    from sensorium.infer.kernels.quantize import check_kind
     from sensorium.serve.app import create_app
     from sensorium.serve.hosted import Hosted
     from sensorium.serve.limits import Limits
@@ -82,7 +84,11 @@ def app_of(asked: Serving, named: dict[str, str]) -> Any:
     limits = Limits()
     for assignment in asked.limits:
         limits = override(limits, assignment)
-    models = [Hosted.of(name, load(run, asked.precision, asked.device), limits) for name, run in named.items()]  # type: ignore[arg-type]
+    kind = None if asked.quantize is None else check_kind(asked.quantize)
+    models = [
+        Hosted.of(name, load(run, asked.precision, asked.device, quantize=kind), limits)  # type: ignore[arg-type]
+        for name, run in named.items()
+    ]
     keys = [*asked.keys, *filter(None, (key.strip() for key in os.environ.get(KEYS, "").split(",")))]
     return create_app(models, limits, keys=keys, origins=asked.origins, urls=asked.urls)
 

@@ -113,7 +113,8 @@ class Gate:
                 visit.code = refused.code or ""
                 await refused.response()(scope, receive, sent)
             else:
-                async with asyncio.timeout(state.limits.longest):  # for clients that ask and do not read
+                # clients that ask and do not read; the page's own streams stay open
+                async with asyncio.timeout(state.limits.longest if working else None):
                     await self.app(scope, receive, sent)
         except BaseException as error:
             visit.status = GONE if isinstance(error, asyncio.CancelledError) else visit.status or 500

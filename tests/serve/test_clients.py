@@ -87,6 +87,45 @@ def test_a_stop_text_ends_the_answer(client):
     assert answer.choices[0].finish_reason == "stop"
 
 
+def test_log_probabilities(client, model):
+    options = {"max_tokens": 3, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(model="tiny", messages=QUESTION, **options)
+    content = whole.choices[0].logprobs.content
+    logits = model.logits(QUESTION)[1][-1]
+    best = logits.log_softmax(-1).topk(2).values.tolist()
+    assert content[0].logprob == pytest.approx(best[0], abs=1e-4)
+    assert [one.logprob for one in content[0].top_logprobs] == pytest.approx(best, abs=1e-4)
+    assert content[0].top_logprobs[0].token == content[0].token
+    assert len(content) == 3
+    chunks = client.chat.completions.create(model="tiny", messages=QUESTION, stream=True, **options)
+    streamed = [one for chunk in chunks if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
+    assert [one.logprob for one in streamed] == pytest.approx([one.logprob for one in content], abs=1e-4)
+    plain = client.completions.create(model="tiny", prompt="once", max_tokens=3, logprobs=2).choices[0].logprobs
+    assert len(plain.tokens) == len(plain.token_logprobs) == len(plain.top_logprobs) == len(plain.text_offset) == 3
+    assert plain.text_offset[0] == 0
+
+
+def test_several_answers_share_their_prompt(client):
+    options = {"model": "tiny", "messages": QUESTION, "n": 3, "temperature": 2, "seed": 5, "max_tokens": 8}
+    whole = client.chat.completions.create(**options)
+    said = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(said)) == 3
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**options, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert streamed == said
+    alone = client.chat.completions.create(**{**options, "n": 1})
+    assert alone.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+def test_what_was_read_before_is_counted(client):
+    messages = [{"role": "user", "content": "a long question that is asked twice, word for word, to the letter"}]
+    for _ in range(2):
+        usage = client.chat.completions.create(model="tiny", messages=messages, max_tokens=2).usage
+    assert 0 < usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
+
+
 def test_plain_text_is_continued(client, model):
     [expected] = model.generate(["once"], max_tokens=5)
     answer = client.completions.create(model="tiny", prompt="once", max_tokens=5)
