@@ -12,7 +12,7 @@ from sensorium.connectors.as_is import AsIs
 from sensorium.connectors.base import Connector
 from sensorium.connectors.global_pool import GlobalPool
 from sensorium.convert.blip_tower import BLIP_VISION
-from sensorium.convert.clip import check_same, tower_of
+from sensorium.convert.clip import check_same
 from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.layout import Family
@@ -104,9 +104,10 @@ def _retrieval(tower: ViT.Config, backbone: Backbone.Config, width: int) -> Dual
 
 def _parts(model: Wiring.Config) -> tuple[ViT.Config, Backbone.Config]:
     if isinstance(model, Dual.Config):
-        tower, backbone = tower_of(model, ViT.Config, _RETRIEVAL), model.backbone
-        if backbone is None:
-            raise OtherKind(f"the layout of {_RETRIEVAL} holds a text stack of its own, this model has none")
+        tower, backbone = model.encoders.get("image"), model.backbone
+        if not isinstance(tower, ViT.Config) or backbone is None or not model.grounded:
+            raise OtherKind(f"the layout of {_RETRIEVAL} holds a ViT and a text stack of its own that also reads its "
+                            f"features, this model is another: {model.tag()}")  # fmt: skip
         check_same(model, _retrieval(tower, backbone, model.width), _RETRIEVAL)
         return tower, backbone
     if isinstance(model, Fused.Config) and model.memory == ("image",) and model.rule == _RULE:

@@ -81,6 +81,7 @@ def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, 
 def test_what_no_layout_can_say_is_not_written_and_what_judges_nothing_says_so(both, tmp_path):
     config, family = open_published(both[0]).model.config, family_named("blip")
     for other, message in (
+        (config.replace(grounded=False), "holds a ViT and a text stack of its own"),
         (config.replace(text="last"), "its text is 'last', and 'first' is what would be read"),
         (config.replace(scale=10.0), "its scale is 10.0, and None"),
         (config.replace(encoders={"image": config.encoders["image"].replace(drop_last=1)}), "reads the last state"),
