@@ -27,7 +27,6 @@ from sensorium.convert.published import open_published
 from sensorium.data.formats.rows import BadRow, RowReader
 from sensorium.data.media import PictureFile
 from sensorium.data.sound import SoundFile
-from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError, nearest
 from sensorium.infer.engine import Engine
 from sensorium.infer.handover import Reply, reply
@@ -38,10 +37,11 @@ from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
-from sensorium.infer.vectors import picture_vectors, text_vectors
+from sensorium.infer.vectors import pair_logits, picture_vectors, text_vectors
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
 from sensorium.models.wiring import Wiring
+from sensorium.nn.wide import native_bfloat16
 from sensorium.render import Renderer
 from sensorium.sequence import Media, Sample, Segment
 from sensorium.tokenizer import Tokenizer
@@ -205,7 +205,7 @@ class Model:
         return reply(self.engine, [_open(messages)], sampling_of(sampling), painting, most)[0]
 
     def draw(self, prompt: str | Messages, **sampling: Any) -> Image.Image:
-        """The picture that a prompt asks for, of a model that says pictures as it says words.
+        """The picture that a prompt asks for, of a model that says pictures code by code, as it says words.
 
         prompt    a conversation, or what a user asks: "Draw a cat."
         sampling  as for `chat`; unless given, temperature=1, top_k=64 and guidance=3
@@ -251,6 +251,13 @@ class Model:
         if _is_one(inputs):
             return self.engine.embed([_embedded(inputs)], pooled)[0]
         return self.engine.embed((_embedded(value) for value in inputs), pooled)
+
+    def match(self, pairs: Sequence[tuple[Any, str]]) -> Tensor:
+        """(N) pictures with a text -> (N, 2) float32 logits that they are apart, together (ALBEF, BLIP, BLIP-2).
+
+        A picture is given as to `features`. Raises UserError for a model that judges no pairs.
+        """
+        return pair_logits(self.engine, [(picture_of(one), text) for one, text in pairs])
 
     @torch.no_grad()
     def features(self, picture: Any, kind: str = "image") -> Tensor:

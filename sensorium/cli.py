@@ -268,6 +268,17 @@ def convert(
     run_convert(source, out, to, family, json, language, type)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="decode, prefill, serving, memory, startup, loading or stages.")],
+) -> None:
+    """Measure this package beside others on the same weights. What follows the name is the benchmark's: NAME --help."""
+    from sensorium.commands.bench import run_bench
+
+    raise typer.Exit(run_bench(name, context.args))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (default: this process's) and exit with its code."""
     try:

@@ -110,6 +110,11 @@ class Layout:
     back: Tensor | None = None
     window: int | None = None
 
+    @property
+    def plainly_causal(self) -> bool:
+        """Whether a token sees itself and all before it, and nothing else is to be known."""
+        return self.causal and self.routes is None and self.memory is None and self.hidden is None
+
     def near(self, window: int, mutual: bool = False) -> Layout:
         """The same documents under a sliding window (Beltagy et al. 2020, arXiv 2004.05150): a token sees itself and
         what the rule allows of the `window` - 1 tokens before it, and as many behind it.

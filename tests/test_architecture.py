@@ -46,7 +46,7 @@ ALLOWED = {
               "convert", "hub", "data", "render"},
     "recipes": {"train", "evaluate", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion",
                 "convert", "nn", "hub", "data", "render"},
-    "api": {"convert", "infer", "train", "recipes", "data", "hub", "render", "models", "encoders"},
+    "api": {"convert", "infer", "train", "recipes", "data", "hub", "render", "models", "encoders", "nn"},
     "serve": {"api", "infer", "models", "data"},
     "systems": {"recipes", "train"},
     "commands": {"api", "serve", "convert", "systems", "recipes", "train", "evaluate", "infer", "data", "hub", "render",

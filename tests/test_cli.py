@@ -187,6 +187,15 @@ def test_train_on_own_data_then_chat_and_evaluate(chat: Path, tmp_path: Path, mo
     assert run("eval", str(out), "--n", "4", "--json") == 0
     tasks = json.loads(capsys.readouterr().out)["evaluations"]
     assert {"task", "split", "n", "score", "low", "high", "blind", "chance"} <= set(tasks[0])
+    asked = ("--prompt", "Which colour?", "--max-tokens", "4", "--json")
+    assert run("chat", str(out), "--image", picture, *asked, "--quantize", "int4") == 0
+    written = capsys.readouterr()
+    assert set(json.loads(written.out)) == {"question", "answer"}
+    assert "int4: " in written.err
+    assert run("eval", str(out), "--n", "4", "--quantize", "int8", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["quantize"] == "int8"
+    assert run("eval", str(out), "--quantize", "q8") == 2
+    assert "cannot be quantised to 'q8'" in capsys.readouterr().err
     assert run(*command, "--steps", "2", "--fresh") == 2  # --out holds a run
     assert "already holds a run" in capsys.readouterr().err
 

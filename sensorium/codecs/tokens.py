@@ -51,6 +51,8 @@ class CodeTokens(Config):
             any code, and still predicts what was there. A few known codes would else tell it which picture of its set
             this is, and not its words; what it draws is made of codes that it chose itself, which are seldom those of
             a picture of the set (Esser et al. 2021, arXiv 2012.09841; released training code: pkeep)
+    blank   id that takes the place of every token of a prompt, but those that begin a text or open an item, where what
+            is drawn is guided (Janus, arXiv 2410.13848, section 3.4: pad tokens); None: its words are left out
     """
 
     first: int = Field(ge=0)
@@ -64,6 +66,7 @@ class CodeTokens(Config):
     filler: int | None = None
     weight: float = Field(default=1.0, ge=0)
     keep: float = Field(default=1.0, gt=0, le=1)
+    blank: int | None = None
 
     @classmethod
     def after(
@@ -171,6 +174,7 @@ class Signals(Config):
     first: int = Field(ge=0)
     count: int = Field(default=4, ge=1)
     codes: Literal[0] = 0
+    blank: Literal[None] = None
 
     @property
     def open(self) -> int:

@@ -1,4 +1,8 @@
-"""BLIP's captioner (Li et al. 2022, arXiv 2201.12086): a ViT, and a BERT of which every block reads it."""
+"""BLIP (Li et al. 2022, arXiv 2201.12086): a ViT, and a BERT of which every block reads it.
+
+Its captioner, a language model; and what finds pictures by texts, where the same BERT reads a text alone for the
+contrastive space, and a text with a picture to judge whether they belong together.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from typing import Any
 
 from sensorium.connectors.as_is import AsIs
 from sensorium.connectors.base import Connector
+from sensorium.connectors.global_pool import GlobalPool
 from sensorium.convert.blip_tower import BLIP_VISION
+from sensorium.convert.clip import check_same, tower_of
 from sensorium.convert.files import Files, Written
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.layout import Family
@@ -16,6 +22,7 @@ from sensorium.convert.stack import activation, activation_name, part, said
 from sensorium.encoders.vit import ViT
 from sensorium.errors import OtherKind, UserError
 from sensorium.mask import AttentionRule
+from sensorium.models.dual import Dual
 from sensorium.models.fused import Fused
 from sensorium.models.wiring import Wiring
 from sensorium.nn.attention import Attention
@@ -29,7 +36,8 @@ from sensorium.template import Template
 
 WORDS = "{% for message in messages %}{{ '' if loop.first else ' ' }}{{ message['content'] }}{% endfor %}"
 """There is no published chat template: what stands before a caption is the text itself, for example "a photo of"."""
-_RULE = AttentionRule(memory="all")
+_RULE, _BOTH_WAYS = AttentionRule(memory="all"), AttentionRule("full", memory="all")
+_RETRIEVAL = "BLIP's retrieval model"
 _START, _STOP = 30_522, 102
 """What a caption begins and ends with where text_config does not say it."""
 
@@ -37,13 +45,14 @@ _START, _STOP = 30_522, 102
 def _read(files: Files) -> Wiring.Config:
     config = files.config
     kinds = {name.partition(".")[0] for name in files.tensors}
-    if "text_decoder" not in kinds or "text_encoder" in kinds:
+    captions, judges = "text_decoder" in kinds and "text_encoder" not in kinds, "itm_head" in kinds
+    if not captions and not judges:
         name = config.take("architectures", list, ["not named"])[0]
-        raise config.error(f"its class is {name}; of BLIP the captioner alone can be opened, "
-                           "BlipForConditionalGeneration")  # fmt: skip
+        raise config.error(f"its class is {name}; of BLIP the captioner can be opened, BlipForConditionalGeneration, "
+                           "and BlipForImageTextRetrieval")  # fmt: skip
     _, tower = part(config, "vision_config", (BLIP_VISION,), "blip_vision_model")
     fields = config.inner("text_config", {})
-    backbone = _decoder(fields)
+    backbone = _decoder(fields) if captions else _encoder(fields)
     fields.done()
     transform = transform_of(files.pictures)
     if transform.size != tower.transform.size:
@@ -53,7 +62,10 @@ def _read(files: Files) -> Wiring.Config:
     if cross is not None and cross.memory != tower.width:
         raise fields.error(f"encoder_hidden_size is {cross.memory}, and the vision tower is {tower.width} wide")
     config.only("tie_word_embeddings", True)
-    config.skip("projection_dim", "logit_scale_init_value", "image_text_hidden_size", "label_smoothing")
+    config.skip("projection_dim", "logit_scale_init_value", "label_smoothing")
+    width = config.count("image_text_hidden_size", 256)
+    if judges:
+        return _retrieval(tower.replace(transform=transform), backbone, width)
     return Fused.Config(encoders={"image": tower.replace(transform=transform)}, connectors={"image": AsIs.Config()},
                         backbone=backbone, memory=("image",), rule=_RULE)  # fmt: skip
 
@@ -79,7 +91,24 @@ def _decoder(settings: Settings) -> Backbone.Config:
     )  # fmt: skip
 
 
+def _encoder(settings: Settings) -> Backbone.Config:
+    return _decoder(settings).replace(readout=None)
+
+
+def _retrieval(tower: ViT.Config, backbone: Backbone.Config, width: int) -> Dual.Config:
+    return Dual.Config(
+        encoders={"image": tower}, connectors={"image": GlobalPool.Config(by="class", bias=True)}, backbone=backbone,
+        width=width, text="first", text_bias=True, scale=None, grounded=True, rule=_BOTH_WAYS,
+    )  # fmt: skip
+
+
 def _parts(model: Wiring.Config) -> tuple[ViT.Config, Backbone.Config]:
+    if isinstance(model, Dual.Config):
+        tower, backbone = tower_of(model, ViT.Config, _RETRIEVAL), model.backbone
+        if backbone is None:
+            raise OtherKind(f"the layout of {_RETRIEVAL} holds a text stack of its own, this model has none")
+        check_same(model, _retrieval(tower, backbone, model.width), _RETRIEVAL)
+        return tower, backbone
     if isinstance(model, Fused.Config) and model.memory == ("image",) and model.rule == _RULE:
         tower = model.encoders.get("image")
         stands: dict[str, Connector.Config] = {"image": AsIs.Config()}
@@ -105,9 +134,11 @@ def _write(model: Wiring.Config) -> Written:
         "max_position_embeddings": stack.positions, "hidden_act": activation_name(block.ffn.activation),
         "layer_norm_eps": block.norm.eps, "tie_word_embeddings": True,
     }  # fmt: skip
-    said(text, _decoder, stack, "BLIP, in its decoder,")
+    said(text, _encoder if isinstance(model, Dual.Config) else _decoder, stack, "BLIP, in its text stack,")
     config = {"model_type": "blip", "vision_config": BLIP_VISION.write(tower), "text_config": text,
               "tie_word_embeddings": True}  # fmt: skip
+    if isinstance(model, Dual.Config):
+        config |= {"architectures": ["BlipForImageTextRetrieval"], "image_text_hidden_size": model.width}
     name = {"processor_class": "BlipProcessor"}
     pictures = {**name, **picture_settings(tower.transform), "image_processor_type": "BlipImageProcessor"}
     return Written(config, pictures, name)
@@ -122,11 +153,14 @@ _BERT = {
     "output.LayerNorm": "norm2",
 }  # fmt: skip
 _HEAD = "cls.predictions"
+_STACK = (
+    Rule("embeddings.word_embeddings.weight", "embed.weight"),
+    Rule("embeddings.position_embeddings.weight", "place.weight"),
+    Rule("embeddings.LayerNorm.*", "embed_norm.*"),
+    *(Rule(f"encoder.layer.{{}}.{theirs}.*", f"blocks.{{}}.{ours}.*") for theirs, ours in _BERT.items()),
+)
 _RULES = (
-    Rule("bert.embeddings.word_embeddings.weight", "embed.weight"),
-    Rule("bert.embeddings.position_embeddings.weight", "place.weight"),
-    Rule("bert.embeddings.LayerNorm.*", "embed_norm.*"),
-    *(Rule(f"bert.encoder.layer.{{}}.{theirs}.*", f"blocks.{{}}.{ours}.*") for theirs, ours in _BERT.items()),
+    *under(_STACK, "bert."),
     Rule(f"{_HEAD}.transform.dense.*", "readout.dense.*"),
     Rule(f"{_HEAD}.transform.LayerNorm.*", "readout.norm.*"),
     Rule(f"{_HEAD}.bias", "readout.bias"),
@@ -135,12 +169,18 @@ _RULES = (
 
 def _rules(model: Wiring.Config) -> list[Rule]:
     tower, _ = _parts(model)
+    if isinstance(model, Dual.Config):
+        return [*under(BLIP_VISION.rules(tower), "vision_model.", "encoders.image."),
+                *under(_STACK, "text_encoder.", "backbone."), Rule("vision_proj.*", "connectors.image.project.*"),
+                Rule("text_proj.*", "head.text.*"), Rule("itm_head.*", "grounding.match.*")]  # fmt: skip
     return [*under(BLIP_VISION.rules(tower), "vision_model.", "encoders.image."),
             *under(_RULES, "text_decoder.", "backbone.")]  # fmt: skip
 
 
 def _prompts(files: Files, plain: Template) -> Template:
-    """A caption begins and ends as text_config says, whatever the tokenizer puts around a text."""
+    """A caption begins and ends as text_config says, whatever the tokenizer puts around a text that is only read."""
+    if "itm_head.weight" in files.tensors:
+        return plain
     words, fields = files.words(), files.config.inner("text_config", {})
     ids = fields.take("bos_token_id", int, _START), fields.take("sep_token_id", int, _STOP)
     start, stop = (words.token(id) or "" for id in ids)
@@ -152,7 +192,8 @@ def _prompts(files: Files, plain: Template) -> Template:
 
 BLIP = Family(
     "blip", ("blip",), "BlipForConditionalGeneration", _read, _write, _rules, prompts=_prompts,
-    marks={"bos_token_id": "begin", "sep_token_id": "stop"}, spare=("text_decoder.bert.embeddings.position_ids",),
+    marks={"bos_token_id": "begin", "sep_token_id": "stop"}, also=("BlipForImageTextRetrieval",),
+    spare=("text_decoder.bert.embeddings.position_ids", "text_encoder.embeddings.position_ids"),
     copies={f"text_decoder.{_HEAD}.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
             f"text_decoder.{_HEAD}.decoder.bias": f"text_decoder.{_HEAD}.bias"},
 )  # fmt: skip

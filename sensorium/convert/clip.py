@@ -91,9 +91,10 @@ def _write(model: Wiring.Config) -> Written:
         width=both.width, scale=both.scale, ceiling=both.ceiling,
     )  # fmt: skip
     check_same(both, plain, "CLIP")
+    scale = both.measures["logit_scale"]
     space = {"projection_dim": both.width}
     config = {
-        "model_type": "clip", "logit_scale_init_value": math.log(both.scale), **space,
+        "model_type": "clip", "logit_scale_init_value": math.log(scale), **space,
         "text_config": {**CLIP_TEXT.write(text), **space}, "text_config_dict": None,
         "vision_config": {**CLIP_VISION.write(tower), **space}, "vision_config_dict": None,
     }  # fmt: skip
@@ -127,9 +128,11 @@ def seeing(tower: ViT.Config, files: Files) -> ViT.Config:
 
 def dual_of(model: Wiring.Config, name: str) -> tuple[Dual.Config, Backbone.Config]:
     """A model of two towers, and the one that reads text. Raises UserError for any other."""
-    if not isinstance(model, Dual.Config) or model.backbone is None or list(model.encoders) != ["image"]:
-        raise OtherKind(f"the layout of {name} holds two towers that meet in one space, of pictures and of texts; this "
-                        f"model is {model.tag()} with encoders of {sorted(model.encoders)}")  # fmt: skip
+    two = isinstance(model, Dual.Config) and model.scale is not None and list(model.encoders) == ["image"]
+    if not isinstance(model, Dual.Config) or model.backbone is None or not two:
+        raise OtherKind(f"the layout of {name} holds two towers that meet in one space, of pictures and of texts, with "
+                        f"a learned scale; this model is {model.tag()} with encoders of "
+                        f"{sorted(model.encoders)}")  # fmt: skip
     return model, model.backbone
 
 

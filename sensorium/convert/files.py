@@ -16,7 +16,7 @@ from sensorium.tokenizer import Tokenizer
 CONFIG, PICTURES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 PIPELINE, SCHEDULER = "model_index.json", "scheduler_config.json"
 CLIPS = "video_preprocessor_config.json"
-WORDS = "tokenizer_config.json"
+WORDS, GENERATION = "tokenizer_config.json", "generation_config.json"
 _NAMES = ("processor_class", "image_processor_type", "feature_extractor_type", "video_processor_type",
           "_valid_processor_keys")  # fmt: skip
 """Classes of other software."""
@@ -96,6 +96,7 @@ class Written:
 
     parts  of a pipeline, the configs of its folders; `config` is then its model_index.json
     words  what else tokenizer_config.json is to say
+    answers  what else generation_config.json is to say
     """
 
     config: dict[str, Any]
@@ -104,6 +105,7 @@ class Written:
     words: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     clips: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path, came: Files | None) -> None:
         """Write the files; of what the model once came with, fields that the family does not say stay."""
@@ -122,9 +124,10 @@ class Written:
                 said = _over(before.values if before else {}, said)
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text(json.dumps(said, indent=2), "utf-8")
-        if self.words:
-            said = {**_json(folder / WORDS), **self.words}
-            (folder / WORDS).write_text(json.dumps(said, ensure_ascii=False, indent=1), "utf-8")
+        for name, more in ((WORDS, self.words), (GENERATION, self.answers)):
+            if more:
+                said = {**_json(folder / name), **more}
+                (folder / name).write_text(json.dumps(said, ensure_ascii=False, indent=1), "utf-8")
 
 
 def file_of(part: str) -> str:

@@ -9,7 +9,7 @@ from sensorium.codecs.conv import Convolutions
 from sensorium.codecs.vq import VQ, Quantizer
 from sensorium.connectors.mlp import MLP
 from sensorium.convert.codec import codec_rules
-from sensorium.convert.files import Files, Written
+from sensorium.convert.files import GENERATION, Files, Written
 from sensorium.convert.keys import Rule, under
 from sensorium.convert.language import LANGUAGE
 from sensorium.convert.layout import Family
@@ -58,6 +58,7 @@ def _read(files: Files) -> Fused.Config:
     files.processor.only("use_default_system_prompt", False)
     codec, head = _codec(config.inner("vq_config", {}), transform, tower.cells[0], backbone.width)
     words = files.words()
+    head = head.replace(blank=_blank(files))
     image, opens, closes = (words.special.get(words.named.get(name, "")) for name in NAMED)
     if image is None or opens is None or closes is None:
         raise UserError(f"{files.folder}: its tokenizer must name special tokens for {', '.join(NAMED)}")
@@ -65,6 +66,13 @@ def _read(files: Files) -> Fused.Config:
         encoders={"image": tower}, connectors={"image": MLP.Config(depth=depth)}, codecs={"image": codec},
         codes={"image": head}, marks={"image": Marks(open=(opens,), close=(closes,), filler=image)}, backbone=backbone,
     )  # fmt: skip
+
+
+def _blank(files: Files) -> int | None:
+    """The id in place of the words that a guided picture is compared with, as the folder says what pads a prompt."""
+    path, words = files.folder / GENERATION, files.words()
+    said = Settings.load(path).take("pad_token_id", int, None) if path.exists() else None
+    return next((id for id in (said, words.pad, words.eos) if id is not None), None)
 
 
 def _projected(settings: Settings, width: int, depth: str) -> int:
@@ -166,7 +174,7 @@ def _write(model: Wiring.Config) -> Written:
     again = _transform(Settings(pictures))
     read, learns = _codec(Settings(vq), again, tower.cells[0], width), ("learning", "decay", "revive", "begin")
     book = codec.quantizer.replace(**{name: getattr(read[0].quantizer, name) for name in learns})
-    same = (tower, connector, codec.replace(quantizer=book), head)
+    same = (tower, connector, codec.replace(quantizer=book), head.replace(blank=None))
     if same != (_tower(Settings(vision), again), MLP.Config(depth=connector.depth), *read) or codec.quantizer.counts:
         raise UserError(f"the layout of Janus cannot say these parts: {same}; what would be read: {read}, {again}")
     _, text = stack_for(config.backbone, LANGUAGE)
@@ -174,8 +182,11 @@ def _write(model: Wiring.Config) -> Written:
         "model_type": "janus", "vision_config": vision, "vq_config": vq, "text_config": text,
         "image_token_id": marks.filler, "tie_word_embeddings": config.backbone.tied,
     }  # fmt: skip
-    return Written(fields, pictures, {"processor_class": "JanusProcessor", "num_image_tokens": count,
-                                      "use_default_system_prompt": False})  # fmt: skip
+    processor = {"processor_class": "JanusProcessor", "num_image_tokens": count, "use_default_system_prompt": False}
+    answers: dict[str, Any] = {"generation_kwargs": {"boi_token_id": marks.open[0]}}
+    if head.blank is not None:
+        answers["pad_token_id"] = head.blank
+    return Written(fields, pictures, processor, answers=answers)
 
 
 def _rules(model: Wiring.Config) -> Sequence[Rule]:

@@ -286,7 +286,8 @@ def write_published(
         _write_readers(draft, family, tokenizer, came)
     if roles and tokenizer is not None and "text_config" in said.config:  # a part begins and ends by its own config
         own = _answers(tokenizer, template) if model.config.speaks else roles
-        marks = {field: tokenizer.special[getattr(template, word)] for field, word in family.marks.items()}
+        words = family.marks if model.config.speaks else {}
+        marks = {field: tokenizer.special[getattr(template, word)] for field, word in words.items()}
         said.config["text_config"] = {**own, **said.config["text_config"], **marks}
     said.config = {**family.named, **roles, **items, **said.config}
     said.save(draft, came)

@@ -13,6 +13,7 @@ from torch import Tensor
 from sensorium.config import Config as Value
 from sensorium.encoders.transform import ImageTransform
 from sensorium.nn.part import Features, Grid, Part
+from sensorium.nn.wide import native_bfloat16
 from sensorium.sequence import Item
 
 Network = Callable[[Tensor], Tensor]
@@ -203,8 +204,3 @@ class Encoder(Part):
                              f"{tuple(item.features.shape)}, expected {expected}: they were made by another encoder "
                              "or with other preprocessing")  # fmt: skip
         return item.features.to(reference)
-
-
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

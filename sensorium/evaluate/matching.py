@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor
 
 from sensorium.data.emoji import Concept, EmojiPicture, pictures
 from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import EvaluationTask, Progress, Subject, drawn, shuffled
-from sensorium.infer.engine import Engine
-from sensorium.infer.vectors import picture_vectors, text_vectors
+from sensorium.infer.vectors import pair_logits, picture_vectors, text_vectors
 from sensorium.objectives.contrastive import similarity
-from sensorium.sequence import Sample, Segment, Sequence
 
 ANSWERS = ("no", "yes")
 
@@ -53,7 +50,7 @@ class Matches(EvaluationTask):
         others = shuffled(count, self.seed)
         own = [picture for _, picture in items] * 2
         swapped = [items[index][1] for index in others] * 2
-        logits = judged(engine, [*zip(own, texts), *zip(swapped, texts)], progress)
+        logits = pair_logits(engine, [*zip(own, texts), *zip(swapped, texts)], progress)
         said = logits.argmax(1)
         truth = torch.arange(2 * count) < count
         right, control = said[: 2 * count] == truth, said[2 * count :] == truth
@@ -71,25 +68,3 @@ class Matches(EvaluationTask):
             for index in drawn(range(2 * count))
         ]  # fmt: skip
         return TaskResult([one], examples)
-
-
-@torch.inference_mode()
-def judged(engine: Engine, pairs: list[tuple[EmojiPicture, str]], progress: Progress | None = None) -> Tensor:
-    """(N) pictures with a text -> (N, 2) logits float32: apart, together. Raises UserError for a model without them."""
-    found: list[Tensor] = []
-    pending: list[Sequence] = []
-
-    def flush() -> None:
-        outputs = engine.outputs(pending)
-        found.append(outputs.matching(*outputs.pairs.unbind(1)).float().cpu())
-        pending.clear()
-
-    for done, (picture, text) in enumerate(pairs):
-        pending.append(engine.renderer.render(Sample((Segment("image", picture), Segment("text", text)))))
-        if len(pending) >= engine.items or sum(map(len, pending)) >= engine.tokens:
-            flush()
-            if progress is not None:
-                progress(done + 1, len(pairs))
-    if pending:
-        flush()
-    return torch.cat(found)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sensorium.errors import UserError
+from sensorium.infer.constrain import Guide
 from sensorium.infer.sampling import Sampling
 from sensorium.tokenizer import Tokenizer
 
@@ -32,14 +33,15 @@ class Choice(NamedTuple):
 class Chooser:
     """Chooses the tokens of one answer, one after another.
 
-    The logits are changed in the order of vLLM: bias, penalties (repetition, frequency, presence), temperature; of what
-    is then likeliest top_k, top_p and min_p keep some, in this order. Log-probabilities are of the logits as they come.
+    The logits are changed in the order of vLLM: constraint, bias, penalties (repetition, frequency, presence),
+    temperature; of what is then likeliest top_k, top_p and min_p keep some, in this order. Log-probabilities are of the
+    logits as they come (what vLLM calls raw, and gives), so a token that was forced may be an unlikely one.
 
     prompt  ids of the prompt's words, which the repetition penalty counts as seen
     seed    of the answer's generator: the same logits give the same answer, whatever else is generated beside it
     stops   ids that end the answer
 
-    Raises UserError for a bias of a token that does not exist.
+    Raises UserError for a bias of a token that does not exist, and for a constraint that cannot be followed here.
     """
 
     def __init__(
@@ -54,21 +56,32 @@ class Chooser:
         self._seen = _Table(dict.fromkeys(prompt, 1.0) if sampling.repetition_penalty != 1 else {})
         self._said = _Table({})
         self._penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
-        changed = bool(sampling.logit_bias) or self._penalised or sampling.repetition_penalty != 1
+        self._guide = Guide(sampling.constraint, tokenizer, stops) if sampling.constraint is not None else None
+        changed = (
+            self._guide is not None or bool(sampling.logit_bias) or self._penalised or sampling.repetition_penalty != 1
+        )
         self.greedy = sampling.temperature == 0 and sampling.logprobs is None and not changed
         """The likeliest token is all there is to say: the caller may take the argmax itself, and need not `take`."""
 
     def choose(self, logits: Tensor) -> Choice:
         """logits (vocab) float32 -> the next token. Changes nothing but the generator: `take` makes it part of the
-        answer. Raises ValueError for logits that are no numbers."""
+        answer. Raises ValueError for logits that are no numbers, UserError where the constraint leaves no token."""
         return self.logprobs(logits, self.draw(self._changed(logits.float().cpu())))
 
     def take(self, id: int) -> None:
-        """The token that was chosen: penalties count it."""
+        """The token that was chosen: penalties count it, the grammar of a constraint advances. Raises ValueError for
+        one that the constraint forbids."""
+        if self._guide is not None:
+            self._guide.take(id)
         if self.sampling.repetition_penalty != 1:
             self._seen.count(id)
         if self._penalised:
             self._said.count(id)
+
+    @property
+    def complete(self) -> bool:
+        """A constraint is fulfilled, and only a token that ends the answer may follow: no need to ask for it."""
+        return self._guide is not None and self._guide.complete
 
     def logprobs(self, logits: Tensor, id: int) -> Choice:
         """The token `id` with what `Sampling.logprobs` asks about it. logits (vocab) float32."""
@@ -90,10 +103,14 @@ class Chooser:
         return _drawn(logits.float().cpu(), self.sampling, self._generator)
 
     def _changed(self, logits: Tensor) -> Tensor:
-        """The logits (vocab) with bias and penalties, the caller's as they were."""
-        if self.greedy or not (self._bias or self._seen or self._said):
+        """The logits (vocab) with constraint, bias and penalties, the caller's as they were."""
+        if not (self._guide or self._bias or self._seen or self._said):
             return logits
         logits, sampling = logits.clone(), self.sampling
+        if self._guide is not None:
+            allowed = self._guide.allowed()[: len(logits)]
+            logits[len(allowed) :] = -torch.inf  # rows of an embedding beyond the vocabulary
+            logits[: len(allowed)].masked_fill_(~allowed, -torch.inf)
         if self._bias:
             ids, bias = self._bias.below(len(logits))
             logits[ids] += bias

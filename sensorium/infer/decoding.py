@@ -154,8 +154,8 @@ class Decoder:
         layout = compile_layout(packed, self.rule)
         places = {id(one): slot for slot, one in enumerate(self.active)}
         slots = [places[id(one)] for one, _, _ in pieces]
-        if self.program is not None and len(packed) <= FEW and not packed.spans:
-            x = self.model.embed(packed.ids)
+        x = self.model.alone(packed) if self.program is not None and layout.plainly_causal else None
+        if self.program is not None and x is not None:
             hidden = self._run(self.program, x, packed.position, slots, layout.lengths)
         else:
             with self.cache.step(slots, layout):
@@ -244,7 +244,8 @@ class Decoder:
         starts = [self.cache.lengths[slot] for slot in slots]
         places = [start + place for start, count in zip(starts, counts) for place in range(count)]
         each = [slot for slot, count in zip(slots, counts) for _ in range(count)]
-        hidden = program.step(x, each, places, position, self.cache)
+        read = program.step if len(x) <= FEW else program.read
+        hidden = read(x, each, places, position, self.cache)
         self.cache.wrote(each, places, position)
         return hidden
 
@@ -271,6 +272,9 @@ class Decoder:
 
     def _advance(self, requests: list[Request], logits: Tensor, hidden: Tensor) -> None:
         """logits (requests, vocab) and hidden (requests, D), of guided requests and of what they are guided against."""
+        words = logits.shape[1]
+        if any(request.inside for request in requests):
+            logits = torch.cat([logits, self.model.aside(hidden)], dim=1)
         rows = {id(request): row for request, row in zip(requests, logits)}
         led = {id(request.against) for request in requests if request.against is not None}
         leading = [request for request in requests if id(request) not in led]
@@ -278,13 +282,13 @@ class Decoder:
         if not choosing:
             logits = logits[:0]
         elif len(choosing) < len(requests) or any(request.drawing is not None for request in choosing):
-            logits = torch.stack([_judged(request, rows) for request in choosing])
+            logits = torch.stack([_judged(request, rows, words) for request in choosing])
         likeliest = logits.argmax(-1).tolist()
         for request, best, row in zip(choosing, likeliest, logits):
             if request.greedy:
                 request.take(best)
             else:
-                request.advance(row)
+                request.advance(row if request.inside else row[:words])
         speaking = [row for row, request in enumerate(requests) if len(request.rows) < len(request.ids)]
         speaking = [row for row in speaking if id(requests[row]) not in led]
         if speaking and self.steps is not None:
@@ -323,13 +327,16 @@ def _each(requests: Many[Request]) -> list[Request]:
     return [one for request in requests for one in (request, request.against) if one is not None]
 
 
-def _judged(request: Request, rows: dict[int, Tensor]) -> Tensor:
-    """The logits (vocab) that a request chooses from: guided, and with what may not follow ruled out."""
-    row = rows[id(request)]
+def _judged(request: Request, rows: dict[int, Tensor], words: int) -> Tensor:
+    """The logits (vocab, and codes behind it) that a request chooses from: guided, and with what may not follow ruled
+    out. words: how many of them are of the vocabulary."""
+    row = rows[id(request)].float()
     if request.against is not None:
         plain = rows[id(request.against)].float()
-        row = plain + request.sampling.guidance * (row.float() - plain)
-    return row.float() if request.drawing is None else request.drawing.allow(row.float())
+        row = plain + request.sampling.guidance * (row - plain)
+    if request.drawing is None:
+        return torch.where(torch.arange(len(row), device=row.device) < words, row, -torch.inf)
+    return request.drawing.allow(row)
 
 
 def _in_order(position: Tensor, counts: list[int]) -> Layout:

@@ -66,7 +66,7 @@ class Drawing:
         return self.begin is not None and len(self.drawn) >= self.most
 
     def allow(self, logits: Tensor) -> Tensor:
-        """logits (vocab) of the next token -> the same with -inf at all that may not follow."""
+        """logits (vocab, and codes behind it) of the next token -> the same with -inf at all that may not follow."""
         allowed = torch.zeros_like(logits, dtype=torch.bool)
         if self._kind is None:
             allowed.fill_(True)

@@ -184,7 +184,7 @@ class Engine:
         """
         request = self.request(self.prompt(sample, sampling), sampling, drawn)
         if sampling.guidance != 1 and drawn[1] is not None:
-            request.against = self.request(self.prompt(_without_words(sample), sampling), sampling)
+            request.against = self.request(self._unconditional(sample, sampling, drawn[1]), sampling)
         return request
 
     def prompt(self, sample: Sample, sampling: Sampling, items: bool = True) -> Sequence:
@@ -200,11 +200,23 @@ class Engine:
             )
         return self.renderer.render(sample, generate=True, items=items, max_tokens=room)
 
+    def _unconditional(self, sample: Sample, sampling: Sampling, kind: str) -> Sequence:
+        """The prompt with nothing said: what a guided request is compared with."""
+        tokens = self.model.config.formats[kind]
+        if tokens.blank is None:
+            empty = (replace(part, data="") if part.kind == "text" else part for part in sample.segments)
+            return self.prompt(replace(sample, segments=tuple(empty)), sampling)
+        prompt = self.prompt(sample, sampling)
+        kept = [id for id in (tokens.open, self.renderer.tokenizer.bos) if id is not None]
+        blank = torch.isin(prompt.ids, torch.tensor(kept), invert=True)
+        return replace(prompt, ids=prompt.ids.masked_fill(blank, tokens.blank))
+
     def request(self, sequence: Sequence, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
         """A request of a rendered prompt."""
         text = Text(self.renderer.tokenizer, sampling.stop)
         config = self.model.config
-        formats = {kind: (tokens, config.said(kind)) for kind, tokens in config.formats.items()}
+        said = [kind for kind in config.formats if drawn[0] or kind not in config.aside]
+        formats = {kind: (config.formats[kind], config.said(kind)) for kind in said}
         drawing = Drawing(formats, *drawn) if formats else None
         marks = marks_of(sequence, config.rule)
         words = sequence.ids[sequence.modality == 0] if sequence.ids.dim() == 1 else sequence.ids[:0, 0]
@@ -348,12 +360,6 @@ class Engine:
         finally:
             for module in learning:
                 module.training = True
-
-
-def _without_words(sample: Sample) -> Sample:
-    """A prompt with nothing said: what a guided request is compared with."""
-    empty = (replace(part, data="") if part.kind == "text" else part for part in sample.segments)
-    return replace(sample, segments=tuple(empty))
 
 
 def _filled(sequence: Sequence, made: dict[str, dict[object, Tensor]], kept: Iterable[str]) -> Sequence:

@@ -87,13 +87,18 @@ class Request:
         room = self.sampling.max_tokens - len(self.ids) - 1
         return [] if self.drafter is None or room < 1 else self.drafter.draft(self)[:room]
 
+    @property
+    def inside(self) -> bool:
+        """Whether the next token belongs to an item."""
+        return self.drawing is not None and self.drawing.inside
+
     def pick(self, logits: Tensor) -> int:
         """A code of a further stream, from logits (codes)."""
         return self.chooser.draw(logits)
 
     def advance(self, logits: Tensor) -> int:
-        """Choose the next token from logits (vocab)."""
-        if self.drawing is not None and self.drawing.inside:  # no word, so nothing that is said of words holds
+        """Choose the next token from logits (vocab, and inside an item codes behind it)."""
+        if self.inside:  # no word, so nothing that is said of words holds
             chosen = self.chooser.draw(logits)
         else:
             choice = self.chooser.choose(logits)

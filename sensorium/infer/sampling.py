@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from sensorium.config import Config
+from sensorium.infer.constrain import Constraint
 from sensorium.tokenizer import Tokenizer
 
 
@@ -30,6 +31,7 @@ class Sampling(Config):
     logprobs            the logarithm of the probability of each token that was chosen, with as many of the likeliest
                         beside it; None for none at all. They are the model's own: of its logits as they are, before
                         anything said here changes them
+    constraint          the form of the answer: one of some texts, a regular expression, a JSON schema
     seed                request i of a call draws from a generator of its own, seeded by seed + i
     max_tokens          longest answer, in tokens
     stop                texts that end the answer; they are not part of it
@@ -47,6 +49,7 @@ class Sampling(Config):
     logit_bias: dict[int, float] = {}
     n: int = Field(default=1, gt=0)
     logprobs: int | None = Field(default=None, ge=0, strict=True)  # True of chat interfaces is no number
+    constraint: Constraint | None = None
     seed: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=256, gt=0)
     stop: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
 
 import torch
 from torch import Tensor
@@ -26,6 +27,36 @@ def picture_vectors(
 def text_vectors(engine: Engine, texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Tensor:
     """(N, E) float32 unit vectors. Raises TooLong for a text that the tower has no positions for."""
     return _vectors(engine, (Sample((Segment("text", one),)) for one in texts), lambda outputs: outputs.text, progress)
+
+
+@torch.inference_mode()
+def pair_logits(
+    engine: Engine, pairs: Many[tuple[Media, str]], progress: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """(N) pictures with a text -> (N, 2) logits float32: apart, together.
+
+    progress  called with the number that is done, and of how many
+    Raises UserError for a model that judges no pairs.
+    """
+    if not isinstance(engine.model, Dual):
+        raise UserError(f"a {type(engine.model).__name__} model judges no pairs: ask a contrastive one that does")
+    found: list[Tensor] = []
+    pending: list[Sequence] = []
+
+    def flush() -> None:
+        outputs = engine.outputs(pending)
+        found.append(outputs.matching(*outputs.pairs.unbind(1)).float().cpu())
+        pending.clear()
+
+    for done, (picture, text) in enumerate(pairs):
+        pending.append(engine.renderer.render(Sample((Segment("image", picture), Segment("text", text)))))
+        if len(pending) >= engine.items or sum(map(len, pending)) >= engine.tokens:
+            flush()
+            if progress is not None:
+                progress(done + 1, len(pairs))
+    if pending:
+        flush()
+    return torch.cat([torch.zeros(0, 2), *found])
 
 
 def _vectors(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, compile_layout
-from sensorium.models.grounding import GroundingHead, Reader, passes
+from sensorium.models.grounding import GroundingHead, MatchingHead, Reader, passes
 from sensorium.models.wiring import Outputs, Wiring
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.part import Features
@@ -95,10 +95,11 @@ class Dual(Wiring):
         backbone  the text stack; None: that of the one connector, which reads text itself (a Q-Former)
         text      the state that stands for a text: of its first or its last token (the one that ends it), or their mean
         text_bias whether the projection of texts has a bias (SigLIP's; CLIP's has none)
-        scale     of the logits at first (1 / temperature); it is learned
+        scale     of the logits at first (1 / temperature), learned; None: logits are the similarities themselves
         ceiling   the scale never exceeds it (CLIP section 2.5); None: no limit
         bias      of the logits at first, learned (SigLIP section 3.2); None: there is none
-        grounded  text also reads items, for objectives of matching and language (models/grounding.py)
+        grounded  text also reads items, for objectives of matching, and where the text stack is that of a Q-Former, of
+                  language (models/grounding.py)
         start     in that language pass, the id that takes the place of a text's first one (BLIP-2's [DEC])
         """
 
@@ -106,7 +107,7 @@ class Dual(Wiring):
         backbone: Backbone.Config | None = None
         text: Pick = "last"
         text_bias: bool = False
-        scale: float = Field(default=1 / 0.07, gt=0)
+        scale: float | None = Field(default=1 / 0.07, gt=0)
         ceiling: float | None = Field(default=100.0, gt=0)
         bias: float | None = None
         grounded: bool = False
@@ -131,7 +132,8 @@ class Dual(Wiring):
         @property
         def measures(self) -> dict[str, float]:
             """Width of the space; temperature, scale and bias of the logits at first."""
-            found = {"space": self.width, "temperature": 1 / self.scale, "logit_scale": self.scale}
+            scale = 1.0 if self.scale is None else self.scale
+            found = {"space": self.width, "temperature": 1 / scale, "logit_scale": scale}
             return found if self.bias is None else {**found, "logit_bias": self.bias}
 
         @property
@@ -147,11 +149,15 @@ class Dual(Wiring):
         super().__init__(config)
         self.backbone: Backbone | None = config.backbone.build() if config.backbone is not None else None
         self.head: ContrastiveHead = ContrastiveHead(config, config.stack.width)
-        self.grounding: GroundingHead | None = None
-        if config.grounded:
+        self.grounding: GroundingHead | MatchingHead | None = None
+        cross = None if config.backbone is None else config.backbone.block.cross
+        if config.grounded and cross is not None and cross.route is None:
+            self.grounding = MatchingHead(config.stack.width)
+        elif config.grounded:
             if [isinstance(part, Reader) for part in self.connectors.values()] != [True]:
-                raise ValueError("a grounded text stack is that of the one connector, a Q-Former: "
-                                 f"given {[part.tag() for part in config.connectors.values()]}")  # fmt: skip
+                given = [part.tag() for part in config.connectors.values()]
+                raise ValueError("a grounded text stack reads items by cross-attention, or is that of the one "
+                                 f"connector, a Q-Former: given {given}")  # fmt: skip
             self.grounding = GroundingHead(config.stack.width, config.stack.vocab)
 
     @property
@@ -209,6 +215,22 @@ class Dual(Wiring):
         seen = replace(sequence, spans=spans)
         return self.stack(self.stack.embed_tokens(seen.ids), compile_layout(seen, rule), memory=memory)
 
+    def judge(
+        self, sequence: Sequence, features: dict[str, Features], documents: Tensor, images: Tensor, texts: Tensor
+    ) -> Tensor:  # fmt: skip
+        """(M) items and (M) texts, by number -> (M, 2) logits: apart, together. Each text reads the item by
+        cross-attention.
+
+        documents  (N) of each text
+        """
+        assert self.grounding is not None
+        if not len(images):
+            return self.grounding.match(next(self.stack.parameters()).new_zeros(0, self.stack.config.width))
+        [kind] = features
+        seen = paired(sequence, images, documents[texts], kind)
+        states = self.read(seen, self.config.rule, features)
+        return self.grounding.match(pick(states, seen, self.config.text))
+
 
 class ContrastiveHead(nn.Module):
     """Projection of texts into the shared space, scale and bias of the logits."""
@@ -219,16 +241,19 @@ class ContrastiveHead(nn.Module):
         nn.init.normal_(self.text.weight, std=text_width**-0.5)
         if self.text.bias is not None:
             nn.init.zeros_(self.text.bias)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.log_scale = None if config.scale is None else nn.Parameter(torch.tensor(math.log(config.scale)))
         self.bias = nn.Parameter(torch.tensor(config.bias)) if config.bias is not None else None
         self.ceiling = math.log(config.ceiling) if config.ceiling is not None else None
 
     def terms(self) -> tuple[Tensor, Tensor | None]:
         """Scale and bias of the logits, float32."""
+        bias = None if self.bias is None else self.bias.float()
+        if self.log_scale is None:
+            return self.text.weight.new_ones((), dtype=torch.float32), bias
         scale = self.log_scale.float()
         if self.ceiling is not None:
             scale = _Ceiling.apply(scale, self.ceiling)
-        return scale.exp(), None if self.bias is None else self.bias.float()
+        return scale.exp(), bias
 
 
 class _Ceiling(torch.autograd.Function):

@@ -29,7 +29,7 @@ from sensorium.codecs.base import Codec
 from sensorium.codecs.tokens import CodeTokens, Signals
 from sensorium.errors import UserError
 from sensorium.mask import AttentionRule, Layout, compile_layout
-from sensorium.models.code_head import CodeHead
+from sensorium.models.code_head import CodeHead, CodeHeads, formats
 from sensorium.models.generator import Generated, Generator
 from sensorium.models.latent_stream import LatentStream
 from sensorium.models.latents import Noised
@@ -62,8 +62,8 @@ class Fused(LatentStream):
         deep      kinds whose tokens go on behind some blocks: {"image": (1, 2)} adds what else the connector makes of a
                   feature to the state of its token when so many blocks are done (DeepStack, arXiv 2406.04334)
         marks     kinds whose tokens have ids of the vocabulary among them: {"image": Marks(row=71019)}
-        codes     kinds whose codes have embeddings and a head of their own, beside the vocabulary (Janus); items of the
-                  kind that are read go through an encoder
+        codes     kinds whose codes have embeddings and a head of their own, beside the vocabulary (Janus): they are
+                  said between the kind's marks; items of the kind that are read go through an encoder
         tokens    kinds whose items are codes of their codec, among the words of the vocabulary
         generators  kinds whose items in an answer are signals, by whose states another wiring makes them
         """
@@ -84,7 +84,12 @@ class Fused(LatentStream):
 
         @property
         def formats(self) -> dict[str, CodeTokens | Signals]:
-            return {**self.tokens, **{kind: one.signals for kind, one in self.generators.items()}}
+            aside = formats(self.codes, self.marks, self.backbone.vocab)
+            return {**self.tokens, **aside, **{kind: one.signals for kind, one in self.generators.items()}}
+
+        @property
+        def aside(self) -> tuple[str, ...]:
+            return tuple(self.codes)
 
         def said(self, kind: str) -> Grid:
             return self.generators[kind].grid if kind in self.generators else super().said(kind)
@@ -216,6 +221,8 @@ class Fused(LatentStream):
                 raise ValueError(f"a generator reads behind more blocks than the backbone's {self.backbone.depth}")
             if any(kind not in self.codecs or self.codecs[kind].codes != one.codes for kind, one in self.codes.items()):
                 raise ValueError(f"codes {sorted(self.codes)} need a codec of the kind that makes as many")
+            if self.codes and self.streams is not None:
+                raise ValueError("ids of parallel streams are words of each: leave out either `codes` or `streams`")
             if set(self.tokens) != coded:
                 raise ValueError(f"the codecs {sorted(coded)} need `tokens`, their place in the vocabulary, and no "
                                  f"others do: given {sorted(self.tokens)}")  # fmt: skip
@@ -224,8 +231,9 @@ class Fused(LatentStream):
                 if tokens.codes != self.codecs[kind].codes:
                     raise ValueError(f"tokens.{kind} has {tokens.codes} codes, its codec {self.codecs[kind].codes}")
             for kind, tokens in self.formats.items():
-                if max(tokens.ids) >= self.backbone.vocab or taken & set(tokens.ids):
-                    raise ValueError(f"{kind} as tokens or signals ends at id {max(tokens.ids)}: the vocabulary has "
+                own = tokens.marks if kind in self.codes else tokens.ids
+                if max(own) >= self.backbone.vocab or taken & set(tokens.ids):
+                    raise ValueError(f"{kind} as tokens or signals ends at id {max(own)}: the vocabulary has "
                                      f"{self.backbone.vocab}, and every kind needs ids of its own")  # fmt: skip
                 taken |= set(tokens.ids)
 
@@ -239,12 +247,21 @@ class Fused(LatentStream):
         self.streams: Streams | None = streams.build(stack.vocab, stack.width) if streams is not None else None
         self.thinker: Thinker | None = config.thinker.build(config.backbone.width) if config.thinker else None
         width = config.backbone.width
-        self.codes = nn.ModuleDict({kind: part.build(width) for kind, part in config.codes.items()})
+        self.codes = CodeHeads({kind: part.build(width) for kind, part in config.codes.items()})
         self.generators = nn.ModuleDict({kind: part.build(width) for kind, part in config.generators.items()})
 
     @property
     def stack(self) -> Backbone:
         return self.backbone
+
+    def embed(self, ids: Tensor) -> Tensor:
+        words = self.config.backbone.vocab
+        if not self.codes:
+            return super().embed(ids)
+        return self.codes.embed(ids, super().embed(ids.clamp(max=words - 1)), words)
+
+    def aside(self, hidden: Tensor) -> Tensor:
+        return self.codes.logits(hidden)
 
     def forward(
         self, sequence: Sequence, cache: Cache | None = None, layout: Layout | None = None,
@@ -310,6 +327,12 @@ class Fused(LatentStream):
             else:
                 x = place(x, tokens, kind, sequence)
         return x, beside, deeper
+
+    def alone(self, sequence: Sequence) -> Tensor | None:
+        if any((self.source, self.thinker, self.streams, self.config.memory, self.config.deep, self.config.latents,
+                self.config.generators)):  # fmt: skip
+            return None
+        return self.stream(sequence)[0]
 
     # ---- generators
 

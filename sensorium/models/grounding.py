@@ -7,6 +7,7 @@ other; in `judge` all see all; in `speak` text sees its item and the words befor
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -52,6 +53,14 @@ class GroundingHead(nn.Module):
     def words(self, hidden: Tensor, stack: Backbone) -> Tensor:
         """hidden (N, D) -> logits (N, vocab)."""
         return stack.logits(self.norm(F.gelu(self.transform(hidden)))) + self.bias
+
+
+class MatchingHead(nn.Module):
+    """match: apart or together, of the state at a text's first token (ALBEF, arXiv 2107.07651, section 3.2; BLIP)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.match = nn.Linear(width, 2)
 
 
 class Grounding:
@@ -114,5 +123,7 @@ def passes(
     """What `DualOutputs` calls `language` and `match`; None in a model without them."""
     if model.grounding is None:
         return None, None
+    if isinstance(model.grounding, MatchingHead):
+        return None, partial(model.judge, sequence, features, texts)
     grounding = Grounding(model, sequence, features, texts)
     return grounding.speak, grounding.judge

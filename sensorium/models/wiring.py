@@ -156,6 +156,11 @@ class Wiring(Part):
             """By kind, how items that the model can say stand among its words."""
             return {}
 
+        @property
+        def aside(self) -> tuple[str, ...]:
+            """Kinds of `formats` whose codes are no words: their ids are behind the vocabulary."""
+            return ()
+
         def said(self, kind: str) -> Grid:
             """What an item that the model says has between its marks: one frame, or as many as become one, of the size
             that the codec was made for."""
@@ -221,6 +226,10 @@ class Wiring(Part):
             return self.stack.embed_tokens(ids)
         return self.stack.embed_tokens(ids[:, 0]) + self.streams.embed(ids[:, 1:])
 
+    def aside(self, hidden: Tensor) -> Tensor:
+        """hidden (N, D) -> (N, codes): logits of the ids behind the vocabulary, of codes that are no words."""
+        return hidden[:, :0]
+
     def reference(self) -> Tensor:
         """A parameter with the device and dtype that the model computes in."""
         return next((self.stack if self.config.reads_text else self).parameters())
@@ -234,6 +243,11 @@ class Wiring(Part):
         """States between blocks that generators read, by how many are done, filled in a pass of the backbone with what
         is returned in place of `between`."""
         return {}, dict(between)
+
+    def alone(self, sequence: Sequence) -> Tensor | None:
+        """(T, D), where that is all that the stack reads of a sequence: nothing stands beside it or comes between its
+        blocks."""
+        return None
 
     def signals(self, hidden: Tensor, seen: Mapping[int, list[Tensor]]) -> dict[str, Tensor]:
         """hidden (T, D) and what `watch` saw of the same tokens -> by kind what a generator reads of each, (T, layers,

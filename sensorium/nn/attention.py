@@ -15,6 +15,7 @@ from sensorium.mask import Layout
 from sensorium.nn.norm import Norm
 from sensorium.nn.part import Part
 from sensorium.nn.rope import rotate
+from sensorium.nn.wide import slow
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import LayerCache
@@ -229,8 +230,11 @@ def attend(
     cap   the scores are softly held within it, before the mask
 
     On CPU, torch's flash kernel is slow for short documents in bf16 (its backward pass five times), so there the
-    scores are two plain products as long as they stay small.
+    scores are two plain products as long as they stay small; without an instruction for bf16 all of it is in float32.
     """
+    if slow(q):
+        mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
+        return attend(q.float(), k.float(), v.float(), mask, causal, cap).to(q.dtype)
     if cap is not None:
         return _attend_by_products(q, k, v, mask, causal, cap)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[1] > 1 and k.shape[1] <= SHORT:

@@ -25,6 +25,7 @@ from sensorium.nn.readout import Readout
 from sensorium.nn.relative import CellBias, LinearBias, RelativeBias
 from sensorium.nn.rope import Rope, signed
 from sensorium.nn.sinusoid import Sinusoid
+from sensorium.nn.wide import wide
 
 if TYPE_CHECKING:
     from sensorium.infer.cache import Cache
@@ -199,15 +200,10 @@ class Backbone(Part):
         return x * torch.tensor(self.config.width**0.5, dtype=x.dtype) if self.config.scaled_embed else x
 
     def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        cache: Cache | None = None,
-        depth: int | None = None,
-        memory: Tensor | None = None,
-        between: Mapping[int, Between] | None = None,
+        self, x: Tensor, layout: Layout, cache: Cache | None = None, depth: int | None = None,
+        memory: Tensor | None = None, between: Mapping[int, Between] | None = None,
         conditions: Conditions | list[Conditions] | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """x (T, D) -> (T, D) after `depth` blocks (default: all; the final norm only after all).
 
         memory      (M, memory width) for blocks with cross-attention; in decoding the cache knows what was read before
@@ -216,6 +212,13 @@ class Backbone(Part):
         conditions  of the tokens, for blocks that are modulated; a list: of every block its own, and the first block's
                     for the final norm
         """
+        with wide(x):
+            return self._through(x, layout, cache, depth, memory, between, conditions)
+
+    def _through(
+        self, x: Tensor, layout: Layout, cache: Cache | None, depth: int | None, memory: Tensor | None,
+        between: Mapping[int, Between] | None, conditions: Conditions | list[Conditions] | None,
+    ) -> Tensor:  # fmt: skip
         cross = self.config.block.cross
         if cross is not None and memory is None:
             memory = x.new_zeros(0, cross.memory or self.config.width)
@@ -273,8 +276,9 @@ class Backbone(Part):
         """hidden (N, D) -> (N, vocab)."""
         if self.embed is None:
             raise ValueError("this backbone has no vocabulary, so it has no logits")
-        read = hidden if self.readout is None else self.readout(hidden)
-        logits = nn.functional.linear(read, self.embed.weight) if self.head is None else self.head(read)
+        with wide(hidden):
+            read = hidden if self.readout is None else self.readout(hidden)
+            logits = nn.functional.linear(read, self.embed.weight) if self.head is None else self.head(read)
         logits = logits if self.readout is None else self.readout.shifted(logits)
         cap = self.config.soft_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -113,7 +113,8 @@ class Gate:
                 visit.code = refused.code or ""
                 await refused.response()(scope, receive, sent)
             else:
-                await self.app(scope, receive, sent)
+                async with asyncio.timeout(state.limits.longest):  # for clients that ask and do not read
+                    await self.app(scope, receive, sent)
         except BaseException as error:
             visit.status = GONE if isinstance(error, asyncio.CancelledError) else visit.status or 500
             raise

@@ -59,6 +59,11 @@ class Limits(Config):
     url_bytes: int = Field(default=16 << 20, gt=0)
     url_seconds: float = Field(default=10.0, gt=0)
 
+    @property
+    def longest(self) -> float:
+        """Seconds after which even a client that does not read its answer is left."""
+        return self.body_seconds + self.request_seconds + 5
+
 
 class Budget:
     """Bytes of bodies that are held now."""

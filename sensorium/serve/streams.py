@@ -186,19 +186,19 @@ class Events(Response):
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        last = b""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            try:
-                await self.watch.run(self._pump(send))
-            except ApiError as error:
-                self.watch.visit.code = error.code or ""
-                if error.status_code == GONE:
-                    self.watch.visit.status = GONE
-                    return
-                await send({"type": "http.response.body", "body": event(error.value()), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await self.watch.run(self._pump(send))
+        except ApiError as error:
+            self.watch.visit.code = error.code or ""
+            if error.status_code == GONE:
+                self.watch.visit.status = GONE
+                return
+            last = event(error.value())
         finally:
             self.done()
+        await send({"type": "http.response.body", "body": last})
 
     async def _pump(self, send: Send) -> None:
         async for content in self.events:

@@ -311,7 +311,7 @@ def _towers(model: Dual, encoded: dict[str, Any], kept: _Kept) -> _Ran:
     with _counting() as blocks, kept.hooks(), kept.apart(model.stack.blocks):
         hidden = model.stack(x, _causal(length, 0, [0] * length))
     with _counting() as head, kept.hooks():
-        loss = (image.float() @ model.head.text(hidden[-1:]).float().T).sum() * model.head.log_scale
+        loss = (image.float() @ model.head.text(hidden[-1:]).float().T).sum() * model.head.terms()[0]
     return _Ran(loss, length, blocks.get_total_flops(), forward.get_total_flops() + head.get_total_flops())
 
 

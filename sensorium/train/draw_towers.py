@@ -80,5 +80,6 @@ def _table(model: Dual.Config, box: Box) -> Iterable[str]:
             cell = Box(box.x + column * STEP, box.y + row * STEP, CELL, CELL)
             yield rect(cell, ANSWER if pair else "#ffffff", ANSWER_EDGE if pair else LINE, radius=3, width=1.2)
     bias = "" if model.bias is None else f" {model.bias:+g}"
-    says = f"scale x similarity{bias}, scale {model.scale:.3g} at first: pairs on the diagonal"
+    scaled = f"scale x similarity{bias}, scale {model.scale:.3g} at first" if model.scale else f"similarity{bias}"
+    says = f"{scaled}: pairs on the diagonal"
     yield text(box.middle, box.y - 14, says, size=13, colour=SOFT)

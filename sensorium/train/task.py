@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sensorium.encoders.base import native_bfloat16
 from sensorium.errors import UserError
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.generator import Generator
@@ -17,6 +16,7 @@ from sensorium.models.wiring import Wiring
 from sensorium.nn.blank import blank
 from sensorium.nn.lora import add_lora
 from sensorium.nn.part import Stepped
+from sensorium.nn.wide import native_bfloat16
 from sensorium.objectives.base import Loss, Objective, StepObjective
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Media, Sequence, made

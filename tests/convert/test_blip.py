@@ -148,10 +148,10 @@ def test_what_the_layout_cannot_say_is_not_written(both):
 
 def test_other_classes_of_blip_and_contradictions_are_refused(both, tmp_path):
     folder, reference, _, _ = both
-    matching = tmp_path / "matching"
-    saved(transformers.BlipForImageTextRetrieval, reference.config, matching)
-    with pytest.raises(UserError, match="its class is BlipForImageTextRetrieval; of BLIP the captioner alone"):
-        sensorium.load(matching)
+    asking = tmp_path / "asking"
+    saved(transformers.BlipForQuestionAnswering, reference.config, asking)
+    with pytest.raises(UserError, match="its class is BlipForQuestionAnswering; of BLIP the captioner can be opened"):
+        sensorium.load(asking)
     for number, (path, value, message) in enumerate((
         (("text_config", "encoder_hidden_size"), 77, "encoder_hidden_size is 77, and the vision tower is"),
         (("text_config", "bos_token_id"), 5, "bos_token_id is 5, which is no special token"),

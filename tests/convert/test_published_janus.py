@@ -1,5 +1,6 @@
 """Janus of transformers, with its own processor, opened here and written back."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,7 +13,9 @@ import sensorium
 from sensorium.api import messages_to_sample
 from sensorium.convert.family import family_named
 from sensorium.convert.published import open_published, write_published
-from sensorium.errors import UserError
+from sensorium.infer.sampling import Sampling
+from sensorium.recipes.finetune import finetune
+from sensorium.train.build import tokenizer_of
 
 PARTS = (
     "{% for message in messages %}{{ message['role'] + ': ' }}{% for part in message['content'] %}"
@@ -63,6 +66,14 @@ def both(request, tmp_path_factory):
         image_token_id=WORDS.convert_tokens_to_ids("<image>"), tie_word_embeddings=tied,
     )  # fmt: skip
     reference = saved(transformers.JanusForConditionalGeneration, config, folder)
+    answers = reference.generation_config
+    answers.update(
+        bos_token_id=WORDS.bos_token_id,
+        eos_token_id=WORDS.eos_token_id,
+        pad_token_id=WORDS.pad_token_id if tied else WORDS.convert_tokens_to_ids("x"),
+    )
+    answers.generation_kwargs = {"boi_token_id": WORDS.convert_tokens_to_ids("<boi>")}
+    answers.save_pretrained(folder)
     size = vision["image_size"]
     pictures = transformers.JanusImageProcessorPil(size={"height": size, "width": size}, **prepared)
     processor = transformers.JanusProcessor(
@@ -151,8 +162,94 @@ def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, 
     with torch.no_grad():
         torch.testing.assert_close(again(**theirs).logits, reference(**wanted).logits, rtol=0, atol=0)
     assert torch.equal(sensorium.load(written, "fp32").logits(prompt)[1], model.logits(prompt)[1])
+    drawn, wanted = (drawn_there(one, processor, asked("A bird."), 5)[0] for one in (again, reference))
+    assert torch.equal(drawn, wanted)
 
 
-def test_it_says_no_pictures_yet(both):
-    with pytest.raises(UserError, match="says no image"):
-        both[3].draw("a cat")
+class Record:
+    """A logits processor that keeps what the head says.
+
+    Without guidance the reference does not choose between its two rows: the first is that of the words.
+    """
+
+    def __init__(self, guided):
+        self.guided, self.logits = guided, []
+
+    def __call__(self, input_ids, scores):
+        self.logits.append(scores.clone())
+        return scores if self.guided else scores[:1]
+
+
+def drawn_there(reference, processor, messages, guidance):
+    """Codes (N), and logits (N, 2, codes) of the words and of the blank prompt."""
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    theirs = processor(text=[prompt], generation_mode="image", return_tensors="pt")
+    record = Record(guidance > 1)
+    codes = reference.generate(
+        theirs["input_ids"], attention_mask=theirs["attention_mask"], generation_mode="image", do_sample=False,
+        guidance_scale=guidance, logits_processor=transformers.LogitsProcessorList([record]),
+    )  # fmt: skip
+    return codes[0], torch.stack(record.logits)
+
+
+@pytest.mark.parametrize("guidance", [5, 1])
+def test_greedy_codes_and_their_logits_are_the_references(both, guidance):
+    _, reference, processor, model = both
+    prompts = [asked("A red bird, drawn small."), asked("two")]
+    samples = [messages_to_sample(one) for one in prompts]
+    sampling = Sampling(guidance=guidance, max_tokens=1)
+    together = model.engine.answered(samples, sampling, None, (1, "image"))
+    for prompt, sample, request in zip(prompts, samples, together):
+        codes, expected = drawn_there(reference, processor, prompt, guidance)
+        assert request.drawing.drawn[0].codes.tolist() == codes.tolist()
+        assert len(set(codes.tolist())) > 1
+        logits = []
+        hook = model.network.codes["image"].register_forward_hook(
+            lambda part, given, out, kept=logits: kept.append(out)
+        )
+        model.engine.answered([sample], sampling, None, (1, "image"))
+        hook.remove()
+        said = torch.stack(logits[1 : 1 + len(codes)])  # the first is of the mark that opens it
+        torch.testing.assert_close(said, expected[:, : said.shape[1]], rtol=0, atol=2e-4)
+        assert said.shape[1] == (1 if guidance == 1 else 2)
+        assert guidance == 1 or not torch.allclose(said[:, 0], said[:, 1], atol=1e-2)
+
+
+def test_a_drawn_picture_is_the_references(both):
+    _, reference, processor, model = both
+    messages = asked("A red bird.")
+    codes, _ = drawn_there(reference, processor, messages, 5)
+    shown = model.draw(messages, temperature=0.0, guidance=5.0)
+    with torch.no_grad():
+        theirs = reference.decode_image_tokens(codes[None])
+    codec = model.network.codec("image")
+    grid = model.network.config.said("image")
+    ours = codec.decode(codes.view(1, 1, grid.rows, grid.cols, 1))
+    torch.testing.assert_close(ours[0, :, 0].permute(1, 2, 0), theirs[0], rtol=0, atol=1e-4)
+    [whole] = processor.postprocess([theirs[0].permute(2, 0, 1)], return_tensors="PIL.Image.Image")["pixel_values"]
+    assert shown.size == whole.size == (codec.config.transform.size,) * 2
+    levels = torch.tensor(np.array(shown)).int() - torch.tensor(np.array(whole)).int()
+    assert levels.abs().max() <= 1  # the reference cuts levels off, here they are rounded
+
+
+def test_a_picture_among_words_stands_between_its_marks(both):
+    model = both[3]
+    sample = messages_to_sample(asked("Two birds?"))
+    hot = Sampling(temperature=9.0, max_tokens=60, seed=3)
+    found = model.engine.answered([sample] * 60, hot, None, (1, None))
+    tokens, words = model.network.config.formats["image"], model.network.config.backbone.vocab
+    seen = 0
+    for request in found:
+        inside = [id for id in request.ids if id >= words]
+        assert len(inside) == len(request.drawing.drawn) * model.network.config.said("image").tokens
+        for one in request.drawing.drawn:
+            piece = request.ids[one.start : one.start + one.length]
+            assert (piece[0], piece[-1]) == (tokens.open, tokens.close)
+            assert [id - words for id in piece[1:-1]] == one.codes.tolist()
+            seen += 1
+    assert seen > 2
+
+
+def test_its_tokenizer_fits_a_run_that_begins_with_it(both):
+    recipe = finetune(both[0])
+    assert len(tokenizer_of(recipe)) == len(WORDS)

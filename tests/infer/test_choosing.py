@@ -22,7 +22,7 @@ def chooser(prompt=(), seed=0, **options) -> Chooser:
     return Chooser(Sampling(**options), TOKENIZER, list(prompt), seed, frozenset())
 
 
-def drawn(count=8000, **options) -> list[float]:
+def drawn(count=2500, **options) -> list[float]:
     """How often each id is chosen."""
     one = chooser(**{"temperature": 1.0, **options})
     ids = torch.tensor([one.choose(LOGITS).id for _ in range(count)])

@@ -32,13 +32,13 @@ class Broken:
 def read(tiny, monkeypatch):
     """Token counts of the prompts that the model read."""
     counts = []
-    forward = type(tiny.model).forward
+    stream = type(tiny.model).stream
 
-    def counted(self, sequence, *rest):
+    def counted(self, sequence):
         counts.append(len(sequence))
-        return forward(self, sequence, *rest)
+        return stream(self, sequence)
 
-    monkeypatch.setattr(type(tiny.model), "forward", counted)
+    monkeypatch.setattr(type(tiny.model), "stream", counted)
     return counts
 
 
@@ -94,7 +94,7 @@ def test_an_interrupted_prompt_is_not_part_of_the_conversation(tiny, monkeypatch
     "".join(session.send("one"))
     before = session.segments
     with monkeypatch.context() as patch:
-        patch.setattr(tiny.model.backbone, "forward", _interrupt)
+        patch.setattr(type(tiny.model), "stream", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             list(session.send("two"))
     assert session.segments == before

@@ -11,6 +11,8 @@ from sensorium.connectors.mlp import MLP
 from sensorium.encoders.transform import ImageTransform
 from sensorium.models.code_head import CodeHead
 from sensorium.models.fused import Fused
+from sensorium.models.marks import Marks
+from sensorium.models.streams import Streams
 from sensorium.nn.backbone import llama
 
 BACKBONE = llama(vocab=40, width=16, depth=1, heads=2, hidden=16)
@@ -18,10 +20,10 @@ CODEC = VQ.Config(transform=ImageTransform(size=8), conv=Convolutions(channels=8
                   quantizer=Quantizer.Config(codes=9, width=3), wide=6)  # fmt: skip
 
 
-def fused(codes: int) -> Fused.Config:
+def fused(codes: int, **more) -> Fused.Config:
     return Fused.Config(
         encoders={"image": TinyEye.Config()}, connectors={"image": MLP.Config()}, codecs={"image": CODEC},
-        codes={"image": CodeHead.Config(codes=codes, width=3)}, backbone=BACKBONE,
+        codes={"image": CodeHead.Config(codes=codes, width=3)}, backbone=BACKBONE, **more,
     )  # fmt: skip
 
 
@@ -38,6 +40,29 @@ def test_layers_with_gelu_between_them():
 def test_they_need_a_codec_that_makes_as_many_and_leave_the_words_alone():
     model = fused(9).build()
     assert model.codes["image"].embedding.num_embeddings == 9
-    assert model.config.formats == {}
+    assert model.config.formats == {}  # nothing says what would open one
     with pytest.raises(ValueError, match="as many"):
         fused(8)
+
+
+def test_ids_behind_the_vocabulary_are_codes():
+    torch.manual_seed(0)
+    model = fused(9, marks={"image": Marks(open=(3,), close=(4,), filler=5)}).build()
+    tokens = model.config.formats["image"]
+    assert (tokens.first, tokens.codes, tokens.open, tokens.close) == (40, 9, 3, 4)
+    head, hidden = model.codes["image"], torch.randn(3, 16)
+    ids = torch.tensor([3, 40, 48, 4])
+    found = model.embed(ids)
+    torch.testing.assert_close(found[[0, 3]], model.backbone.embed_tokens(ids[[0, 3]]))
+    torch.testing.assert_close(found[1:3], head.embed(torch.tensor([0, 8])))
+    torch.testing.assert_close(model.aside(hidden), head(hidden))
+    found.sum().backward()
+    assert head.embedding.weight.grad[[0, 8]].abs().min() > 0
+
+
+def test_marks_are_words_and_streams_have_no_codes_beside_them():
+    with pytest.raises(ValueError, match="the vocabulary has 40"):
+        fused(9, marks={"image": Marks(open=(3,), close=(49,), filler=5)})
+    streams = Streams.Config(codes=(9,), delays=(0,), says=1, depth=BACKBONE.replace(vocab=0))
+    with pytest.raises(ValueError, match="leave out either"):
+        fused(9, streams=streams)

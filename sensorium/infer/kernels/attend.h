@@ -8,6 +8,8 @@
 #define PIECE 32  /* keys, at least */
 #define BESIDE 4  /* keys whose scores are summed at once */
 #define MIXED 8   /* values that are added at once */
+#define STREAMS 4 /* of keys, and of values, that are fetched at once */
+#define FETCHED (1 << 17) /* bytes of keys that may wait in a cache near the core */
 
 /* What one layer's attention reads and writes. Keys and values are (slots, capacity, kv heads, width). */
 struct heads {
@@ -39,6 +41,21 @@ INLINE struct span seen(const struct heads *h, int token) {
 
 /* Floats of a piece of one head: the highest score, the sum of the shares, the shares times the values. */
 INLINE size_t piece_floats(const struct heads *h) { return (size_t)h->width + 2; }
+
+/* Keys and values that are needed next, asked for in `parts` parts: each from STREAMS places, as memory gives most so. */
+struct next {
+    const char *keys, *values; /* NULL: none */
+    size_t bytes;              /* of either */
+};
+INLINE void fetch_part(const struct next *next, int part, int parts) {
+    if (!next->keys) return;
+    const size_t run = (next->bytes / STREAMS + 63) / 64 * 64, lines = run / 64;
+    for (size_t line = lines * part / parts; line < lines * (part + 1) / parts; line++)
+        UNROLL for (int stream = 0; stream < STREAMS; stream++) {
+            __builtin_prefetch(next->keys + stream * run + line * 64);
+            __builtin_prefetch(next->values + stream * run + line * 64);
+        }
+}
 
 /* A vector at i of a head; `whole`: a head is a number of vectors, so none of them is cut. */
 INLINE vf load_head(const float *p, int i, int width, const int whole) {
@@ -125,11 +142,13 @@ INLINE void mix_some(const float *share, size_t room, const int some, const floa
 /* One piece of the keys, for all heads: keys and values are read in the order in which they lie. q (heads, width);
 score (heads, room); the partial results of heads stand `beside` floats apart. */
 INLINE void attend_whole(const struct heads *h, const float *q, const float *keys, const float *values, int count,
-                         const int whole, float *score, size_t room, float *partial, size_t beside) {
+                         const int whole, float *score, size_t room, float *partial, size_t beside,
+                         const struct next *next) {
     const int shared = h->heads / h->kv_heads, width = h->width;
     const size_t apart = (size_t)h->kv_heads * width;
     for (int j = 0; j < count; j += BESIDE) {
         const int some = count - j < BESIDE ? count - j : BESIDE;
+        fetch_part(next, j / BESIDE, (count + BESIDE - 1) / BESIDE);
         for (int head = 0; head < h->heads; head++) {
             const float *key = keys + j * apart + (size_t)(head / shared) * width;
             if (head % shared + 1 < shared) {
@@ -159,10 +178,42 @@ INLINE void attend_whole(const struct heads *h, const float *q, const float *key
     }
 }
 static void attend_piece(const struct heads *h, const float *q, int token, int64_t first, int count, float *score,
-                         size_t room, float *partial, size_t beside) {
+                         size_t room, float *partial, size_t beside, const struct next *next) {
     const float *keys = held(h, h->keys, token, first, 0), *values = held(h, h->values, token, first, 0);
-    if (h->width % LANES == 0) attend_whole(h, q, keys, values, count, 1, score, room, partial, beside);
-    else attend_whole(h, q, keys, values, count, 0, score, room, partial, beside);
+    if (h->width % LANES == 0) attend_whole(h, q, keys, values, count, 1, score, room, partial, beside, next);
+    else attend_whole(h, q, keys, values, count, 0, score, room, partial, beside, next);
+}
+
+/* One piece of one token, counted over all tokens. */
+struct unit {
+    int token, piece, count;
+    int64_t first, piece_keys;
+};
+INLINE int64_t units_of(const struct heads *h, int tokens) {
+    int64_t units = 0;
+    for (int token = 0; token < tokens; token++) units += seen(h, token).pieces;
+    return units;
+}
+/* Unit `number` of `tokens` tokens, or the first of count 0 behind the last. */
+INLINE struct unit unit_at(const struct heads *h, int tokens, int64_t number) {
+    for (int token = 0; token < tokens; token++) {
+        const struct span s = seen(h, token);
+        if (number < s.pieces) {
+            struct unit u = {token, (int)number, 0, s.first + number * s.piece, s.piece};
+            u.count = (int)(s.end - u.first < s.piece ? s.end - u.first : s.piece);
+            return u;
+        }
+        number -= s.pieces;
+    }
+    return (struct unit){0, 0, 0, 0, 0};
+}
+INLINE struct next next_of(const struct heads *h, const struct unit *u) {
+    struct next next = {NULL, NULL, sizeof(float) * (size_t)u->count * h->kv_heads * h->width};
+    if (u->count && next.bytes <= FETCHED) {
+        next.keys = (const char *)held(h, h->keys, u->token, u->first, 0);
+        next.values = (const char *)held(h, h->values, u->token, u->first, 0);
+    }
+    return next;
 }
 
 /* The pieces of one head of one token -> out (width). */

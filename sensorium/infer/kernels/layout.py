@@ -51,9 +51,10 @@ class CCall(ctypes.Structure):
     _fields_ = [
         ("ops", POINTER(COp)), ("count", c_int32), ("rows", c_int32), ("threads", c_int32), ("in_type", c_int32),
         ("out_type", c_int32), ("from_", c_int32), ("to", c_int32), ("in_width", c_int32), ("out_width", c_int32),
-        ("in_", c_void_p), ("out", c_void_p), ("registers", c_void_p), ("own", c_void_p), ("own_bytes", c_int64),
-        ("capacity", c_int64), ("partial", c_void_p), ("slots", POINTER(c_int64)), ("places", POINTER(c_int64)),
-        ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)), ("tables", CTable * 2),
+        ("many", c_int32), ("in_", c_void_p), ("out", c_void_p), ("registers", c_void_p), ("own", c_void_p),
+        ("own_bytes", c_int64), ("capacity", c_int64), ("partial", c_void_p), ("slots", POINTER(c_int64)),
+        ("places", POINTER(c_int64)), ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)),
+        ("tables", CTable * 2),
     ]  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def checked(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with its signatures. Raises RuntimeError where its structs are not these."""
     library.run.argtypes, library.run.restype = [POINTER(CCall)], None
     library.size_of.argtypes, library.size_of.restype = [c_int32], c_int64
-    library.own_bytes.argtypes, library.own_bytes.restype = [c_int32] * 3 + [c_int64], c_int64
+    library.own_bytes.argtypes, library.own_bytes.restype = [c_int32] * 3, c_int64
     library.partial_floats.argtypes, library.partial_floats.restype = [c_int32] * 2, c_int64
     sizes = [library.size_of(which) for which in range(2)]
     if sizes != [ctypes.sizeof(COp), ctypes.sizeof(CCall)]:

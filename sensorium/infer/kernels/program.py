@@ -16,6 +16,7 @@ from sensorium.infer.kernels.lower import Lowered, lower, lower_head
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.rope import Rope, signed
 
+STRIP = 256  # tokens of prompts that pass through all layers together: what they need stays small
 TABLE = 1 << 16  # positions whose sines are kept; those beyond are computed in their step
 
 
@@ -78,6 +79,20 @@ class Program:
         tokens of one slot stand in rising places. position (N, 3) or (N): where they stand in the text. Keys and values
         are kept in the cache; its lengths and positions are the caller's. Raises ValueError for what does not fit.
         """
+        return self._run(x, slots, places, position, cache, many=False)
+
+    @torch.inference_mode()
+    def read(self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache) -> Tensor:
+        """The same for the many tokens of prompts. Sums have another order than in `step`, and again one that is the
+        same whatever else is read, and wherever a prompt is cut."""
+        self._check(x, slots, places, position, cache)
+        strips = [slice(first, first + STRIP) for first in range(0, len(x), STRIP)]
+        made = [self._run(x[one], slots[one], places[one], position[one], cache, many=True) for one in strips]
+        return torch.cat(made) if made else x.clone()
+
+    def _run(
+        self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache, many: bool
+    ) -> Tensor:  # fmt: skip
         rows = len(x)
         self._check(x, slots, places, position, cache)
         if rows == 0:
@@ -88,7 +103,7 @@ class Program:
         keys, values = self._stores(cache)
         out = torch.empty(rows, x.shape[1], dtype=x.dtype)
         call = self._blocks.call(x, out, self._heads, self._shape[1], cache.capacity)
-        call.capacity = cache.capacity
+        call.capacity, call.many = cache.capacity, many
         call.slots, call.places = (c_int64 * rows)(*slots), (c_int64 * rows)(*places)
         call.keys, call.values = keys, values
         for told, table in zip(call.tables, tables):

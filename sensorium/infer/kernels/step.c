@@ -5,6 +5,7 @@ threads need and is cheap (a norm before a product, rounding its input) each of 
 #define _GNU_SOURCE
 #include "attend.h"
 #include "linear.h"
+#include "many.h"
 #include "quant.h"
 
 #include <sched.h>
@@ -59,7 +60,7 @@ struct table {
 };
 struct call {
     const struct op *ops;
-    int32_t count, rows, threads, in_type, out_type, from, to, in_width, out_width;
+    int32_t count, rows, threads, in_type, out_type, from, to, in_width, out_width, many;
     const void *in;
     void *out;
     float *registers; /* register r begins at r * rows */
@@ -233,6 +234,36 @@ static void linear(const struct call *c, const struct op *op, int thread, int th
     }
 }
 
+/* Whether all parts are of one type that many.h knows. */
+INLINE int alike(const struct op *op) {
+    for (int p = 0; p < op->parts; p++)
+        if (op->part[p].type != op->part[0].type || op->part[p].type > BFLOAT16) return 0;
+    return 1;
+}
+
+/* The same for many rows, whose inputs all threads make together, where steps keep what is the first thread's own. */
+static void linear_many(const struct call *c, const struct op *op, int thread, int threads, struct barrier *barrier) {
+    const int type = op->part[0].type, width = op->width;
+    float *input = (float *)c->own;
+    int64_t first, end;
+    share_of(c->rows, 1, thread, threads, &first, &end);
+    for (int64_t row = first; row < end; row++) {
+        const float *x = reg(c, op->from) + row * width;
+        float *y = input + row * width;
+        for (int i = 0; i < width; i += LANES) store_some(y + i, load_some(x + i, width - i) * op->factor, width - i);
+        if (op->norm.kind) norm_row(&op->norm, y, y, width, 0);
+        for (int i = 0; type == BFLOAT16 && i < width; i += LANES)
+            store_some(y + i, round_bf16(load_some(y + i, width - i)), width - i);
+    }
+    meet(barrier, threads);
+    for (int p = 0; p < op->parts; p++) {
+        const struct part *part = &op->part[p];
+        share_of(part->outputs, BROAD, thread, threads, &first, &end);
+        many_rows(type, part->weight, width, input, c->rows, (int)first, (int)end, reg(c, part->to), part->outputs);
+        finish(c, op, p, (int)first, (int)end);
+    }
+}
+
 /* Of each row: to = norm(from), or to += scale * norm(from). */
 static void norms(const struct call *c, const struct op *op, int thread, int threads, char *own) {
     int64_t first, end;
@@ -281,6 +312,10 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
         if (key || value)
             memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
     }
+    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
+    const struct unit unit = unit_at(&h, first < end ? c->rows : 0, first);
+    const struct next next = next_of(&h, &unit);
+    fetch_part(&next, 0, 1); /* what this thread reads first once all have come */
 }
 
 /* Queries in `from` -> what they read in `to`; pieces of keys are shared out, then joined. */
@@ -288,18 +323,16 @@ static void attention(const struct call *c, const struct op *op, int thread, int
                       struct barrier *barrier) {
     const struct heads h = heads_of(c, op);
     const size_t apart = piece_floats(&h), row_floats = apart * PIECES * h.heads;
-    int64_t units = 0, first, end, unit = 0;
-    for (int row = 0; row < c->rows; row++) units += seen(&h, row).pieces;
-    share_of(units, 1, thread, threads, &first, &end);
-    for (int row = 0; row < c->rows && unit < end; row++) {
-        const struct span s = seen(&h, row);
-        for (int piece = 0; piece < s.pieces; piece++, unit++) {
-            if (unit < first || unit >= end) continue;
-            const int64_t begin = s.first + piece * s.piece, rest = s.end - begin;
-            attend_piece(&h, reg(c, op->from) + (size_t)row * h.heads * h.width, row, begin,
-                         (int)(rest < s.piece ? rest : s.piece), (float *)own, (size_t)s.piece + LANES,
-                         c->partial + row * row_floats + piece * apart, apart * PIECES);
-        }
+    int64_t first, end;
+    share_of(units_of(&h, c->rows), 1, thread, threads, &first, &end);
+    struct unit unit = unit_at(&h, c->rows, first);
+    for (int64_t one = first; one < end; one++) {
+        const struct unit follows = one + 1 < end ? unit_at(&h, c->rows, one + 1) : (struct unit){0, 0, 0, 0, 0};
+        const struct next next = next_of(&h, &follows);
+        attend_piece(&h, reg(c, op->from) + (size_t)unit.token * h.heads * h.width, unit.token, unit.first, unit.count,
+                     (float *)own, (size_t)unit.piece_keys + LANES,
+                     c->partial + unit.token * row_floats + unit.piece * apart, apart * PIECES, &next);
+        unit = follows;
     }
     meet(barrier, threads);
     share_of((int64_t)c->rows * h.heads, 1, thread, threads, &first, &end);
@@ -342,7 +375,10 @@ static void run_thread(const struct call *c, struct barrier *barrier) {
         const struct op *op = c->ops + i;
         switch (op->kind) {
         case OP_NORM: norms(c, op, thread, threads, own); break;
-        case OP_LINEAR: linear(c, op, thread, threads, own); break;
+        case OP_LINEAR:
+            if (c->many && alike(op)) linear_many(c, op, thread, threads, barrier);
+            else linear(c, op, thread, threads, own);
+            break;
         case OP_HEADS: prepare_heads(c, op, thread, threads); break;
         case OP_ATTEND: attention(c, op, thread, threads, own, barrier); break;
         case OP_CAP: soft_cap(c, op, thread, threads); break;

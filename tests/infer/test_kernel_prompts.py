@@ -1,0 +1,73 @@
+"""Prompts read by the kernels: what the backbone computes, to the last bit the same wherever they are cut."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from test_kernels import CASES, close, full, made, positions_of
+
+from sensorium.infer.cache import Cache
+from sensorium.infer.kernels import program as module
+from sensorium.infer.kernels.program import Program
+
+
+def read(program, cache, slot, x, position, *cuts):
+    """x (T, D) read into a slot, cut at the given places -> (T, D)."""
+    edges = [0, *cuts, len(x)]
+    rows = []
+    for first, end in pairwise(edges):
+        at = list(range(first, end))
+        rows.append(program.read(x[first:end], [slot] * len(at), at, position[first:end], cache))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_prompt_is_one_pass_of_the_backbone(name):
+    backbone = made(CASES[name])
+    program, cache = Program(backbone), Cache.of(backbone, slots=2, capacity=64)
+    x, position = torch.randn(45, backbone.config.width), positions_of(backbone, 45)
+    whole = read(program, cache, 1, x, position)
+    close(whole, full(backbone, x, position))
+    assert torch.equal(read(program, cache, 0, x, position, 1, 8, 31), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [40, 296])
+def test_neither_company_nor_threads_nor_strips_change_a_bit(dtype, width, monkeypatch):
+    """Widths that are no multiple of a vector, and one that takes two panels."""
+    backbone = made(CASES["llama"].replace(width=width)).to(dtype)
+    program, cache = Program(backbone), Cache.of(backbone, slots=3, capacity=64)
+    x, position = torch.randn(50, width).to(dtype), positions_of(backbone, 50)
+    alone = read(program, cache, 0, x, position)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(module, "STRIP", 7)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(read(program, cache, 1, x, position), alone)
+    finally:
+        torch.set_num_threads(threads)
+    others = torch.randn(20, width).to(dtype)
+    slots, places = [2] * 20 + [1] * 50, [*range(20), *range(50)]
+    together = program.read(torch.cat([others, x]), slots, places, torch.tensor(places), cache)
+    assert torch.equal(together[20:], alone)
+    assert program.read(x[:0], [], [], position[:0], cache).shape == (0, width)
+
+
+def test_tokens_are_said_behind_a_prompt_that_was_read():
+    backbone = made(CASES["gemma 2"])
+    program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64)
+    x, position = torch.randn(30, backbone.config.width), positions_of(backbone, 30)
+    rows = [read(program, cache, 0, x[:26], position[:26])]
+    rows += [program.step(x[at : at + 1], [0], [at], position[at : at + 1], cache) for at in range(26, 30)]
+    close(torch.cat(rows), full(backbone, x, position))
+
+
+def test_bfloat16_is_rounded_where_the_backbone_rounds():
+    backbone = made(CASES["llama"]).to(torch.bfloat16)
+    program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64)
+    x, position = torch.randn(40, backbone.config.width).bfloat16(), positions_of(backbone, 40)
+    got = read(program, cache, 0, x, position)
+    assert got.dtype == torch.bfloat16
+    exact = full(made(CASES["llama"]).to(torch.bfloat16).float(), x.float(), position)
+    own = (full(backbone, x, position).float() - exact).abs().max()
+    assert (got.float() - exact).abs().max() <= 1.5 * own
