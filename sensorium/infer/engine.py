@@ -19,7 +19,7 @@ from sensorium.infer.decoding import Decoder
 from sensorium.infer.drawing import Drawing, Drawn
 from sensorium.infer.kept import Kept
 from sensorium.infer.likelihoods import Likelihoods, Question, choice
-from sensorium.infer.request import Request
+from sensorium.infer.request import Drafter, Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.scheduler import Scheduler
 from sensorium.models.wiring import Wiring
@@ -42,6 +42,7 @@ class Engine:
     tokens   budget of one packed forward pass over prompts
     items    most pictures (or other media) in one pass
     kept     MiB of features of media that are kept for other prompts
+    drafter  guesses how answers go on, which is verified: speculative decoding, see sensorium.infer.speculation
     context  longest prompt plus answer; earlier turns are dropped beyond it; None for no limit but the model's own
     """
 
@@ -55,7 +56,9 @@ class Engine:
         items: int = 32,
         context: int | None = None,
         kept: int = 64,
+        drafter: Drafter | None = None,
     ) -> None:
+        self.drafter = drafter
         self.model = model
         self.features = Kept(kept << 20)
         load = None if renderer.load is None else self._load
@@ -219,9 +222,12 @@ class Engine:
         formats = {kind: (config.formats[kind], config.said(kind)) for kind in said}
         drawing = Drawing(formats, *drawn) if formats else None
         marks = marks_of(sequence, config.rule)
-        words = sequence.ids[sequence.modality == 0] if sequence.ids.dim() == 1 else sequence.ids[:0, 0]
-        chooser = Chooser(sampling, self.renderer.tokenizer, words.tolist(), sampling.seed, self.stops)
-        return Request(sequence, sampling, text, self.stops, chooser, marks, drawing=drawing)
+        words = sequence.ids[sequence.modality == 0].tolist() if sequence.ids.dim() == 1 else []
+        chooser = Chooser(sampling, self.renderer.tokenizer, words, sampling.seed, self.stops)
+        drafter = self.drafter if drawing is None and self.model.streams is None else None
+        return Request(
+            sequence, sampling, text, self.stops, chooser, marks, drawing=drawing, words=words, drafter=drafter
+        )
 
     def cache(self, slots: int) -> Cache:
         return Cache.of(self.model.stack, slots, 512)

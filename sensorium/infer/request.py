@@ -43,6 +43,7 @@ class Request:
     heard     (max_tokens, H) ids of the parallel streams that come from outside, step by step
     begun     whether it has a slot, or had one
     scored    of the tokens chosen so far what `Sampling.logprobs` asks for
+    words     ids of the prompt's words
     drafter   who guesses how the answer goes on, to be verified; of what is drafted, `right` were right
     rows      ids of the further streams chosen or heard so far, a row a step
     against   the same request without its condition, in a slot of its own, for classifier-free guidance (Ho and
@@ -65,6 +66,7 @@ class Request:
     against: Request | None = None
     heard: Tensor | None = None
     scored: list[Choice] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
     drafter: Drafter | None = None
     drafted: int = 0
     right: int = 0
