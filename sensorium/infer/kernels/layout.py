@@ -1,4 +1,4 @@
-"""The structs of step.c as ctypes sees them, and how tensors are put into them."""
+"""The structs of call.h as ctypes sees them, and how tensors are put into them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def checked(library: ctypes.CDLL) -> ctypes.CDLL:
     library.many_bytes.argtypes, library.many_bytes.restype = [c_int32] * 3, c_int64
     sizes = [library.size_of(which) for which in range(2)]
     if sizes != [ctypes.sizeof(COp), ctypes.sizeof(CCall)]:
-        raise RuntimeError(f"step.c and layout.py say other structs: {sizes} bytes and "
+        raise RuntimeError(f"call.h and layout.py say other structs: {sizes} bytes and "
                            f"{[ctypes.sizeof(COp), ctypes.sizeof(CCall)]}")  # fmt: skip
     return library
 
