@@ -19,7 +19,7 @@ INLINE size_t together_floats(int heads, int kv_heads, int width) {
 }
 
 /* Tokens from `first` on that stand one behind another in a slot, TOKENS at most. */
-INLINE int together(const struct heads *h, int rows, int first) {
+INLINE int reading(const struct heads *h, int rows, int first) {
     int count = 1;
     while (count < TOKENS && first + count < rows && h->slots[first + count] == h->slots[first] &&
            h->places[first + count] == h->places[first] + count)

@@ -297,7 +297,7 @@ static void attention_many(const struct call *c, const struct op *op, int thread
     const size_t line = (size_t)h.heads * h.width;
     int unit = 0;
     for (int row = 0, count; row < c->rows; row += count) {
-        count = together(&h, c->rows, row);
+        count = reading(&h, c->rows, row);
         for (int head = 0; head < h.kv_heads; head++)
             if (unit++ % threads == thread)
                 attend_together(&h, reg(c, op->from) + row * line, row, count, head, (float *)own,
