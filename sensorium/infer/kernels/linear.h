@@ -104,7 +104,7 @@ INLINE void block(int type, const int count, const char *w, size_t wide, const c
     int m = 0;
 #define TILES(OUTPUTS, TAKEN, FETCH)                                                                                   \
     for (int n = 0; n + OUTPUTS <= count; n += OUTPUTS)                                                                \
-        tile(type, OUTPUTS, TAKEN, FETCH, w + n * wide, wide, x + m * stride, stride, k, y + m * ld + n * skip, skip,      \
+        tile(type, OUTPUTS, TAKEN, FETCH, w + n * wide, wide, x + m * stride, stride, k, y + m * ld + n * skip, skip,  \
              ld);
     if (rows >= FEW) {
         if (count == 1) TILES(1, FEW, 1) else TILES(AT_ONCE, FEW, 1)
