@@ -3,7 +3,7 @@ fetches ahead in each of them. */
 #include <stdint.h>
 
 #define STREAMS 8
-typedef float line __attribute__((vector_size(64)));
+typedef float line __attribute__((vector_size(64), aligned(4)));
 
 float sum(const float *numbers, int64_t count, int threads) {
     float all = 0;
