@@ -18,8 +18,10 @@ from benchmarks.weights import Weights
 PAIRS = (
     ("sensorium fp32", "transformers fp32"),
     ("sensorium fp32", "llama.cpp f32"),
-    ("sensorium bf16", "transformers bf16"),
-    ("sensorium bf16", "llama.cpp bf16"),
+    *(
+        ("sensorium bf16", name)
+        for name in ("transformers fp32", "transformers bf16", "llama.cpp f32", "llama.cpp bf16")
+    ),
     ("sensorium int8", "llama.cpp q8_0"),
 )
 

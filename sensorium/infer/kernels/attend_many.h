@@ -9,7 +9,7 @@ is the same to the last bit wherever the prompt is cut. */
 #include "attend.h"
 #include "many.h"
 
-#define TOKENS 32 /* that read together */
+#define TOKENS 64 /* that read together */
 #define BLOCK 64  /* keys, a multiple of BROAD */
 
 /* Floats that a thread needs: queries, what they read, scores, highest scores and sums of shares, a panel of keys. */
@@ -40,19 +40,17 @@ INLINE void tiles(int rows, const float *x, size_t stride, const float *panel, s
 what was read before is multiplied. */
 INLINE float soften_block(const struct heads *h, float *score, int64_t first, int64_t from, int64_t end, float *most,
                           float *sum) {
-    float best = *most;
-    for (int j = 0; j < BLOCK; j++) {
-        float s = score[j] * h->scale;
-        score[j] = first + j >= from && first + j < end ? s : -INFINITY;
-    }
-    vf high = all(best);
+    const int low = from > first ? (int)(from - first < BLOCK ? from - first : BLOCK) : 0;
+    const int high = end - first < BLOCK ? (int)(end > first ? end - first : 0) : BLOCK;
+    vf largest = all(*most);
     for (int j = 0; j < BLOCK; j += LANES) {
-        vf s = load(score + j);
-        if (h->cap > 0) s = choose(s == -INFINITY, s, h->cap * hyperbolic_tangent(s / h->cap));
-        store(score + j, s);
-        high = larger(high, s);
+        vf s = load(score + j) * h->scale;
+        store(score + j, h->cap > 0 ? h->cap * hyperbolic_tangent(s / h->cap) : s);
     }
-    best = highest(high);
+    for (int j = 0; j < low; j++) score[j] = -INFINITY;
+    for (int j = high; j < BLOCK; j++) score[j] = -INFINITY;
+    for (int j = 0; j < BLOCK; j += LANES) largest = larger(largest, load(score + j));
+    const float best = highest(largest);
     if (best == -INFINITY) { /* nothing is seen so far */
         for (int j = 0; j < BLOCK; j++) score[j] = 0;
         return 1;
