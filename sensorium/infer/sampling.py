@@ -1,12 +1,10 @@
-"""How the next token is chosen, and where a text ends."""
+"""What is asked of the choice of tokens, and where a text ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from sensorium.config import Config
 from sensorium.infer.constrain import Constraint
@@ -76,25 +74,6 @@ class Sampling(Config):
                     f"a bias is a number from -100 to 100 for the id of a token, this one is {bias} for {id}"
                 )
         return value
-
-
-def choose(logits: Tensor, sampling: Sampling, seen: Tensor, generator: torch.Generator | None) -> int:
-    """logits (vocab) float, seen (N) ids of the prompt and the answer so far -> the next id."""
-    if sampling.repetition_penalty != 1.0 and seen.numel():
-        logits = logits.clone()
-        values = logits[seen]
-        logits[seen] = torch.where(
-            values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty
-        )
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    kept = logits.shape[0] if sampling.top_k is None else min(sampling.top_k, logits.shape[0])
-    top, ids = logits.topk(kept)  # sorted, likeliest first
-    share = (top / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        # a token stays while those before it have less than top_p together, so one always stays
-        share = share.masked_fill(share.cumsum(-1) - share >= sampling.top_p, 0.0)
-    return int(ids[torch.multinomial(share, 1, generator=generator)])
 
 
 class Text:

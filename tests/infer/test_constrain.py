@@ -17,6 +17,7 @@ from sensorium.infer.choosing import Chooser
 from sensorium.infer.constrain import Constraint, Guide, _compiled, _vocabulary, response_format
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.token_bytes import TokenBytes
+from sensorium.sequence import Sample
 from sensorium.tokenizer import Tokenizer, byte_symbols
 
 SPECIAL = ["<|end|>", "<|user|>"]
@@ -324,6 +325,24 @@ def test_white_space_between_the_parts_of_json_has_an_end():
     for id in b'"a": 1}':
         guide.take(id)
     assert guide.complete
+
+
+# ---- through the engine
+
+
+def test_an_engine_says_what_is_asked_for(tiny):
+    """Greedy, drawn and beside others; an answer that is too long is cut, and says so."""
+    samples = [Sample(tiny.ask(text)) for text in ("hi", "what is this?", "x")]
+    json_ = Constraint(json_schema=SCHEMA)
+    for options in ({}, {"temperature": 1.0, "seed": 3}):
+        texts = tiny.engine.generate(samples, Sampling(constraint=Constraint(choices=("one", "two")), **options))
+        assert set(texts) <= {"one", "two"}
+        for request in tiny.engine.answered(samples, Sampling(constraint=json_, max_tokens=120, **options), None):
+            assert request.finish == ("stop" if len(request.ids) < 120 else "length")
+            if request.finish == "stop":
+                assert fits(request.text.text)
+    [cut] = tiny.engine.answered(samples[:1], Sampling(constraint=Constraint(regex="a{50}"), max_tokens=9), None)
+    assert (cut.text.text, cut.finish) == ("a" * 9, "length")
 
 
 # ---- the bytes of tokens

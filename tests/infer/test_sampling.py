@@ -1,55 +1,14 @@
-"""Which token is chosen, and where a text ends."""
+"""Which options there are, and where a text ends."""
 
 import math
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sensorium.infer.sampling import Sampling, Text, choose
+from sensorium.infer.sampling import Sampling, Text
 from sensorium.tokenizer import Tokenizer
-
-NOTHING = torch.tensor([], dtype=torch.long)
-# probabilities 0.5, 0.25, 0.15, 0.1 of ids 2, 0, 3, 1
-LOGITS = torch.tensor([0.25, 0.1, 0.5, 0.15]).log()
-
-
-def drawn(count=8000, seen=NOTHING, **options) -> list[float]:
-    """How often each id is chosen."""
-    generator = torch.Generator().manual_seed(0)
-    sampling = Sampling(**{"temperature": 1.0, **options})
-    ids = torch.tensor([choose(LOGITS, sampling, seen, generator) for _ in range(count)])
-    return (torch.bincount(ids, minlength=4) / count).tolist()
-
-
-def test_greedy_takes_the_likeliest():
-    assert choose(LOGITS, Sampling(), NOTHING, None) == 2
-
-
-def test_draws_follow_the_probabilities():
-    assert drawn() == pytest.approx([0.25, 0.1, 0.5, 0.15], abs=0.03)
-    # at temperature 0.5 probabilities are squared: 25, 6.25, 2.25, 1 of 34.5
-    assert drawn(temperature=0.5) == pytest.approx([0.181, 0.029, 0.725, 0.065], abs=0.03)
-
-
-def test_top_k_and_top_p_keep_the_likeliest():
-    assert drawn(top_k=2) == pytest.approx([1 / 3, 0, 2 / 3, 0], abs=0.03)
-    assert drawn(top_k=1)[2] == 1
-    assert drawn(top_k=99) == pytest.approx([0.25, 0.1, 0.5, 0.15], abs=0.03)
-    assert drawn(top_p=0.7) == pytest.approx([1 / 3, 0, 2 / 3, 0], abs=0.03)
-    assert drawn(top_p=0.76) == pytest.approx([0.25 / 0.9, 0, 0.5 / 0.9, 0.15 / 0.9], abs=0.03)
-    assert drawn(top_p=1e-9)[2] == 1
-
-
-def test_the_penalty_lowers_what_was_seen_whatever_its_sign():
-    logits = torch.tensor([2.0, 1.9, -1.0, -1.1])
-    penalty = Sampling(repetition_penalty=2.0)
-    assert choose(logits, penalty, torch.tensor([0]), None) == 1
-    assert choose(logits, penalty, NOTHING, None) == 0
-    assert choose(torch.tensor([-1.0, -1.1]), penalty, torch.tensor([0]), None) == 1
-    assert logits[0] == 2.0  # the caller's logits are not touched
 
 
 @pytest.mark.parametrize("wrong", [
