@@ -10,17 +10,14 @@ reads a large buffer with the same threads, measured in every round.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import prompts
 from benchmarks.engines import LlamaCpp, Ours, Transformers
-from benchmarks.turns import Missing, Side, Sides, begin, compare, parser, save, spread, table
+from benchmarks.turns import Side, Sides, begin, compare, parser, save, spread, table
 from benchmarks.weights import Weights
 
 PARAMETERS = 134_515_008
@@ -38,33 +35,19 @@ PAIRS = (
 
 
 class Memory:
-    """How fast the machine reads: a buffer of a gigabyte, by all threads, each in eight streams."""
+    """How fast the machine reads."""
 
     def __init__(self) -> None:
-        import ctypes
+        import torch
 
-        import numpy
-
-        from sensorium.infer.kernels.build import Unavailable, compiler
-
-        self.buffer = numpy.ones(1 << 28, dtype=numpy.float32)
-        source = Path(__file__).with_name("read.c")
-        with tempfile.TemporaryDirectory() as folder:
-            made = f"{folder}/read.so"
-            try:
-                command = [compiler(), "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", str(source), "-o", made]
-                subprocess.run(command, check=True, capture_output=True)
-            except (Unavailable, subprocess.CalledProcessError) as error:
-                raise Missing(f"reading is measured in C: {error}") from error
-            self.sum = ctypes.CDLL(made).sum
-        self.sum.restype, self.sum.argtypes = ctypes.c_float, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        self.buffer = torch.ones(1 << 28)
 
     def read(self) -> float:
         """Bytes a second, the best of three."""
-        best, threads = 0.0, int(os.environ["OMP_NUM_THREADS"])
+        best = 0.0
         for _ in range(3):
             began = time.perf_counter()
-            self.sum(self.buffer.ctypes.data, self.buffer.size, threads)
+            self.buffer.sum()
             best = max(best, self.buffer.nbytes / (time.perf_counter() - began))
         return best
 
