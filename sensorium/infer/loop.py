@@ -206,6 +206,7 @@ class Loop:
             self._step()
             for ticket in list(self._tickets):
                 self._tell(ticket)
+        self._turn_away()
         for ticket in list(self._tickets):
             for request in ticket.requests:
                 self.engine.scheduler.cancel(request)
@@ -240,6 +241,16 @@ class Loop:
                     future.set_result(ask())
                 except Exception as result:
                     future.set_exception(result)
+
+    def _turn_away(self) -> None:
+        """What came while the end was near is told so: somebody may wait for it."""
+        with self._changed:
+            new, self._new = self._new, []
+        for one in new:
+            if isinstance(one, Ticket):
+                self._tickets.append(one)
+            elif one[1].set_running_or_notify_cancel():
+                one[1].set_exception(Closed())
 
     def _step(self) -> None:
         scheduler = self.engine.scheduler

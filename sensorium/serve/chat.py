@@ -53,6 +53,12 @@ async def answer_chat(request: Request, body: ChatRequest, hosted: Hosted) -> Re
     logprobs = _logprobs(body)
     _tools(body, visit)
     watch, asking = Watch(request), Asking(hosted, visit, 1, count)
+    handed = False
+
+    def end() -> None:
+        watch.close()
+        asking.close()
+
     try:
         with hosted.admitted():
             intake = Intake(visit.limits, await watch.run(fetched(pictures_of(body.messages), visit)))
@@ -69,12 +75,12 @@ async def answer_chat(request: Request, body: ChatRequest, hosted: Hosted) -> Re
         if body.stream:
             heading = Heading("chat.completion.chunk", "chatcmpl", hosted.name)
             events = _events(asking, heading, count, body)
-            return Events(watch, events, lambda: (watch.close(), asking.close()))  # type: ignore[func-returns-value]
+            handed = True
+            return Events(watch, events, end)
         return await watch.run(_whole(asking, Heading("chat.completion", "chatcmpl", hosted.name), count, logprobs))
     finally:
-        if not body.stream or not asking.tickets:
-            watch.close()
-            asking.close()
+        if not handed:
+            end()
 
 
 async def on_thread(hosted: Hosted, work: Any) -> None:

@@ -42,17 +42,23 @@ async def answer_text(request: Request, body: CompletionRequest, hosted: Hosted)
 
     before = [text if body.echo else "" for text in prompts for _ in range(count)]
     heading = Heading("text_completion", "cmpl", hosted.name)
+    handed = False
+
+    def end() -> None:
+        watch.close()
+        asking.close()
+
     try:
         with hosted.admitted(len(prompts)):
             await watch.run(on_thread(hosted, submit))
         if body.stream:
             events = _events(asking, heading, before, body)
-            return Events(watch, events, lambda: (watch.close(), asking.close()))  # type: ignore[func-returns-value]
+            handed = True
+            return Events(watch, events, end)
         return await watch.run(_whole(asking, heading, before, body.logprobs is not None))
     finally:
-        if not body.stream or not asking.tickets:
-            watch.close()
-            asking.close()
+        if not handed:
+            end()
 
 
 def _supported(body: CompletionRequest) -> None:

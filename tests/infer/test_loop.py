@@ -176,3 +176,24 @@ def test_idle_memory_is_given_back(tiny):
 
 def test_threads_are_those_of_the_maker(tiny, loop):
     assert loop.call(torch.get_num_threads).result(10) == torch.get_num_threads()
+
+
+def test_what_comes_while_the_end_is_near_is_told(tiny):
+    """Nobody waits for ever: neither for an answer nor for something else that was asked."""
+    loop = Loop(Engine(tiny.model, tiny.renderer, slots=2)).start()
+    held, free, ear = threading.Event(), threading.Event(), Ear()
+    first = loop.call(lambda: (held.set(), free.wait(30)))
+    held.wait(30)
+    loop.submit(prompts(tiny, 1)[0], Sampling(max_tokens=4), ear)
+    second = loop.call(lambda: 1)
+    closing = threading.Thread(target=loop.close)
+    closing.start()
+    while loop._closing is None:
+        closing.join(0.01)
+    free.set()
+    assert ear.wait().finish == "cancelled"
+    with pytest.raises(Closed):
+        second.result(timeout=30)
+    assert first.done()
+    closing.join(30)
+    assert not closing.is_alive()
