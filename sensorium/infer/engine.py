@@ -59,11 +59,10 @@ class Engine:
         drafter: Drafter | None = None,
     ) -> None:
         self.drafter = drafter
-        self.model = model
+        self.model, self.renderer = model, renderer
         self.features = Kept(kept << 20)
         load = None if renderer.load is None else self._load
-        self.renderer = Renderer(renderer.tokenizer, renderer.template, renderer.plan, load)
-        self._read = renderer.load
+        self._asking = Renderer(renderer.tokenizer, renderer.template, renderer.plan, load)
         self._scheduler: Scheduler | None = None
         self.slots, self.tokens, self.items = slots, tokens, items
         self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
@@ -195,13 +194,13 @@ class Engine:
         if any(segment.branch for segment in sample.segments):
             raise UserError("a sample with branches has several endings: score them with log_likelihoods")
         if self.context is None:
-            return self.renderer.render(sample, generate=True, items=items)
+            return self._asking.render(sample, generate=True, items=items)
         room = self.context - sampling.max_tokens
         if room < 1:
             raise UserError(
                 f"max_tokens={sampling.max_tokens} leaves no room for a prompt in a context of {self.context} tokens"
             )
-        return self.renderer.render(sample, generate=True, items=items, max_tokens=room)
+        return self._asking.render(sample, generate=True, items=items, max_tokens=room)
 
     def _unconditional(self, sample: Sample, sampling: Sampling, kind: str) -> Sequence:
         """The prompt with nothing said: what a guided request is compared with."""
@@ -323,9 +322,11 @@ class Engine:
 
     def _load(self, kind: str, media: Media) -> Item:
         """An item ready for its encoder; where its features are known, that is all there is to it."""
-        assert self._read is not None
+        assert self.renderer.load is not None
         known = None if kind in self.model.config.codecs else self.features.get(kind, media.key())
-        return self._read(kind, media) if known is None else Item(None, media.shape(), media.key(), features=known)
+        if known is None:
+            return self.renderer.load(kind, media)
+        return Item(None, media.shape(), media.key(), features=known)
 
     @torch.inference_mode()
     def prepare(self, sequences: list[Sequence]) -> list[Sequence]:
