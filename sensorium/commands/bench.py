@@ -10,7 +10,7 @@ from pathlib import Path
 import sensorium
 from sensorium.errors import UserError, nearest
 
-BENCHMARKS = ("decode", "prefill", "serving", "memory", "startup", "loading", "stages")
+BENCHMARKS = ("decode", "prefill", "serving", "memory", "startup", "loading", "quantize", "stages")
 
 
 def run_bench(name: str, options: list[str]) -> int:
