@@ -121,8 +121,9 @@ class Engine:
         """The answered requests. drawn: items of an answer at most, and a kind that is drawn at once."""
         waiting = enumerate(samples)
         requests: list[Request] = []
-        complete, more = 0, True
-        with self._evaluating(), self._freeing(requests):
+        pending: list[Request] = []
+        more = True
+        with self._evaluating(), self._freeing(pending):
             while True:
                 while more and len(self.scheduler.waiting) < self.slots:
                     index, sample = next(waiting, (0, None))
@@ -132,11 +133,14 @@ class Engine:
                     request = self.open(sample, sampling.replace(seed=sampling.seed + index), drawn)
                     self.scheduler.submit(request)
                     requests.append(request)
-                count = sum(request.done for request in requests)
-                if progress is not None and count > complete:
-                    complete = count
-                    progress(complete)
-                if not more and count == len(requests):
+                    pending.append(request)
+                for request in [request for request in pending if request.done]:
+                    if request.error is not None:
+                        raise request.error
+                    pending.remove(request)
+                    if progress is not None:
+                        progress(len(requests) - len(pending))
+                if not more and not pending:
                     return requests
                 self.scheduler.step()
 
@@ -152,6 +156,8 @@ class Engine:
                 piece = request.new_text()
                 if piece:
                     yield piece
+                if request.error is not None:
+                    raise request.error
                 if request.done:
                     return
                 self.scheduler.step()

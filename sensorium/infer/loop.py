@@ -93,10 +93,12 @@ class Ticket:
         self._loop.wake()
 
     def tell(self) -> None:
-        """What is new of each answer goes to whoever listens."""
+        """What is new of each answer goes to whoever listens. Raises what was asked for and cannot be."""
         for index, request in enumerate(self.requests):
             if self._ended[index]:
                 continue
+            if request.error is not None:
+                raise request.error
             text, tokens = request.new_text(), self._scored(index)
             self._ended[index] = request.done
             if text or tokens or request.done:

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from sensorium.errors import UserError
 from sensorium.infer.choosing import Choice, Chooser
 from sensorium.infer.cutting import Mark
 from sensorium.infer.drawing import Drawing
@@ -43,6 +44,7 @@ class Request:
     heard     (max_tokens, H) ids of the parallel streams that come from outside, step by step
     begun     whether it has a slot, or had one
     scored    of the tokens chosen so far what `Sampling.logprobs` asks for
+    error     what the request asked for that cannot be
     words     ids of the prompt's words
     drafter   who guesses how the answer goes on, to be verified; of what is drafted, `right` were right
     rows      ids of the further streams chosen or heard so far, a row a step
@@ -66,6 +68,7 @@ class Request:
     against: Request | None = None
     heard: Tensor | None = None
     scored: list[Choice] = field(default_factory=list)
+    error: UserError | None = None
     words: list[int] = field(default_factory=list)
     drafter: Drafter | None = None
     drafted: int = 0
@@ -98,18 +101,22 @@ class Request:
         """A code of a further stream, from logits (codes)."""
         return self.chooser.draw(logits)
 
-    def advance(self, logits: Tensor) -> int:
-        """Choose the next token from logits (vocab, and inside an item codes behind it)."""
+    def advance(self, logits: Tensor) -> None:
+        """Choose the next token from logits (vocab, and inside an item codes behind it). Where none may follow, the
+        answer ends with an `error`: it is nobody else's."""
         if self.inside:  # no word, so nothing that is said of words holds
-            chosen = self.chooser.draw(logits)
-        else:
+            self.take(self.chooser.draw(logits))
+            return
+        try:
             choice = self.chooser.choose(logits)
-            chosen = choice.id
-            self.chooser.take(chosen)
-            if choice.logprob is not None and chosen not in self.stops:
-                self.scored.append(choice)
-        self.take(chosen)
-        return chosen
+            self.chooser.take(choice.id)
+        except UserError as error:
+            self.error = error
+            self.cancel()
+            return
+        if choice.logprob is not None and choice.id not in self.stops:
+            self.scored.append(choice)
+        self.take(choice.id)
 
     def take(self, chosen: int) -> None:
         """Add one token to the answer, or end it; a picture is never cut."""

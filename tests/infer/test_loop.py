@@ -125,6 +125,29 @@ def test_one_that_fails_takes_nobody_along(tiny, monkeypatch):
     assert loop.stats.requests == 3
 
 
+def test_an_answer_that_cannot_be_is_nobody_elses(tiny, monkeypatch):
+    def refuses(logits):
+        raise UserError("no token may follow")
+
+    loop, blocked, ears = Loop(Engine(tiny.model, tiny.renderer)).start(), threading.Event(), [Ear(), Ear()]
+    loop.call(blocked.wait)
+    samples = prompts(tiny, 2, 3)
+    tickets = [loop.submit(sample, Sampling(max_tokens=8), ear) for sample, ear in zip(samples, ears)]
+    request = tickets[0].requests[0]
+    monkeypatch.setattr(request.chooser, "greedy", False)
+    monkeypatch.setattr(request.chooser, "choose", refuses)
+    blocked.set()
+    assert "no token" in str(ears[0].wait())
+    ears[1].wait()
+    assert ears[1].text() == plain_greedy(tiny, samples[1], 8)
+    loop.close()
+    alone = loop.engine.open(samples[0], Sampling(max_tokens=8))
+    monkeypatch.setattr(alone.chooser, "greedy", False)
+    monkeypatch.setattr(alone.chooser, "choose", refuses)
+    with pytest.raises(UserError, match="no token"):
+        list(loop.engine.run(alone))
+
+
 def test_a_full_queue_turns_away_and_a_closed_loop_too(tiny):
     loop = Loop(Engine(tiny.model, tiny.renderer, slots=1), waiting=2).start()
     blocked = threading.Event()
