@@ -111,7 +111,8 @@ EVERY = """
 import importlib, pkgutil, sensorium
 from sensorium.config import Config, _subclasses
 for info in pkgutil.walk_packages(sensorium.__path__, "sensorium."):
-    if not info.name.endswith("__main__"):
+    # a server's settings are given on its command line and stand in no checkpoint
+    if not info.name.endswith("__main__") and not info.name.startswith("sensorium.serve"):
         importlib.import_module(info.name)
 print("\\n".join(sorted({sub.tag() for sub in _subclasses(Config)})))
 """

@@ -36,7 +36,7 @@ def _bins(pattern: str, bins: int, order: Sequence[int] = (0, 1, 2, 3)) -> Calla
 
 def _patches(box: Box) -> str:
     first = [min(CELLS - 1, math.floor(edge * CELLS)) for edge in box[:2]]
-    last = [max(0, math.ceil(edge * CELLS) - 1) for edge in box[2:]]
+    last = [max(one, math.ceil(edge * CELLS) - 1) for one, edge in zip(first, box[2:])]  # a box has one cell at least
     return "".join(f"<patch_index_{row * CELLS + column:04d}>" for column, row in (first, last))
 
 
