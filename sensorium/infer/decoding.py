@@ -117,12 +117,6 @@ class Decoder:
             slot = len(self.active)
             self._kept[slot] = (next(self._clock), one.held(self.cache.lengths[slot]))
 
-    def forget(self) -> None:
-        """What free slots hold is not read again."""
-        for slot in range(len(self.active), self.cache.slots):
-            self._kept[slot] = (0, [])
-            self.cache.truncate(slot, 0)
-
     def _exchange(self, one: int, other: int) -> None:
         if one == other:
             return
