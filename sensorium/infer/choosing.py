@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 import torch
@@ -122,17 +121,6 @@ class Chooser:
             ids, counts = self._said.below(len(logits))
             logits[ids] -= counts * sampling.frequency_penalty + sampling.presence_penalty
         return logits
-
-
-def choose_each(choosers: Many[Chooser], logits: Tensor) -> list[Choice]:
-    """The next token of each of N answers from logits (N, vocab); the greedy ones are found in one pass."""
-    greedy = [row for row, chooser in enumerate(choosers) if chooser.greedy]
-    rows = logits if len(greedy) == len(choosers) else logits[greedy]
-    likeliest = dict(zip(greedy, rows.argmax(-1).tolist())) if greedy else {}
-    return [
-        Choice(likeliest[row]) if row in likeliest else chooser.choose(logits[row])
-        for row, chooser in enumerate(choosers)
-    ]
 
 
 class _Table:

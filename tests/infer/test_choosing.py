@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sensorium.errors import UserError
-from sensorium.infer.choosing import FEW, Choice, Chooser, choose_each
+from sensorium.infer.choosing import FEW, Choice, Chooser
 from sensorium.infer.sampling import Sampling
 from sensorium.tokenizer import Tokenizer
 
@@ -184,15 +184,6 @@ def test_codes_are_drawn_without_penalties():
     one = chooser([0], repetition_penalty=50.0, logit_bias={1: 100})
     assert one.draw(torch.tensor([2.0, 1.0])) == 0
     assert chooser(seed=4, temperature=1.0).draw(LOGITS) == chooser(seed=4, temperature=1.0).choose(LOGITS).id
-
-
-def test_answers_beside_it_change_nothing():
-    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0))
-    options = [{}, {"temperature": 1.0}, {"logprobs": 1}, {"temperature": 0.7, "top_p": 0.9}]
-    apart = [chooser(seed=5, **one).choose(row) for one, row in zip(options, logits)]
-    assert choose_each([chooser(seed=5, **one) for one in options], logits) == apart
-    assert choose_each([chooser(), chooser()], logits[:2]) == [Choice(int(row.argmax())) for row in logits[:2]]
-    assert choose_each([], logits[:0]) == []
 
 
 @pytest.mark.parametrize("wrong", [
