@@ -26,9 +26,11 @@ class Kept:
     def put(self, kind: str, key: str, features: Tensor) -> None:
         """Keep a copy of features that have a name, unless they alone are more than may be kept."""
         size = features.numel() * features.element_size()
-        if not key or size > self.limit or (kind, key) in self._held:
+        if not key or size > self.limit:
             return
         with self._lock:
+            if (kind, key) in self._held:
+                return
             self._held[kind, key] = features.clone()
             self.bytes += size
             while self.bytes > self.limit:
