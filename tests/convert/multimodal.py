@@ -76,7 +76,6 @@ def words(chat: str = CHAT) -> transformers.PreTrainedTokenizerFast:
 def check_prompt(both: Both, messages: list[dict[str, Any]]) -> None:
     """The same ids, and the same pixels to 1e-5 (views of a picture one after another)."""
     theirs = both.theirs(messages)
-    both.model.engine.rest()  # it keeps features, and pixels are compared here
     sequence = both.model.engine.renderer.render(messages_to_sample(messages), generate=True)
     ids = sequence.ids.clone()
     placeholder = both.processor.tokenizer.convert_tokens_to_ids(str(both.processor.image_token))

@@ -79,7 +79,6 @@ def rows_of(views, size):
 
 
 def test_ids_and_pixels_are_the_processors(watched):
-    watched.model.engine.rest()  # it keeps features, and pixels are compared here
     sequence = watched.model.engine.renderer.render(messages_to_sample(watched.messages), generate=True)
     ids, items = sequence.ids.clone(), sequence.items["video"]
     if watched.case in QWEN2_VL:

@@ -71,7 +71,6 @@ PROMPTS = {
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_ids_pixels_and_places_are_the_references(both, prompt):
     theirs = both.theirs(PROMPTS[prompt])
-    both.model.engine.rest()  # it keeps features, and pixels are compared here
     sequence = both.model.engine.renderer.render(messages_to_sample(PROMPTS[prompt]), generate=True)
     ids = sequence.ids.clone()
     for span in sequence.spans:
@@ -153,7 +152,6 @@ def test_a_clip_is_read_in_frames_of_the_tower(both, clip):
     path, count = clip
     parts = [{"type": "video", "video": str(path), "frames": count}, {"type": "text", "text": "What moves?"}]
     messages = [{"role": "user", "content": [*PROMPTS["one"][0]["content"], *parts]}]
-    both.model.engine.rest()  # it keeps features, and pixels are compared here
     sequence = both.model.engine.renderer.render(messages_to_sample(messages), generate=True)
     eyes = both.processor.image_processor
     patch, merge, span = eyes.patch_size, eyes.merge_size, eyes.temporal_patch_size
