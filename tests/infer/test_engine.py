@@ -142,6 +142,15 @@ def test_equal_pictures_are_encoded_once(tiny, monkeypatch):
     assert counts == [3]
 
 
+def test_the_features_of_a_picture_do_not_depend_on_those_it_came_with(tiny):
+    engine = Engine(tiny.model, tiny.renderer)
+    rendered = [engine.renderer.render(Sample(tiny.ask("a", n)), generate=True) for n in range(7)]
+    together = [member.members("image")[0].features for member in engine.prepare(rendered)]
+    for sequence, features in zip(rendered, together):
+        [alone] = Engine(tiny.model, tiny.renderer).prepare([sequence])
+        assert torch.equal(alone.members("image")[0].features, features)
+
+
 def test_embeddings_are_means_of_the_last_hidden_states(tiny):
     vectors = tiny.engine.embed(samples(tiny))
     assert vectors.shape == (7, 32)
