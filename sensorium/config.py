@@ -111,8 +111,8 @@ def lookup(tag: str) -> type[Config]:
 def _import_rooms() -> None:
     for room in ROOMS:
         module = importlib.import_module(f"sensorium.{room}")
-        for info in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            importlib.import_module(f"sensorium.{room}.{info.name}")
+        for info in pkgutil.walk_packages(getattr(module, "__path__", []), f"sensorium.{room}."):
+            importlib.import_module(info.name)
 
 
 def from_json(text: str, expected: type[C]) -> C:
