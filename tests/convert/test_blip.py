@@ -50,18 +50,22 @@ def words():
     )
 
 
-@pytest.fixture(scope="module", params=CASES)
-def both(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published") / "model"
-    tower, text = CASES[request.param]
-    config = transformers.BlipConfig(vision_config=tower, text_config=text)
-    reference = saved(transformers.BlipForConditionalGeneration, config, folder)
+def published(cls, case, folder, **config):
+    """A model of `cls` in its folder, with its processor; both, and what is opened here."""
+    tower, text = CASES[case]
+    reference = saved(cls, transformers.BlipConfig(vision_config=tower, text_config=text, **config), folder)
     (folder / "chat_template.jinja").unlink()
     side = tower["image_size"]
     eyes = transformers.BlipImageProcessorPil(size={"height": side, "width": side})
     processor = transformers.BlipProcessor(eyes, words())
     processor.save_pretrained(folder)
     return folder, reference, processor, sensorium.load(folder, precision="fp32")
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "model"
+    return published(transformers.BlipForConditionalGeneration, request.param, folder)
 
 
 def asked(processor, text, picture):

@@ -6,9 +6,8 @@ import pytest
 import torch
 import transformers
 from multimodal import pictures
-from published import saved
 from safetensors.torch import load_file, save_file
-from test_blip import CASES, words
+from test_blip import CASES, published
 
 import sensorium
 from sensorium.convert.family import family_named
@@ -20,17 +19,9 @@ TEXTS = ("two cats", "a photo of a dog", "", "a")
 
 @pytest.fixture(scope="module", params=CASES)
 def both(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published") / "model"
-    tower, text = CASES[request.param]
     space = {} if request.param == "plain" else {"image_text_hidden_size": 23}
-    config = transformers.BlipConfig(vision_config=tower, text_config=text, **space)
-    reference = saved(transformers.BlipForImageTextRetrieval, config, folder)
-    (folder / "chat_template.jinja").unlink()
-    side = tower["image_size"]
-    eyes = transformers.BlipImageProcessorPil(size={"height": side, "width": side})
-    processor = transformers.BlipProcessor(eyes, words())
-    processor.save_pretrained(folder)
-    return folder, reference, processor, sensorium.load(folder, precision="fp32")
+    folder = tmp_path_factory.mktemp("published") / "model"
+    return published(transformers.BlipForImageTextRetrieval, request.param, folder, **space)
 
 
 def scored(reference, processor, picture, text, judged):

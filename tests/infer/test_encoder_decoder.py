@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from noise_pictures import Picture, load
 from t5_names import t5_names
 from torch import nn
 
@@ -21,7 +22,7 @@ from sensorium.nn.backbone import t5
 from sensorium.nn.relative import RelativeBias
 from sensorium.objectives.language import NextToken
 from sensorium.render import Renderer, Template
-from sensorium.sequence import Item, Sample, Segment, Sequence
+from sensorium.sequence import Sample, Segment, Sequence
 from sensorium.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.bytes(("<pad>", "</s>"))
@@ -50,25 +51,6 @@ def build(**changes) -> Fused:
     for parameter in model.parameters():
         nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.3)
     return model.eval()
-
-
-class Picture:
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def key(self) -> str:
-        return str(self.seed)
-
-    def shape(self) -> tuple[int, int]:
-        return 16, 16
-
-    def load(self):
-        raise AssertionError("made by the loader")
-
-
-def load(kind, media) -> Item:
-    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(media.seed))
-    return Item(pixels, (16, 16), media.key())
 
 
 def renderer(model: Fused) -> Renderer:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from noise_pictures import Picture, load
 from torch import nn
 
 from sensorium.connectors.pool import AveragePool
@@ -18,7 +19,7 @@ from sensorium.nn.attention import Attention
 from sensorium.nn.cross import Cross
 from sensorium.objectives.language import NextToken
 from sensorium.render import Renderer, Template
-from sensorium.sequence import Item, Sample, Segment, Sequence
+from sensorium.sequence import Sample, Segment, Sequence
 from sensorium.tokenizer import Tokenizer
 
 EYE = vit(width=16, depth=1, heads=2, patch=8, size=16)
@@ -38,25 +39,6 @@ def build(**changes) -> Dual:
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.3)
     return model
-
-
-class Picture:
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def key(self) -> str:
-        return str(self.seed)
-
-    def shape(self) -> tuple[int, int]:
-        return 16, 16
-
-    def load(self):
-        raise AssertionError("made by the loader")
-
-
-def load(kind, media) -> Item:
-    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(media.seed))
-    return Item(pixels, (16, 16), media.key())
 
 
 def document(*pieces: str | int, model: Dual.Config | None = None) -> Sequence:

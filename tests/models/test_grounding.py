@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from noise_pictures import Picture, load
 from torch import nn
 
 from sensorium.connectors.qformer import QFormer
@@ -15,7 +16,7 @@ from sensorium.objectives.contrastive import Contrastive
 from sensorium.objectives.language import NextToken
 from sensorium.objectives.matching import Matching, related, triples
 from sensorium.render import Renderer, Template
-from sensorium.sequence import Item, Sample, Segment, Sequence
+from sensorium.sequence import Sample, Segment, Sequence
 from sensorium.tokenizer import Tokenizer
 
 EYE = vit(width=16, depth=1, heads=2, patch=8, size=16)
@@ -35,25 +36,6 @@ def model() -> Dual:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3, mean=0.1 if parameter.dim() == 1 else 0.0)
     return model.eval()
-
-
-class Picture:
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def key(self) -> str:
-        return str(self.seed)
-
-    def shape(self) -> tuple[int, int]:
-        return 16, 16
-
-    def load(self):
-        raise AssertionError("made by the loader")
-
-
-def load(kind, media) -> Item:
-    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(media.seed))
-    return Item(pixels, (16, 16), media.key())
 
 
 def document(*pieces: str | int) -> Sequence:
