@@ -55,9 +55,7 @@ class Answerer(Protocol):
         """`heard` is called once with the number and the answer of each sample, as they come."""
         ...
 
-    def likelihoods(
-        self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]
-    ) -> None:
+    def likelihoods(self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]) -> None:
         """The same with the likelihoods of the options, or a Said with an error. Raises UserError where they cannot be
         known."""
         ...
@@ -82,9 +80,11 @@ class Local:
             return one.engine
         return Engine(one.model, one.renderer, tokens=one.tokens, items=one.items, slots=self.batch)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        return self._fingerprint or fingerprint_of(self.subject)
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self.subject)
+        return self._fingerprint
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling, heard: Callable[[int, Said], None]) -> None:
         self._must_speak()
@@ -106,9 +106,7 @@ class Local:
 
         drive(self.engine, opened(), ended)
 
-    def likelihoods(
-        self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]
-    ) -> None:
+    def likelihoods(self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]) -> None:
         self._must_speak()
         for first in range(0, len(questions), QUESTIONS):
             part = questions[first : first + QUESTIONS]
@@ -127,8 +125,8 @@ class Local:
 
     def _must_speak(self) -> None:
         if not self.subject.model.config.speaks:
-            raise UserError(f"{self.title} does not answer in words: leave out --task, and its recipe's own evaluations "
-                            "are asked")  # fmt: skip
+            raise UserError(f"{self.title} does not answer in words: leave out --task, and what its recipe evaluates is "
+                            "asked")  # fmt: skip
 
 
 def fingerprint_of(subject: Subject) -> str:

@@ -30,7 +30,7 @@ from sensorium.errors import UserError
 from sensorium.evaluate.answerer import ENDPOINT, Said, seeded
 from sensorium.infer.likelihoods import Likelihoods, Question
 from sensorium.infer.sampling import Sampling
-from sensorium.sequence import Media, MediaError, Sample, Segment
+from sensorium.sequence import Media, Sample, Segment
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529)
 REFUSED = (401, 403, 404, 405)
@@ -92,9 +92,7 @@ class Endpoint:
         about = json.dumps([self.url, self.model, self.extra], sort_keys=True)
         return hashlib.sha256(about.encode()).hexdigest()
 
-    def likelihoods(
-        self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]
-    ) -> None:
+    def likelihoods(self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]) -> None:
         raise UserError(f"{self.title}: an endpoint does not tell how likely given answers are: take a metric that "
                         "reads words (--metric choice)")  # fmt: skip
 
@@ -331,7 +329,7 @@ def answer_in(body: bytes) -> str:
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         content = "".join(text for text in texts if isinstance(text, str)) if texts else None
     why = first.get("finish_reason") if isinstance(first, dict) else None
-    if isinstance(content, str) and (content.strip() or why != "length"):
+    if isinstance(content, str) and (content or why != "length"):
         return content
     refusal = message.get("refusal") if isinstance(message, dict) else None
     if isinstance(refusal, str) and refusal:

@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,7 @@ def _entry(task: Asked, item: TaskItem, pool: Sequence[TaskItem]) -> Entry:
     record = Record(id=item.id, part=item.part, group=item.group, pictures=_places(item), expected=expected_of(item))
     entry = Entry(item, record)
     try:
-        for media in (one.data for one in item.media if isinstance(one.data, Media)):
-            media.key(), media.shape()  # a picture that is not there is found before anything is asked
+        _look_at(item)  # a picture that is not there is found before anything is asked
         sample = task.sample(item, pool)
         record.prompt = words_of(sample)
         if task.metric.needs == "likelihoods" and not task.metric.options(item):
@@ -115,12 +114,17 @@ def _entry(task: Asked, item: TaskItem, pool: Sequence[TaskItem]) -> Entry:
     return entry
 
 
+def _look_at(item: TaskItem) -> None:
+    """Raises MediaError for media that are not there, or whose headers are damaged."""
+    for one in item.media:
+        if isinstance(one.data, Media):
+            one.data.key()
+            one.data.shape()
+
+
 def _whole(item: TaskItem) -> bool:
-    """Whether its media are there."""
     try:
-        for one in item.media:
-            if isinstance(one.data, Media):
-                one.data.key(), one.data.shape()
+        _look_at(item)
     except UserError:
         return False
     return True
@@ -247,10 +251,18 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader)
         if entry.blind_said is not None:
             entry.record.blind_score = score if math.isfinite(score) else None
     groups = [entry.item.group or f"\0{entry.item.id}" for entry in entries]
+    asked = [entry.item for entry in entries if entry.asked is not None]
     found = evaluations(
-        task.name, task.split, task.metric.names, rows, task.metric.scores, blind=blind,
-        chance=task.metric.chance(items), groups=groups if len(set(groups)) < len(groups) else None, seed=task.seed,
-    )  # fmt: skip
+        task.name,
+        task.split,
+        task.metric.names,
+        rows,
+        task.metric.scores,
+        blind=blind,
+        chance=task.metric.chance(asked) if asked else None,
+        groups=groups if len(set(groups)) < len(groups) else None,
+        seed=task.seed,
+    )
     tables = [*_by_part(task, entries, rows, blind), *task.metric.tables(items, rows), _counts(task, entries, bad)]
     examples = [_example(task, entry, found) for entry in drawn(entries)]
     records = [entry.record for entry in entries]
@@ -301,6 +313,8 @@ def _counts(task: Asked, entries: list[Entry], bad: list[BadItem]) -> Table:
     rows = [(kind, str(len(found)), found[0][:200] if found else "") for kind, found in kinds.items()]
     own = sum(entry.blind is None for entry in entries)
     rows.append(("items without a control of their own (no media to exchange)", str(own) if task.blind else "all", ""))
+    blank = sum(not (one.item.answers or one.item.boxes or one.item.answer is not None) for one in entries)
+    rows += [("items without a right answer to compare with", str(blank), "")] if blank else []
     reasons = Counter(record.error.partition(" (")[0] for record in (one.record for one in entries) if record.error)
     rows += [(f"  of these: {reason[:120]}", str(count), "") for reason, count in reasons.most_common(5) if count > 1]
     return Table(f"{task.name} {task.split}: what could not be scored", ("what", "items", "the first"), tuple(rows))
@@ -363,5 +377,6 @@ def _places(item: TaskItem) -> list[str]:
     found = []
     for one in item.media:
         data = one.data
-        found.append(str(data.path or data.name) if isinstance(data, PictureFile) else repr(data)[:200])
+        made = repr(data)[:200] if is_dataclass(data) else type(data).__name__
+        found.append(str(data.path or data.name) if isinstance(data, PictureFile) else made)
     return found
