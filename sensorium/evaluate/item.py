@@ -20,7 +20,7 @@ class TaskItem:
 
     id        unique in its task; records are kept by it
     question  the words, with PLACE where media stand in them
-    media     pictures (or clips, sounds) in order: segments of role "user"
+    media     pictures (or clips, sounds) in order: segments of role "user"; those that no place is left for come last
     before    turns that come before the question, for a conversation
     answers   references: any of them, the annotators' ten (VQA), or captions
     options   of a multiple choice

@@ -110,7 +110,7 @@ def _item(row: Any, where: str, pictures: Pictures) -> TaskItem:
     common: dict[str, Any] = {
         "id": key,
         "question": question,
-        "media": shown(*(media[number] for number in [*apart, *mentioned])),
+        "media": shown(*(media[number] for number in [*mentioned, *apart])),
         "group": key,
         "part": known[1] if known else "",
         "info": {"question_type": "multiple-choice" if options else "open"},

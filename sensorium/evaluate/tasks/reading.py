@@ -332,7 +332,9 @@ class Pictures:
         """A path from the folder, a data: URL, or what a Parquet cell has. Raises BadRow when there is none."""
         if isinstance(value, str):
             words(value, "a picture's name")
-        picture = self._reader.picture(value, name)
+        return self.check(self._reader.picture(value, name))
+
+    def check(self, picture: PictureFile) -> PictureFile:
         if picture.path is not None and not self._is_there(str(picture.path)):
             raise BadRow(f"there is no picture {picture.path}, or it is empty")
         return picture
