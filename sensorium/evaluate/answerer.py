@@ -125,8 +125,8 @@ class Local:
 
     def _must_speak(self) -> None:
         if not self.subject.model.config.speaks:
-            raise UserError(f"{self.title} does not answer in words: leave out --task, and what its recipe evaluates is "
-                            "asked")  # fmt: skip
+            raise UserError(f"{self.title} does not answer in words: leave out --task, and its recipe's evaluations "
+                            "are run")  # fmt: skip
 
 
 def fingerprint_of(subject: Subject) -> str:
