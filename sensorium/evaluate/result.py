@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
 from sensorium.evaluate.statistics import Evaluation, Interval
+
+if TYPE_CHECKING:
+    from sensorium.evaluate.records import Record
 
 
 class Loadable(Protocol):
@@ -61,12 +64,14 @@ class TaskResult:
     """evaluations: scores with intervals and controls. The rest is shown in the report as it is.
 
     pictures  (title, picture), for a task that draws one
+    records   each item as it was asked and answered, of a task of questions
     """
 
     evaluations: list[Evaluation]
     examples: list[Example] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[tuple[str, Picture]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
