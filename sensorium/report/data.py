@@ -158,7 +158,15 @@ def _comparison_summary(comparison: Comparison) -> str:
     better = max if found[0][1].better == "higher" else min
     best, score = better(found, key=lambda pair: pair[1].score)
     interval = f"{score_text(score, score.low)} to {score_text(score, score.high)}"
-    text += f"On {plain_name(task)} {best.name} scores best: {score_text(score, score.score)} (95 % {interval})."
+    text += (
+        f"On {plain_name(task)} {best.name} scores best: {score_text(score, score.score)} (95 % interval {interval})"
+    )
+    rivals = [
+        one.other if one.one == best.name else one.one
+        for one in comparison.differences
+        if one.task == task and best.name in (one.one, one.other) and one.better is None
+    ]
+    text += f"; against {', '.join(rivals)} that is not decidable." if rivals else "."
     if comparison.differences:
         sure = sum(one.better is not None for one in comparison.differences)
         text += f" Of {len(comparison.differences)} differences between two designs on a task, {sure} are decidable."

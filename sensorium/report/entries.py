@@ -7,10 +7,10 @@ script, and the first entries also become markup, so that a page without script 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
@@ -104,7 +104,7 @@ def _scores(data: ReportData) -> Iterable[Any]:
 
 def _item(block: TaskRecords, record: Record, album: Album) -> Entry:
     pictures: Sequence[Picture] = block.media.get(record.id) or [
-        one for one in record.pictures if Path(one).suffix and len(one) < 1024
+        one for one in record.pictures if re.search(r"\.\w{2,5}$", one) and len(one) < 1024
     ]
     return Entry(
         task=block.task,
@@ -119,7 +119,9 @@ def _item(block: TaskRecords, record: Record, album: Album) -> Entry:
 
 
 def _answer(record: Record, by: str, graded: bool) -> Given:
-    boxes = _boxes(record.parsed) or ([one.box for one in find_boxes(record.said)] if _is_text(record.said) else [])
+    boxes = _boxes(record.parsed) or (
+        [one.box for one in find_boxes(record.said)] if isinstance(record.said, str) else []
+    )
     blind = record.blind_said is not None
     return Given(
         by=by,
@@ -164,12 +166,9 @@ def _read_text(record: Record) -> str:
     if isinstance(record.said, Mapping) and isinstance(record.parsed, int):
         return _letter(record.parsed)
     if isinstance(record.parsed, str):
-        return record.parsed
+        inside = isinstance(record.said, str) and record.parsed.lower() in record.said.lower()
+        return "" if inside else record.parsed
     return "" if _boxes(record.parsed) else json.dumps(record.parsed, ensure_ascii=False)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _boxes(value: Any) -> list[Box]:

@@ -34,7 +34,7 @@
   const {names, pictures, reasons, entries} = JSON.parse(store.textContent);
   const list = document.querySelector('.examples'), SIZE = +list.dataset.size;
   for (const image of list.querySelectorAll('img[data-picture]')) pictures[+image.dataset.picture] = image.src;
-  const many = names.length > 1 || (names[0] ?? '') !== '';
+  const many = names.some(name => name);
   const OUTCOMES = {right: '✓ right', wrong: '✗ wrong', unread: '? unreadable', error: '! error', open: 'not scored'};
   const SHOWS = {
     all: () => true,
@@ -77,7 +77,11 @@
     const frame = h('span', {class: 'frame'}, h('img', {src: pictures[place], alt, loading: 'lazy'}));
     if (number === 0) {
       frame.append(...entry.boxes.map(box => boxed('expected', box)));
-      for (const one of entry.answers) frame.append(...one.boxes.map(box => boxed('said', box)));
+      for (const one of entry.answers) frame.append(...one.boxes.map(box => {
+        const made = boxed('said', box);
+        if (many) made.style.setProperty('--box', 'var(--c' + one.by % 8 + ')');
+        return made;
+      }));
     }
     return frame;
   };
@@ -100,9 +104,16 @@
     const expected = [h('dt', null, 'expected'), h('dd', null, said(entry.expected))];
     if (many) {
       text.append(h('dl', null, ...expected));
-      for (const one of entry.answers)
-        text.append(h('div', {class: 'given'}, h('div', {class: 'head'}, h('b', null, names[one.by]), mark(one.outcome)), h('dl', null, ...answer(one))));
-    } else text.append(h('dl', null, ...(first ? answer(first) : []), ...expected));
+      for (const one of entry.answers) {
+        const name = h('b', null, h('span', {class: 'swatch c' + one.by % 8}), names[one.by]);
+        const also = [];
+        if (one.read) also.push('read as ', said(one.read), '; ');
+        if (one.score) also.push('score ' + one.score + '; ');
+        if (one.blind !== null) also.push('blind: ', said(one.blind), one.blindOutcome === 'right' ? ' ✓' : '');
+        text.append(h('div', {class: 'given'}, h('div', {class: 'head'}, name, mark(one.outcome)),
+          h('p', null, said(one.error || one.said)), also.length ? h('p', {class: 'soft small'}, ...also) : null));
+      }
+    } else text.append(h('dl', null, ...expected, ...(first ? answer(first) : [])));
     const link = h('a', {href: '#' + fragment({item: entry.index}), 'aria-label': 'link to ' + entry.name}, 'link');
     text.append(h('p', {class: 'foot'}, entry.id ? entry.id + ' · ' : '', link));
     const made = h('article', {class: 'example', tabindex: '-1', 'data-index': entry.index});

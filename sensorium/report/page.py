@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -36,6 +37,8 @@ SHOWS = {
     "blind": "right only when blind",
 }
 
+MANY = {"right": "all right", "wrong": "some wrong", "differ": "designs differ"}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -50,7 +53,7 @@ class Part:
     def link(self, show: str) -> str:
         """The fragment of the view with these answers."""
         view = {"show": show, "task": f"{self.task}\n{self.split}", "part": self.part}
-        return "view:" + urlencode(view)
+        return "view:" + urlencode(view, errors="replace")  # a model may say half of a surrogate pair
 
 
 def report_html(data: ReportData) -> str:
@@ -58,10 +61,10 @@ def report_html(data: ReportData) -> str:
     script, style = (_asset(name) for name in ("page.js", "page.css"))
     album = Album()
     entries = entries_of(data, album)
-    made = _environment()
-    names = {one.by for entry in entries for one in entry.answers}
-    many = len(names) > 1 or names not in (set(), {""})
-    made.globals |= {
+    names = list(dict.fromkeys(one.by for entry in entries for one in entry.answers))
+    many = any(names)
+    shown = {
+        "data": data,
         "svg": svg,
         "summary": summary(data),
         "smoothing_window": smoothing_window,
@@ -76,14 +79,15 @@ def report_html(data: ReportData) -> str:
         "page_size": STATIC,
         "records": entries_json(entries, album),
         "many": many,
-        "shows": [*SHOWS.items(), *([("differ", "designs differ")] if many else [])],
+        "names": names,
+        "shows": list((SHOWS | (MANY if many else {})).items()),
         "has_boxes": any(entry.boxes or any(one.boxes for one in entry.answers) for entry in entries),
         "breakdown": [] if many else breakdown(entries),
         "outcome_words": OUTCOME_WORDS,
     }
     if data.comparison is not None:
         tasks = tasks_of(data.comparison)
-        made.globals |= {
+        shown |= {
             "tasks": tasks,
             "scales": [scale_of(data.comparison, task) for task in tasks],
             "lines": table_of(data.comparison),
@@ -91,9 +95,10 @@ def report_html(data: ReportData) -> str:
             "matrices": matrices(data.comparison),
             "cost_names": COSTS,
         }
-    return made.get_template("report.html.j2").render(data=data).lstrip()
+    return _environment().get_template("report.html.j2").render(shown).lstrip()
 
 
+@cache
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("sensorium.report", "."),
@@ -160,7 +165,7 @@ def placed(box: Box) -> str:
 
 def report_link(folder: str) -> str:
     """Where the report of a row is, as a relative address: it can name no other place."""
-    return "./" + quote(folder.strip("/")) + "/report.html"
+    return "./" + quote(folder.strip("/"), errors="replace") + "/report.html"
 
 
 def _policy_hash(script: str) -> str:

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from sensorium.report.svg import Axis, framed, text_at, tick_label, wants_log
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 58, 16, 14, 46
-LETTER, LINE = 6.9, 15  # width and height of a label's letters, about, in units of the drawing
+LETTER, LINE = 8.0, 16  # room for a letter and a line of a label, in units of the drawing; letters grow on a phone
 NAME = 24  # letters of a name at most
+GAP = 10  # between a mark and its name
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ def scatter(
         parts.append(
             f'<g class="dots {mark.style}"><circle cx="{across:.1f}" cy="{y(mark.score * scale):.1f}" r="5"/></g>'
         )
-    parts += _labels([(x(mark.cost), y(mark.score * scale), mark) for mark in marks], bottom, words)
+    places = []
+    for mark in marks:
+        across = x(mark.cost)
+        around = (across - 6, across + 6, y(mark.high * scale) - 2, y(mark.low * scale) + 2)
+        places.append((across, y(mark.score * scale), around, mark))
+    parts += _labels(places, bottom, words)
     return framed(WIDTH, HEIGHT, title, parts, "chart")
 
 
@@ -89,31 +95,42 @@ def cost_label(value: float) -> str:
     return f"{float(mantissa):g}e{int(power)}"
 
 
-def _labels(places: Sequence[tuple[float, float, Mark]], bottom: float, words: Callable[[float], str]) -> list[str]:
-    """Names beside their marks: to the right where there is room, else left; never on one another."""
-    taken = [(across - 7, across + 7, down) for across, down, _ in places]
+Rectangle = tuple[float, float, float, float]
+"""left, right, top, bottom"""
+
+
+def _labels(
+    places: Sequence[tuple[float, float, Rectangle, Mark]], bottom: float, words: Callable[[float], str]
+) -> list[str]:
+    """Names beside their marks, to the right where there is room: never on one another, on a mark or on a whisker."""
+    taken = [rectangle for _, _, rectangle, _ in places]
     parts = []
-    for across, down, mark in sorted(places, key=lambda place: place[1]):
+    for across, down, _, mark in sorted(places, key=lambda place: place[1]):
         name = mark.name if len(mark.name) <= NAME else mark.name[: NAME - 1] + "…"
         said = f"{name} {words(mark.score)}"
         wide = LETTER * len(said)
-        left = across + 10 + wide > WIDTH - 4
-        start = across - 10 - wide if left else across + 10
-        height = _free(start, start + wide, down, taken, bottom)
-        taken.append((start, start + wide, height))
+        left, height = _free(across, down, wide, taken, bottom)
+        start = across - GAP - wide if left else across + GAP
+        taken.append((start, start + wide, height - LINE / 2, height + LINE / 2))
         if abs(height - down) > 6:
             edge = start + wide if left else start
             parts.append(f'<path class="lead" d="M{across:.1f} {down:.1f}L{edge:.1f} {height:.1f}"/>')
-        anchor = "end" if left else "start"
-        parts.append(text_at(across + (-10 if left else 10), height + 4, said, anchor, f"name {mark.style}"))
+        place = across + (-GAP if left else GAP)
+        parts.append(text_at(place, height + 4, said, "end" if left else "start", f"name {mark.style}"))
     return parts
 
 
-def _free(start: float, end: float, down: float, taken: Sequence[tuple[float, float, float]], bottom: float) -> float:
-    """The nearest height at which nothing lies between `start` and `end`."""
-    for step in range(0, 60):
-        for height in (down + 3 * step, down - 3 * step):
-            clear = all(right < start or end < left or abs(height - other) >= LINE for left, right, other in taken)
-            if clear and TOP <= height <= bottom - 4:
-                return height
-    return down
+def _free(across: float, down: float, wide: float, taken: Sequence[Rectangle], bottom: float) -> tuple[bool, float]:
+    """Whether to write to the left, and at what height: the nearest place where nothing lies yet."""
+    for step in range(0, 200, 3):
+        for height in (down + step, down - step):
+            for left in (False, True):
+                start = across - GAP - wide if left else across + GAP
+                inside = start > LEFT and start + wide < WIDTH - 2 and TOP <= height <= bottom - 4
+                clear = all(
+                    right <= start or start + wide <= first or low <= height - LINE / 2 or height + LINE / 2 <= high
+                    for first, right, high, low in taken
+                )
+                if inside and clear:
+                    return left, height
+    return across + GAP + wide > WIDTH, down
