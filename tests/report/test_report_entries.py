@@ -21,7 +21,7 @@ from sensorium.evaluate.records import Record
 from sensorium.evaluate.result import Example
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.report.data import ReportData, TaskRecords
-from sensorium.report.entries import MOST, STATIC, Entry, Given, entries_json, entries_of, outcome_of, said_text
+from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, outcome_of, said_text
 from sensorium.report.page import breakdown, placed, report_html
 from sensorium.report.pictures import Album
 from sensorium.report.write import write_report
@@ -135,15 +135,17 @@ def test_each_outcome_has_pictures_before_any_has_all():
     assert (len(shown), shown.count("wrong")) == (STATIC + 20, 10)
 
 
-def test_long_texts_and_many_records_are_cut_and_said_to_be():
+def test_long_texts_and_many_records_are_cut_and_said_to_be(monkeypatch):
     long = [Record(id="a", prompt="x" * 50_000, said="y" * 9000)]
     entry = stored(report_html(ReportData(title="t", records=[TaskRecords(task="t", split="s", records=long)])))
     assert entry["entries"][0]["question"] == "x" * 4000 + " … (46,000 more characters)"
-    many = [Record(id=str(number), prompt="x" * 400) for number in range(MOST + 5)]
+    monkeypatch.setattr("sensorium.report.entries.MOST", 200)
+    monkeypatch.setattr("sensorium.report.entries.LETTERS", 80_000)
+    many = [Record(id=str(number), prompt="x" * 3000) for number in range(205)]
     album = Album()
     entries = entries_of(ReportData(title="t", records=[TaskRecords(task="t", split="s", records=many)]), album)
-    assert len(entries) == MOST
-    assert len(entries_json(entries, album)) < 8_000_000
+    assert len(entries) == 200
+    assert len(entries_json(entries, album)) < 120_000
 
 
 def test_examples_of_tasks_with_records_are_not_shown_twice():
