@@ -345,6 +345,20 @@ def test_an_engine_says_what_is_asked_for(tiny):
     assert (cut.text.text, cut.finish) == ("a" * 9, "length")
 
 
+def test_a_form_that_is_complete_ends_its_answer_without_a_step_more(tiny, monkeypatch):
+    engine = Engine(tiny.model, tiny.renderer)
+    steps, step = [], type(engine.scheduler.decoder).step
+    monkeypatch.setattr(type(engine.scheduler.decoder), "step", lambda self: (steps.append(1), step(self)))
+    for most in (4, 9):
+        [request] = engine.answered(
+            [Sample(tiny.ask("hi"))], Sampling(constraint=Constraint(regex="a{4}"), max_tokens=most), None
+        )
+        assert (request.text.text, request.finish, len(request.ids)) == ("aaaa", "stop", 4)
+    assert len(steps) == 2 * 3  # the first token comes of the prompt
+    [longer] = engine.answered([Sample(tiny.ask("hi"))], Sampling(constraint=Constraint(regex="a{4,}")), None)
+    assert len(longer.ids) >= 4  # it may go on
+
+
 # ---- the bytes of tokens
 
 
