@@ -364,8 +364,9 @@ def test_an_engine_asks_once_whether_a_model_has_a_program(build, monkeypatch):
     """And again when its weights have moved."""
     of, asked = Program.of, []
     monkeypatch.setattr("sensorium.infer.decoding.Program.of", lambda stack: asked.append(stack) or of(stack))
-    for changes, has in ((PLAIN, True), (changed({"routes": 2}), False)):
-        model, renderer = build(backbone=changes)
+    plain = llama(vocab=259, width=32, depth=2, heads=4, kv_heads=2, hidden=64)
+    for backbone, has in ((plain, True), (plain.replace(block=plain.block.replace(routes=2)), False)):
+        model, renderer = build(backbone=backbone)
         engine = Engine(model, renderer)
         asked.clear()
         for _ in range(3):
