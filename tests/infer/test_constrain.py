@@ -15,6 +15,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from sensorium.errors import UserError
 from sensorium.infer.choosing import Chooser
 from sensorium.infer.constrain import Constraint, Guide, _compiled, _vocabulary, response_format
+from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.token_bytes import TokenBytes
 from sensorium.sequence import Sample

@@ -138,24 +138,23 @@ def test_a_draft_model_that_is_the_model_is_right_where_there_is_no_picture(tiny
 
 def test_a_draft_model_reads_what_is_new_alone(tiny, monkeypatch):
     """What it held of a conversation is read on where it stands: nothing is copied, nothing read twice."""
-    model, counts, copies = language(), [], []
-    drafter = DraftModel(model, BYTES, BYTES, tokens=3)
+    counts, copies = [], []
+    drafter = DraftModel(language(), BYTES, BYTES, tokens=3)
     engine = Engine(tiny.model, tiny.renderer, drafter=drafter)
     decoder = drafter.decoder
-    read, fork = type(decoder)._pieces, type(decoder.cache).fork
-    monkeypatch.setattr(
-        decoder, "_pieces", lambda *of: counts.extend(map(len_of, found := read(decoder, *of))) or found
-    )
-    monkeypatch.setattr(decoder.cache, "fork", lambda *of: copies.append(of) or fork(decoder.cache, *of))
+    enter, fork = decoder.enter, decoder.cache.fork
+
+    def entered(requests):
+        enter(requests)
+        counts.extend(len(request.rest) for request in requests)
+
+    monkeypatch.setattr(decoder, "enter", entered)
+    monkeypatch.setattr(decoder.cache, "fork", lambda *of: copies.append(of) or fork(*of))
     [request] = asked(engine, [Sample(tiny.ask("a b", 1))], Sampling(max_tokens=24))
     assert sum(counts) <= len(request.words) + 24
     assert len(counts) > 4
     assert max(counts[1:]) <= 4
     assert copies == []
-
-
-def len_of(piece):
-    return len(piece[1])
 
 
 def test_more_tokens_than_the_draft_model_has_places_for_are_not_guessed(tiny):
