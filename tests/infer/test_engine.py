@@ -158,7 +158,7 @@ def test_equal_pictures_are_encoded_once(tiny, monkeypatch):
     encode = engine._encode
     monkeypatch.setattr(engine, "_encode", lambda kind, items: counts.append(len(items)) or encode(kind, items))
     engine.log_likelihoods([(tiny.ask("a", 1, 2), ["x"]), (tiny.ask("b", 2, 1, 3), ["y"])])
-    assert counts == [3]
+    assert sum(counts) == 3
 
 
 def test_the_features_of_a_picture_do_not_depend_on_those_it_came_with(tiny):
