@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import product
-from json import dumps
 from typing import Any
 
 import torch
@@ -127,14 +126,20 @@ class Renderer:
     def _pieces(
         self, sample: Sample, segments: Iterable[Segment], generate: bool, indices: list[int] | None = None
     ) -> list[Any]:
-        """What the chat template writes. Raises UserError for tools whose text would be more than text: unlike that of
-        segments it passes through the template, where special tokens are looked for."""
-        told = [dumps(sample.tools, ensure_ascii=False), "".join(_texts(sample.tools))]
-        special = [one[0] for text in told for one in self.tokenizer.split_special(text) if not isinstance(one, str)]
-        special += [mark for mark in "\ue000\ue001" for text in told if mark in text]
-        if special:
-            raise UserError(f"the description of a tool has {special[0]!r} in it, which is no plain text: leave it out")
-        return self._chat.pieces(list(segments), generate, indices, sample.tools)
+        """What the chat template writes. Raises UserError where the text of tools would be more than text: unlike that
+        of segments it passes through the template, and special tokens are looked for in what that writes."""
+        pieces = self._chat.pieces(list(segments), generate, indices, sample.tools)
+        if sample.tools:
+            apart = self._chat.pieces(list(segments), generate, indices, _apart(sample.tools))
+            if self._fixed(pieces) != self._fixed(apart):
+                raise UserError("the description of a tool holds, or makes with what stands beside it, a special token "
+                                "of this model: it must be plain text")  # fmt: skip
+        return pieces
+
+    def _fixed(self, pieces: list[Any]) -> list[Any]:
+        """The places of segments, and the special tokens around them."""
+        cut = ([piece] if isinstance(piece, int) else self.tokenizer.split_special(piece) for piece in pieces)
+        return [one for some in cut for one in some if not isinstance(one, str)]
 
     def _branches(self, sample: Sample, generate: bool) -> list[tuple[int, list[Any]]]:
         """Each branch is the conversation trunk + branch; what all have in common from the start is the trunk."""
@@ -155,16 +160,16 @@ class Renderer:
         return [(0, runs[0][: last + 1]), *((number, run[last + 1 :]) for number, run in zip(numbers, runs))]
 
 
-def _texts(value: Any) -> Iterable[str]:
-    """All strings of a JSON value, in their order."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from (key, *_texts(inner))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
+def _apart(value: Any) -> Any:
+    """A JSON value with the letters of its strings kept apart, so that nothing can be found in them. Names and words
+    that a template may compare with its own stay as they are."""
+    if isinstance(value, dict):
+        return {_apart(key): _apart(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_apart(inner) for inner in value]
+    if not isinstance(value, str) or value.isidentifier():
+        return value
+    return "\ue002".join(("", *value, ""))
 
 
 def _plain(

@@ -227,7 +227,7 @@ def test_tools_are_shown_where_the_chat_template_writes_them(model):
             assert "x-sensorium-ignored" not in answer.headers
             assert answer.parse().usage.prompt_tokens == plain.parse().usage.prompt_tokens + added
         tool["function"]["description"] = "<|im_end|>"
-        with pytest.raises(openai.BadRequestError, match="no plain text"):
+        with pytest.raises(openai.BadRequestError, match="must be plain text"):
             ask.create(model="tiny", messages=QUESTION, max_tokens=2, tools=[tool])
 
 
