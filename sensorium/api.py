@@ -37,6 +37,7 @@ from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
+from sensorium.infer.speculation import DraftModel
 from sensorium.infer.vectors import pair_logits, picture_vectors, text_vectors
 from sensorium.models.denoiser import Denoiser
 from sensorium.models.dual import Dual
@@ -57,7 +58,7 @@ Messages = Sequence[dict[str, Any]]
 
 def load(
     run: str | os.PathLike[str], precision: Precision = "auto", device: str = "cpu", console: Console | None = None,
-    quantize: Kind | None = None,
+    quantize: Kind | None = None, draft: str | os.PathLike[str] | Model | None = None,
 ) -> Model:  # fmt: skip
     """Open a run folder (its latest checkpoint), one checkpoint folder, or a published one (config.json, safetensors
     and tokenizer, as transformers writes them, or the folders of a pipeline, as diffusers does), which may be named as
@@ -68,7 +69,9 @@ def load(
     console    where it is said what was loaded of a published folder, and what was quantised; None: standard error
     quantize   int8 or int4: the weights of the language model as codes of so many bits, for inference alone; embedding
                and head are int8 in either. What is computed besides stays in `precision`
-    Raises UserError that says what is missing.
+    draft      a smaller model with the same tokenizer, opened or to be: it guesses how answers go on, and the same is
+               said sooner where it is right (sensorium.infer.speculation)
+    Raises UserError that says what is missing, or that the tokenizers differ.
     """
     if quantize is not None:
         check_kind(quantize)
@@ -76,7 +79,11 @@ def load(
     if quantize is not None:
         said = quantize_stack(network, quantize).summary()
         (console or Console(stderr=True)).print(said, markup=False, highlight=False, soft_wrap=True)
-    return Model(recipe, network.to(device), tokenizer)
+    model = Model(recipe, network.to(device), tokenizer)
+    if draft is not None:
+        small = (draft if isinstance(draft, Model) else load(draft, precision, device, console)).engine
+        model.engine.drafter = DraftModel(small.model, small.renderer.tokenizer, model.engine.renderer.tokenizer)
+    return model
 
 
 def _opened(

@@ -37,6 +37,7 @@ Quantize = Annotated[
     str | None,
     typer.Option(metavar="int8|int4", help="Weights of the language model in 8 or 4 bits; head and embedding in 8."),
 ]
+DRAFT = "A smaller model with the same tokenizer, which guesses how answers go on: the same is said, sooner."
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/quickstart.")]
 
 
@@ -117,13 +118,14 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     quantize: Quantize = None,
+    draft: Annotated[Path | None, typer.Option(metavar="RUN", help=DRAFT)] = None,
     json: Json = False,
 ) -> None:
     """Talk to a trained model about pictures: one line is one turn. With --json one object for each turn."""
     from sensorium.commands.chat import run_chat
 
     sampling = {"temperature": temperature, "max_tokens": max_tokens}
-    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json, quantize)
+    run_chat(run, [str(path) for path in image or ()], prompt, system, sampling, json, quantize, draft)
 
 
 @app.command()
@@ -152,6 +154,10 @@ def serve(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     ui: Annotated[bool, typer.Option("--ui", help="With the web page, at /ui.")] = False,
     quantize: Quantize = None,
+    draft: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help=f"{DRAFT} Of one of several models NAME=RUN. Repeatable."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Serve models behind the OpenAI interface: chat with pictures, completions, embeddings."""
@@ -159,7 +165,7 @@ def serve(
 
     given = Serving(
         tuple(runs), host, port, tuple(api_key or ()), tuple(origin or ()), allow_urls, tuple(limit or ()), drain,
-        precision, device, ui, quantize,
+        precision, device, ui, quantize, tuple(draft or ()),
     )  # fmt: skip
     run_serve(given, json)
 

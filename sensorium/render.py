@@ -76,10 +76,10 @@ class Renderer:
         if self.template.start:
             return self._source_and_target(sample, generate, items)
         if any(segment.branch for segment in segments):
-            pieces = self._branches(segments, generate)
+            pieces = self._branches(sample, generate)
         else:
             plain = all(segment.role is None for segment in segments)
-            run = _plain(segments, self.template, generate) if plain else self._chat.pieces(list(segments), generate)
+            run = _plain(segments, self.template, generate) if plain else self._pieces(sample, segments, generate)
             pieces = [(0, self.template.ordered(run, segments))]
         build = _Builder(self, segments, items)
         for branch, run in pieces:
@@ -100,7 +100,7 @@ class Renderer:
             raise UserError(f"sample {sample.id or '(no id)'}: an encoder-decoder reads one prompt a document, here "
                             "prompts are branches: give each question a sample of its own")  # fmt: skip
         plain = all(one.role is None for one in segments)
-        run = _plain(asked, template.replace(begin=""), False) if plain else self._chat.pieces(list(asked), True)
+        run = _plain(asked, template.replace(begin=""), False) if plain else self._pieces(sample, asked, True)
         read = _Builder(self, tuple(replace(one, train=False) for one in asked), items)
         read.add(0, template.ordered(run if plain else [*run, template.plain], asked))
         source = read.finish(sample)
@@ -118,8 +118,32 @@ class Renderer:
         item = Item(None, (len(source),), key.hexdigest(), source=source)
         return replace(made, spans=[Span("text", 0, len(source), 0, "memory")], items={"text": [item]})
 
-    def _branches(self, segments: tuple[Segment, ...], generate: bool) -> list[tuple[int, list[Any]]]:
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the model is told of a sample's tools: its chat template writes them."""
+        return self._chat.shows_tools
+
+    def _pieces(
+        self, sample: Sample, segments: Iterable[Segment], generate: bool, indices: list[int] | None = None
+    ) -> list[Any]:
+        """What the chat template writes. Raises UserError where the text of tools would be more than text: unlike that
+        of segments it passes through the template, and special tokens are looked for in what that writes."""
+        pieces = self._chat.pieces(list(segments), generate, indices, sample.tools)
+        if sample.tools:
+            apart = self._chat.pieces(list(segments), generate, indices, _apart(sample.tools))
+            if self._fixed(pieces) != self._fixed(apart):
+                raise UserError("the description of a tool holds, or makes with what stands beside it, a special token "
+                                "of this model: it must be plain text")  # fmt: skip
+        return pieces
+
+    def _fixed(self, pieces: list[Any]) -> list[Any]:
+        """The places of segments, and the special tokens around them."""
+        cut = ([piece] if isinstance(piece, int) else self.tokenizer.split_special(piece) for piece in pieces)
+        return [one for some in cut for one in some if not isinstance(one, str)]
+
+    def _branches(self, sample: Sample, generate: bool) -> list[tuple[int, list[Any]]]:
         """Each branch is the conversation trunk + branch; what all have in common from the start is the trunk."""
+        segments = sample.segments
         numbers = sorted({segment.branch for segment in segments} - {0})
         runs = []
         for number in numbers:
@@ -127,13 +151,25 @@ class Renderer:
             if all(segments[index].role is None for index in chosen):
                 run = _plain([segments[index] for index in chosen], self.template, generate, chosen)
             else:
-                run = self._chat.pieces([segments[index] for index in chosen], generate, chosen)
+                run = self._pieces(sample, [segments[index] for index in chosen], generate, chosen)
             runs.append(self.template.ordered(run, segments))
         trunk = [index for index, segment in enumerate(segments) if segment.branch == 0]
         last = max((place for place, piece in enumerate(runs[0]) if piece in trunk), default=-1) if trunk else -1
         if any(run[: last + 1] != runs[0][: last + 1] for run in runs):
             raise UserError("the branches of a sample must share their beginning: put shared segments first")
         return [(0, runs[0][: last + 1]), *((number, run[last + 1 :]) for number, run in zip(numbers, runs))]
+
+
+def _apart(value: Any) -> Any:
+    """A JSON value with the letters of its strings kept apart, so that nothing can be found in them. Names and words
+    that a template may compare with its own stay as they are."""
+    if isinstance(value, dict):
+        return {_apart(key): _apart(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_apart(inner) for inner in value]
+    if not isinstance(value, str) or value.isidentifier():
+        return value
+    return "\ue002".join(("", *value, ""))
 
 
 def _plain(

@@ -175,6 +175,8 @@ class Sample:
     cost: int | None = None
     info: dict[str, Any] = field(default_factory=dict)
     """What evaluation needs and the model never sees: expected answers, boxes, the concept's key."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions that the model is told of, as OpenAI's interface has them, where its chat template writes them."""
 
 
 def turn_of(segments: tuple[Segment, ...], media: Segment) -> list[Segment]:

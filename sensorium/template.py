@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from json import dumps
 from typing import Any, Self
 
 from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, model_validator
 
@@ -94,14 +96,24 @@ class Chat:
         extensions = ["jinja2.ext.loopcontrols"]
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
         environment.globals["raise_exception"] = _refuse
+        environment.filters["tojson"] = _json
         try:
             self._source = environment.from_string(template.chat)
             self._sources = {kind: environment.from_string(source) for kind, source in template.chats.items()}
         except TemplateError as error:
             raise UserError(f"the chat template is not valid Jinja: {error}") from error
+        every = (template.chat, *template.chats.values())
+        self.shows_tools = all("tools" in find_undeclared_variables(environment.parse(one)) for one in every)
+        """Whether it writes the tools of a conversation."""
 
-    def pieces(self, segments: list[Segment], generate: bool, indices: list[int] | None = None) -> list[Any]:
-        """Template text (str) and segment indices (int) in the order the template writes them."""
+    def pieces(
+        self, segments: list[Segment], generate: bool, indices: list[int] | None = None,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[Any]:  # fmt: skip
+        """Template text (str) and segment indices (int) in the order the template writes them.
+
+        tools  are written as template text: they must not hold special tokens, nor private marks
+        """
         indices = list(range(len(segments))) if indices is None else indices
         template = self.template
         turns: list[tuple[str, list[tuple[str, str]]]] = []  # role, parts: kind and text
@@ -115,7 +127,8 @@ class Chat:
         if template.system and turns[0][0] != "system":
             turns.insert(0, ("system", [("text", template.system)]))
         messages = [{"role": role, "content": self._content(parts)} for role, parts in turns]
-        given = {"bos_token": template.bos, "eos_token": template.stop, "tools": None, "documents": None}
+        given = {"bos_token": template.bos, "eos_token": template.stop, "documents": None}
+        given |= {"tools": list(tools) or None}
         kinds = {segment.kind for segment in segments}
         source = next((one for kind, one in self._sources.items() if kind in kinds), self._source)
         try:
@@ -155,6 +168,11 @@ class Chat:
             raise UserError(f"the chat template leaves out {lost} of the items: it writes no "
                             f"{' or '.join(names)} for them")  # fmt: skip
         return found
+
+
+def _json(value: Any, indent: int | None = None, **how: Any) -> str:
+    """As transformers has it: what is written is read by a model, not by a browser."""
+    return dumps(value, ensure_ascii=False, indent=indent, **how)
 
 
 def _refuse(message: str) -> None:

@@ -192,6 +192,10 @@ def test_train_on_own_data_then_chat_and_evaluate(chat: Path, tmp_path: Path, mo
     written = capsys.readouterr()
     assert set(json.loads(written.out)) == {"question", "answer"}
     assert "int4: " in written.err
+    assert run("chat", str(out), "--image", picture, *asked) == 0
+    plain = capsys.readouterr().out
+    assert run("chat", str(out), "--image", picture, *asked, "--draft", str(out)) == 0
+    assert capsys.readouterr().out == plain
     assert run("eval", str(out), "--n", "4", "--quantize", "int8", "--json") == 0
     assert json.loads(capsys.readouterr().out)["quantize"] == "int8"
     assert run("eval", str(out), "--quantize", "q8") == 2

@@ -15,7 +15,7 @@ from sensorium.sequence import MediaError
 
 def run_chat(
     run: Path, images: list[str], prompt: str | None, system: str | None, sampling: dict[str, Any], json: bool,
-    quantize: str | None = None,
+    quantize: str | None = None, draft: Path | None = None,
 ) -> None:  # fmt: skip
     for image in images:  # before a model is loaded
         try:
@@ -26,7 +26,7 @@ def run_chat(
     from sensorium.infer.kernels.quantize import check_kind
 
     kind = None if quantize is None else check_kind(quantize)
-    session = load(run, quantize=kind).session(system, **sampling)
+    session = load(run, quantize=kind, draft=draft).session(system, **sampling)
     if json or prompt is not None:
         _answer_all(session, [prompt] if prompt is not None else _lines(), images, json)
         return

@@ -18,7 +18,8 @@ KEYS = "SENSORIUM_API_KEYS"
 
 @dataclass(frozen=True)
 class Serving:
-    """What the command line says. runs: RUN or NAME=RUN. limits: NAME=VALUE. drain: seconds. ui: with the web page."""
+    """What the command line says. runs: RUN or NAME=RUN. limits: NAME=VALUE. drain: seconds. ui: with the web page.
+    drafts: RUN, where several models are served NAME=RUN."""
 
     runs: tuple[str, ...]
     host: str = "127.0.0.1"
@@ -32,6 +33,7 @@ class Serving:
     device: str = "cpu"
     ui: bool = False
     quantize: str | None = None
+    drafts: tuple[str, ...] = ()
 
 
 def run_serve(asked: Serving, json: bool) -> None:
@@ -85,12 +87,34 @@ def app_of(asked: Serving, named: dict[str, str]) -> Any:
     for assignment in asked.limits:
         limits = override(limits, assignment)
     kind = None if asked.quantize is None else check_kind(asked.quantize)
+    drafts = named_drafts(asked.drafts, list(named))
     models = [
-        Hosted.of(name, load(run, asked.precision, asked.device, quantize=kind), limits)  # type: ignore[arg-type]
+        Hosted.of(
+            name,
+            load(run, asked.precision, asked.device, quantize=kind, draft=drafts.get(name)),  # type: ignore[arg-type]
+            limits,
+        )
         for name, run in named.items()
     ]
     keys = [*asked.keys, *filter(None, (key.strip() for key in os.environ.get(KEYS, "").split(",")))]
     return create_app(models, limits, keys=keys, origins=asked.origins, urls=asked.urls)
+
+
+def named_drafts(drafts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Draft models by the name of the model they guess for. Raises UserError where that is not said, or is twice."""
+    found: dict[str, str] = {}
+    for draft in drafts:
+        name, is_named, path = draft.partition("=")
+        if not is_named:
+            name, path = names[0], draft
+            if len(names) > 1:
+                raise UserError(f"--draft {draft}: of which of {', '.join(names)}? Give --draft NAME={draft}")
+        if name not in names:
+            raise UserError(f"--draft {draft}: there is no model {name!r} here: known are {', '.join(names)}")
+        if name in found:
+            raise UserError(f"--draft {draft}: {name} has a draft model already, {found[name]}")
+        found[name] = path
+    return found
 
 
 def named_runs(runs: Sequence[str]) -> dict[str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sensorium.infer.cache import Cache
 from sensorium.infer.cutting import Mark, head, piece, shared, tail
-from sensorium.infer.kernels.program import Program
+from sensorium.infer.kernels.program import Program, made_of
 from sensorium.infer.request import Request
 from sensorium.mask import SAID, Layout, compile_layout, rows_of
 from sensorium.models.wiring import Wiring
@@ -44,6 +45,7 @@ class Decoder:
         self.saying = 0
         self._kept: list[tuple[int, list[Mark]]] = [(0, []) for _ in range(cache.slots)]
         self._clock = itertools.count(1)
+        self._made_of: list[Any] | None = None
         self.program: Program | None = None
         """The same backbone in kernels for this machine, for passes of few tokens; None where it has none."""
 
@@ -62,8 +64,8 @@ class Decoder:
         """Give each request a slot, with what of its prompt is held already."""
         if sum(request.slots for request in requests) > self.free:
             raise ValueError(f"{sum(request.slots for request in requests)} requests for {self.free} free slots")
-        if not self.active and (self.program is None or not self.program.fits()):
-            self.program = None if self.model.streams is not None else Program.of(self.model.stack)
+        if not self.active:
+            self._look()
         for one in _each(requests):
             slot = len(self.active)
             source, one.cached = self.nearest(one)
@@ -82,6 +84,13 @@ class Decoder:
             one.begun = True
             self.active.append(one)
 
+    def _look(self) -> None:
+        """The program of the model as it is now: what was said of it holds until a layer is exchanged or moved."""
+        made = made_of(self.model.stack)
+        if made != self._made_of:
+            self._made_of = made
+            self.program = None if self.model.streams is not None else Program.of(self.model.stack)
+
     def nearest(self, request: Request) -> tuple[int | None, int]:
         """The slot that holds most of the beginning of a prompt, and how many tokens; (None, 0) where it is too little
         to be worth it."""
@@ -91,8 +100,9 @@ class Decoder:
         for slot in range(self.cache.slots):
             owned = slot < len(self.active)
             held = self.active[slot].held(self.cache.lengths[slot]) if owned else self._kept[slot][1]
-            common = shared(request.marks, held, request.sequence, self.rule) if len(held) >= LEAST else 0
-            if common >= max(LEAST, found[1] + 1):
+            common = shared(request.marks, held, request.sequence, self.rule) if held else 0
+            least = LEAST if owned or common < len(held) else 1  # what is read on where it stands needs no copy
+            if common >= max(least, found[1] + 1):
                 found = slot, common
         return found
 
@@ -196,7 +206,7 @@ class Decoder:
     def step(self) -> None:
         """One more token for every request whose prompt is read, or several where a draft proves right."""
         requests = self.active[: self.saying]
-        drafts = [request.draft() for request in requests]
+        drafts = _drafts(requests)
         told = [[request.last, *draft] for request, draft in zip(requests, drafts)]
         starts = [request.position for request in requests]
         position = torch.tensor([start + k for start, ids in zip(starts, told) for k in range(len(ids))])
@@ -314,6 +324,17 @@ class Decoder:
             request.rows.append([*row, *heard])
             if request.against is not None:
                 request.against.rows.append(request.rows[-1])
+
+
+def _drafts(requests: Many[Request]) -> list[list[int]]:
+    """What may follow the last token of each request; its drafter guesses for all that it drafts for together."""
+    drafts: list[list[int]] = [[] for _ in requests]
+    for drafter in {id(one.drafter): one.drafter for one in requests}.values():
+        rows = [row for row, one in enumerate(requests) if one.drafter is drafter and one.room]
+        if drafter is not None and rows:
+            for row, ids in zip(rows, drafter.draft([requests[row] for row in rows])):
+                drafts[row] = ids[: requests[row].room]
+    return drafts
 
 
 def _each(requests: Many[Request]) -> list[Request]:

@@ -179,6 +179,8 @@ class Engine:
         if self._scheduler is not None and self._scheduler.idle:
             self._scheduler = None
         self.features = Kept(self.features.limit)
+        if self.drafter is not None:
+            self.drafter.rest()
 
     def open(self, sample: Sample, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
         """A request: the sample is rendered and its media decoded, but for those whose features are known.
@@ -260,6 +262,9 @@ class Engine:
 
     @torch.inference_mode()
     def _score(self, pending: list[tuple[Sequence, int]]) -> list[Likelihoods]:
+        """On a CPU one question at a time: as in `_encode`, its numbers must not depend on those it came with."""
+        if len(pending) > 1 and self.model.reference().device.type == "cpu":
+            return [one for question in pending for one in self._score([question])]
         if not pending:
             return []
         packed, outputs = self._forward([sequence for sequence, _ in pending])

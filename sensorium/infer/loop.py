@@ -153,10 +153,9 @@ class Loop:
         Raises Busy, Closed, and UserError for a prompt that cannot be read.
         """
         self._admissible()
-        first = self.engine.open(sample, sampling)
-        requests = [first]
-        for answer in range(1, sampling.n):
-            requests.append(self.engine.request(first.sequence, sampling.replace(seed=sampling.seed + answer)))
+        first = self.engine.open(sample, sampling.answer(0))
+        others = (sampling.answer(number) for number in range(1, sampling.n))
+        requests = [first, *(self.engine.request(first.sequence, one) for one in others)]
         ticket = Ticket(self, requests, heard)
         with self._changed:
             self._admissible()

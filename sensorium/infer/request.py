@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -19,10 +20,14 @@ Finish = Literal["stop", "length", "cancelled"]
 
 
 class Drafter(Protocol):
-    """Guesses how an answer goes on."""
+    """Guesses how answers go on."""
 
-    def draft(self, request: Request) -> list[int]:
-        """The next tokens, none where nothing can be guessed."""
+    def draft(self, requests: Many[Request]) -> list[list[int]]:
+        """The next tokens of each, none where nothing can be guessed; what is beyond a request's `room` is not read."""
+        ...
+
+    def rest(self) -> None:
+        """Give back the memory of what was read."""
         ...
 
 
@@ -87,10 +92,10 @@ class Request:
         """The step chosen last: an id, or one of each parallel stream."""
         return [self.ids[-1], *self.rows[-1]] if self.rows else self.ids[-1]
 
-    def draft(self) -> list[int]:
-        """Tokens that may follow the last; at most as many as the answer may have besides the next."""
-        room = self.sampling.max_tokens - len(self.ids) - 1
-        return [] if self.drafter is None or room < 1 else self.drafter.draft(self)[:room]
+    @property
+    def room(self) -> int:
+        """Tokens that the answer may have besides the next: so many may be guessed."""
+        return max(self.sampling.max_tokens - len(self.ids) - 1, 0)
 
     @property
     def inside(self) -> bool:
@@ -130,7 +135,8 @@ class Request:
             self.ids.append(chosen)
             self._ready += self.text.push(chosen)
             long = len(self.ids) >= self.sampling.max_tokens
-            self.finish = "stop" if self.text.stopped else "length" if long else None
+            ended = self.text.stopped or self.chooser.complete  # nothing may follow: no step is needed to say so
+            self.finish = "stop" if ended else "length" if long else None
         if self.against is not None:
             self.against.ids.append(chosen)
         self._close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from pydantic import Field, field_validator
 
@@ -25,12 +26,12 @@ class Sampling(Config):
     presence_penalty    subtracted from the logits of tokens that the answer so far has
     frequency_penalty   subtracted from them once for each time it has them
     logit_bias          {id: number added to its logit}; -100 rules a token out, 100 all others
-    n                   answers to each prompt
+    n                   answers to each prompt; each draws from a generator of its own, see `answer`
     logprobs            the logarithm of the probability of each token that was chosen, with as many of the likeliest
                         beside it; None for none at all. They are the model's own: of its logits as they are, before
                         anything said here changes them
     constraint          the form of the answer: one of some texts, a regular expression, a JSON schema
-    seed                request i of a call draws from a generator of its own, seeded by seed + i
+    seed                of the first answer's generator; of request i of a call it is seed + i
     max_tokens          longest answer, in tokens
     stop                texts that end the answer; they are not part of it
     guidance            of what is drawn: how far the logits go from those without the words of the prompt towards those
@@ -52,6 +53,14 @@ class Sampling(Config):
     max_tokens: int = Field(default=256, gt=0)
     stop: tuple[str, ...] = ()
     guidance: float = Field(default=1.0, ge=0)
+
+    def answer(self, number: int) -> Sampling:
+        """Of n answers to one prompt, counted from 0, one by itself: the first has the seed as it is. The others have
+        seeds that are hashes of both, so that none is that of an answer beside it, or of the next request's."""
+        if number == 0:
+            return self.replace(n=1)
+        told = blake2b(f"{self.seed} {number}".encode(), digest_size=8).digest()
+        return self.replace(n=1, seed=int.from_bytes(told, "big") >> 1)
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
@@ -51,7 +51,7 @@ async def answer_chat(request: Request, body: ChatRequest, hosted: Hosted) -> Re
     hosted.must_answer()
     count = answers_of(body, visit)
     logprobs = _logprobs(body)
-    _tools(body, visit)
+    tools = _tools(body, hosted, visit)
     watch, asking = Watch(request), Asking(hosted, visit, 1, count)
     handed = False
 
@@ -69,7 +69,7 @@ async def answer_chat(request: Request, body: ChatRequest, hosted: Hosted) -> Re
                 return sampling(body, hosted, hosted.room(sample, wanted, param), logprobs)
 
             def submit() -> None:
-                asking.submit(iter([sample_of(body.messages, hosted, intake)]), chosen)
+                asking.submit(iter([replace(sample_of(body.messages, hosted, intake), tools=tools)]), chosen)
 
             await watch.run(on_thread(hosted, submit))
         if body.stream:
@@ -104,13 +104,18 @@ def _logprobs(body: ChatRequest) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _tools(body: ChatRequest, visit: Visit) -> None:
-    """Tools are accepted, and not shown to the model. Raises ApiError where one must be called."""
+def _tools(body: ChatRequest, hosted: Hosted, visit: Visit) -> tuple[dict[str, Any], ...]:
+    """The tools that the model is told of, if its chat template has a place for them; what it calls is then part of its
+    text. Raises ApiError where one must be called."""
     if body.tool_choice not in (None, "none", "auto"):
-        raise wrong("no model here calls tools: tool_choice may be none or auto; response_format makes an answer that "
-                    "has the form of a call", "tool_choice", "unsupported_value")  # fmt: skip
-    if body.tools and body.tool_choice != "none":
+        raise wrong("no call of a tool can be forced here: tool_choice may be none or auto; response_format makes an "
+                    "answer that has the form of a call", "tool_choice", "unsupported_value")  # fmt: skip
+    if not body.tools or body.tool_choice == "none":
+        return ()
+    if not hosted.engine.renderer.shows_tools:
         visit.ignored.append("tools")
+        return ()
+    return tuple(tool.model_dump() for tool in body.tools)
 
 
 # ---- whole answers

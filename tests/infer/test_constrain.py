@@ -15,6 +15,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from sensorium.errors import UserError
 from sensorium.infer.choosing import Chooser
 from sensorium.infer.constrain import Constraint, Guide, _compiled, _vocabulary, response_format
+from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.token_bytes import TokenBytes
 from sensorium.sequence import Sample
@@ -343,6 +344,20 @@ def test_an_engine_says_what_is_asked_for(tiny):
                 assert fits(request.text.text)
     [cut] = tiny.engine.answered(samples[:1], Sampling(constraint=Constraint(regex="a{50}"), max_tokens=9), None)
     assert (cut.text.text, cut.finish) == ("a" * 9, "length")
+
+
+def test_a_form_that_is_complete_ends_its_answer_without_a_step_more(tiny, monkeypatch):
+    engine = Engine(tiny.model, tiny.renderer)
+    steps, step = [], type(engine.scheduler.decoder).step
+    monkeypatch.setattr(type(engine.scheduler.decoder), "step", lambda self: (steps.append(1), step(self)))
+    for most in (4, 9):
+        [request] = engine.answered(
+            [Sample(tiny.ask("hi"))], Sampling(constraint=Constraint(regex="a{4}"), max_tokens=most), None
+        )
+        assert (request.text.text, request.finish, len(request.ids)) == ("aaaa", "stop", 4)
+    assert len(steps) == 2 * 3  # the first token comes of the prompt
+    [longer] = engine.answered([Sample(tiny.ask("hi"))], Sampling(constraint=Constraint(regex="a{4,}")), None)
+    assert len(longer.ids) >= 4  # it may go on
 
 
 # ---- the bytes of tokens

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from tiny_fused import ask
 from torch import nn
 
 from sensorium.infer.cache import Cache
+from sensorium.infer.engine import Engine
 from sensorium.infer.kernels import build
 from sensorium.infer.kernels.program import Program
 from sensorium.infer.kernels.quantize import QuantLinear, QuantWeight
+from sensorium.infer.sampling import Sampling
 from sensorium.mask import Layout
 from sensorium.nn.backbone import Backbone, Local, bert, llama, opt, t5
 from sensorium.nn.lora import LoRA, add_lora
@@ -18,6 +21,7 @@ from sensorium.nn.readout import Readout
 from sensorium.nn.relative import LinearBias
 from sensorium.nn.rope import Rope, Scaling
 from sensorium.nn.sinusoid import Sinusoid
+from sensorium.sequence import Sample
 
 PLAIN = llama(vocab=61, width=40, depth=2, heads=4, kv_heads=2, hidden=50, tied=True)
 
@@ -355,3 +359,22 @@ def test_layers_of_codes(kind):
         alone = program.step(x[row : row + 1], [row], [0], torch.zeros(1).long(), cache)
         assert torch.equal(alone, all_at_once[row : row + 1])
         assert torch.equal(program.logits(alone), program.logits(all_at_once)[row : row + 1])
+
+
+def test_an_engine_asks_once_whether_a_model_has_a_program(build, monkeypatch):
+    """And again when its weights have moved."""
+    of, asked = Program.of, []
+    monkeypatch.setattr("sensorium.infer.decoding.Program.of", lambda stack: asked.append(stack) or of(stack))
+    plain = llama(vocab=259, width=32, depth=2, heads=4, kv_heads=2, hidden=64)
+    for backbone, has in ((plain, True), (plain.replace(block=plain.block.replace(routes=2)), False)):
+        model, renderer = build(backbone=backbone)
+        engine = Engine(model, renderer)
+        asked.clear()
+        for _ in range(3):
+            engine.generate([Sample(ask("hi"))], Sampling(max_tokens=3))
+        assert len(asked) == 1
+        assert (engine.scheduler.decoder.program is not None) == has
+        model.bfloat16()
+        engine.rest()
+        engine.generate([Sample(ask("hi"))], Sampling(max_tokens=3))
+        assert len(asked) == 2

@@ -86,7 +86,7 @@ def test_several_answers_share_their_prompt(tiny, loop):
     ticket = loop.submit(sample, sampling, ear)
     for _ in range(3):
         ear.wait()
-    alone = [loop.engine.generate([sample], sampling.replace(n=1, seed=4 + answer))[0] for answer in range(3)]
+    alone = [loop.engine.generate([sample], sampling.answer(answer))[0] for answer in range(3)]
     assert [ear.text(answer) for answer in range(3)] == alone
     assert len(set(alone)) == 3
     assert ticket.done

@@ -24,6 +24,16 @@ def test_one_stop_text_need_not_be_a_list():
     assert Sampling(stop="\n\n").stop == ("\n\n",)
 
 
+def test_the_answers_of_requests_side_by_side_have_seeds_of_their_own():
+    asked = [Sampling(n=4, seed=seed) for seed in range(50)]
+    seeds = [one.answer(number).seed for one in asked for number in range(4)]
+    assert len(set(seeds)) == 200
+    assert [one.answer(0).seed for one in asked] == list(range(50))
+    assert asked[7].answer(3) == Sampling(seed=7, n=9).answer(3)
+    assert asked[7].answer(3).n == 1
+    assert Sampling(seed=2**62).answer(1).seed < 2**63
+
+
 # ---- text
 
 TOKENIZER = Tokenizer.bytes()

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
-from tiny_fused import plain_greedy
+from tiny_fused import config, plain_greedy, strong
 
+from sensorium.errors import UserError
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
-from sensorium.infer.speculation import PromptLookup
+from sensorium.infer.speculation import DraftModel, PromptLookup
+from sensorium.mask import AttentionRule
+from sensorium.models.fused import Fused
+from sensorium.nn.backbone import llama
 from sensorium.sequence import Sample
+from sensorium.tokenizer import Tokenizer
 
 
 class Oracle:
@@ -16,9 +21,12 @@ class Oracle:
     def __init__(self, ids):
         self.ids = ids
 
-    def draft(self, request):
-        place = len(request.ids)
-        return [id if (at + 1) % 3 else (id + 1) % 200 for at, id in enumerate(self.ids[place : place + 5])]
+    def draft(self, requests):
+        told = [self.ids[len(request.ids) :][:5] for request in requests]
+        return [[id if (at + 1) % 3 else (id + 1) % 200 for at, id in enumerate(ids)] for ids in told]
+
+    def rest(self):
+        pass
 
 
 def prompts(tiny):
@@ -80,13 +88,103 @@ def test_an_answer_that_repeats_its_prompt_is_guessed_from_it(tiny):
 
 
 def test_the_longest_end_that_was_there_before_is_followed():
-    class Asked:
-        words, ids = [1, 2, 3, 4, 9, 2, 3, 7, 7], [2, 3]
-
-    assert PromptLookup(tokens=3).draft(Asked) == [7, 7, 2]
-    Asked.ids = [1, 2, 3]
-    assert PromptLookup(tokens=2).draft(Asked) == [4, 9]
-    Asked.ids = [5, 6]
-    assert PromptLookup().draft(Asked) == []
+    said = [1, 2, 3, 4, 9, 2, 3, 7, 7]
+    assert PromptLookup(tokens=3).following([*said, 2, 3]) == [7, 7, 2]
+    assert PromptLookup(tokens=2).following([*said, 1, 2, 3]) == [4, 9]
+    assert PromptLookup().following([*said, 5, 6]) == []
     with pytest.raises(ValueError, match="at least 1"):
         PromptLookup(longest=1, shortest=2)
+
+
+# ---- a draft model
+
+BYTES = Tokenizer.bytes()
+SAMPLINGS = [Sampling(max_tokens=20), Sampling(max_tokens=20, temperature=0.8, top_p=0.9, seed=3)]
+
+
+def language(**changes):
+    return strong(Fused.Config(backbone=llama(vocab=259, width=32, depth=1, heads=2, kv_heads=1, hidden=32, **changes)))
+
+
+def asked(engine, samples, sampling):
+    engine.stops = frozenset()
+    return engine.answered(samples, sampling, None)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_wrong_draft_model_changes_no_token(tiny, sampling):
+    expected = asked(Engine(tiny.model, tiny.renderer), prompts(tiny), sampling)
+    drafter = DraftModel(language(), BYTES, BYTES, slots=2)  # fewer than conversations
+    requests = asked(Engine(tiny.model, tiny.renderer, drafter=drafter), prompts(tiny), sampling)
+    assert [request.ids for request in requests] == [request.ids for request in expected]
+    assert all(request.drafted > request.right for request in requests)
+    assert not drafter.decoder.active
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_draft_model_that_is_the_model_is_right_where_there_is_no_picture(tiny, monkeypatch, sampling):
+    samples = prompts(tiny)
+    expected = asked(Engine(tiny.model, tiny.renderer), samples, sampling)
+    drafter = DraftModel(tiny.model, BYTES, BYTES, tokens=4)
+    requests = asked(Engine(tiny.model, tiny.renderer, drafter=drafter), samples, sampling)
+    assert [request.ids for request in requests] == [request.ids for request in expected]
+    words = requests[0]
+    if sampling.temperature == 0:
+        assert words.right == words.drafted == 15  # 1 + 3 x (4 + 1) + 3 + 1 tokens
+    assert requests[1].right < requests[1].drafted  # it does not see the picture
+    drafter.rest()
+    assert asked(Engine(tiny.model, tiny.renderer, drafter=drafter), samples, sampling)[0].ids == words.ids
+
+
+def test_a_draft_model_reads_what_is_new_alone(tiny, monkeypatch):
+    """What it held of a conversation is read on where it stands: nothing is copied, nothing read twice."""
+    counts, copies = [], []
+    drafter = DraftModel(language(), BYTES, BYTES, tokens=3)
+    engine = Engine(tiny.model, tiny.renderer, drafter=drafter)
+    decoder = drafter.decoder
+    enter, fork = decoder.enter, decoder.cache.fork
+
+    def entered(requests):
+        enter(requests)
+        counts.extend(len(request.rest) for request in requests)
+
+    monkeypatch.setattr(decoder, "enter", entered)
+    monkeypatch.setattr(decoder.cache, "fork", lambda *of: copies.append(of) or fork(*of))
+    [request] = asked(engine, [Sample(tiny.ask("a b", 1))], Sampling(max_tokens=24))
+    assert sum(counts) <= len(request.words) + 24
+    assert len(counts) > 4
+    assert max(counts[1:]) <= 4
+    assert copies == []
+
+
+def test_more_tokens_than_the_draft_model_has_places_for_are_not_guessed(tiny):
+    sample = Sample(tiny.ask("how long is this?"))
+    places = len(tiny.renderer.render(sample, generate=True)) + 9
+    learned = language().config.backbone.replace(rope=None, positions=places)
+    drafter = DraftModel(strong(Fused.Config(backbone=learned)), BYTES, BYTES, tokens=4)
+    [request] = asked(Engine(tiny.model, tiny.renderer, drafter=drafter), [sample], Sampling(max_tokens=20))
+    [plain] = asked(Engine(tiny.model, tiny.renderer), [sample], Sampling(max_tokens=20))
+    assert request.ids == plain.ids
+    assert 4 <= request.drafted < 30
+
+
+def test_a_vocabulary_may_go_on_where_the_other_ends(tiny):
+    """Marks of the model that the draft model has no words for are left out of what it reads, and the other way."""
+    more = BYTES.add_special(("<image>",))
+    wide = strong(Fused.Config(backbone=llama(vocab=300, width=32, depth=1, heads=2, kv_heads=1, hidden=32)))
+    for model, own, target in ((language(), BYTES, more), (wide, more, BYTES)):
+        drafter = DraftModel(model, own, target)
+        request = Engine(tiny.model, tiny.renderer).open(Sample(tiny.ask("hi")), Sampling(max_tokens=9))
+        request.words = [*request.words, 259, 104]
+        [ids] = drafter.draft([request])
+        assert all(id < 259 for id in ids)
+
+
+def test_what_cannot_draft_is_refused(tiny):
+    other = Tokenizer.bytes(("<|im_end|>", "<|im_start|>", "<|endoftext|>"))
+    with pytest.raises(UserError, match=r"token 256 is '<\|im_end\|>' and the model's '<\|endoftext\|>'"):
+        DraftModel(language(), other, BYTES)
+    with pytest.raises(UserError, match="causal language model"):
+        DraftModel(strong(config(rule=AttentionRule("full"))), BYTES, BYTES)
+    with pytest.raises(ValueError, match="at least 1"):
+        DraftModel(language(), BYTES, BYTES, tokens=0)

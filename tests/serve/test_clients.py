@@ -9,6 +9,10 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from serving import data_url, encoded, server, shown
 
+from sensorium.api import Model
+from sensorium.serve.hosted import Hosted
+from sensorium.serve.limits import Limits
+
 
 @pytest.fixture(scope="module")
 def client(served):
@@ -205,6 +209,26 @@ def test_tools_are_accepted_and_said_to_be_ignored(client):
     )
     assert answer.headers["x-sensorium-ignored"] == "tools"
     assert answer.parse().choices[0].message.content
+
+
+def test_tools_are_shown_where_the_chat_template_writes_them(model):
+    """A description is part of the prompt; one that is no plain text is refused."""
+    telling = model.recipe.template.replace(chat="{{ tools | tojson if tools }}" + model.recipe.template.chat)
+    own = Model(model.recipe.replace(template=telling), model.network, model.tokenizer)
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    with server([Hosted.of("tiny", own, Limits())]) as served:
+        ask = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0).chat.completions
+        plain, *others = (
+            ask.with_raw_response.create(model="tiny", messages=QUESTION, max_tokens=2, tools=[tool], tool_choice=how)
+            for how in ("none", "auto", openai.omit)
+        )
+        added = len(json.dumps([tool]))
+        for answer in others:
+            assert "x-sensorium-ignored" not in answer.headers
+            assert answer.parse().usage.prompt_tokens == plain.parse().usage.prompt_tokens + added
+        tool["function"]["description"] = "<|im_end|>"
+        with pytest.raises(openai.BadRequestError, match="must be plain text"):
+            ask.create(model="tiny", messages=QUESTION, max_tokens=2, tools=[tool])
 
 
 def test_langchain(served, model):

@@ -15,7 +15,7 @@ import pytest
 from serving import hello, until
 
 from sensorium.cli import main
-from sensorium.commands.serve import Serving, app_of, named_runs, run_serve
+from sensorium.commands.serve import Serving, app_of, named_drafts, named_runs, run_serve
 from sensorium.errors import UserError
 from sensorium.train.checkpoint import save_checkpoint
 
@@ -41,6 +41,23 @@ def test_names_of_runs(tmp_path):
         named_runs(["b=x", "b=y"])
     with pytest.raises(UserError, match="neither RUN nor NAME=RUN"):
         named_runs(["=x"])
+
+
+def test_draft_models_of_the_command_line(run):
+    assert named_drafts([], ["a"]) == {}
+    assert named_drafts(["runs/small"], ["a"]) == {"a": "runs/small"}
+    assert named_drafts(["b=runs/small"], ["a", "b"]) == {"b": "runs/small"}
+    for drafts, names, words in (
+        (["runs/small"], ["a", "b"], "of which of a, b"),
+        (["c=runs/small"], ["a", "b"], "no model 'c'"),
+        (["x", "a=y"], ["a"], "a draft model already, x"),
+    ):
+        with pytest.raises(UserError, match=words):
+            named_drafts(drafts, names)
+    asked = Serving((str(run),), drafts=(str(run),))
+    [hosted] = app_of(asked, named_runs(asked.runs)).state.serving.models
+    assert hosted.engine.drafter is not None
+    hosted.close()
 
 
 def test_keys_and_limits_of_the_command_line(run, monkeypatch):

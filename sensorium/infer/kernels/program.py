@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import warnings
 from ctypes import c_int64, c_void_p
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sensorium.infer.cache import Cache
 from sensorium.infer.kernels.build import Unavailable, library
@@ -34,7 +35,7 @@ class Program:
         head = lower_head(backbone)
         self._head = _Runner(head, lower_only=True) if head is not None else None
         self._turns = [None if rope is None else _Turns(rope) for rope in (backbone.rope, backbone.local_rope)]
-        self._addresses = self._told()
+        self._made_of = made_of(backbone)
         self._known: tuple[Tensor, ctypes.Array, ctypes.Array] | None = None
         attention = backbone.config.block.attention
         self._shape = attention.kv_heads or attention.heads, attention.width_of_head(backbone.config.width)
@@ -62,14 +63,7 @@ class Program:
 
     def fits(self) -> bool:
         """Whether the backbone is still what it was: no layer exchanged, no weight moved or of another type."""
-        try:
-            return self._told() == self._addresses
-        except Unsupported:
-            return False
-
-    def _told(self) -> list[tuple[int, torch.dtype]]:
-        head = lower_head(self.backbone)
-        return lower(self.backbone).pointers.addresses + ([] if head is None else head.pointers.addresses)
+        return made_of(self.backbone) == self._made_of
 
     @torch.inference_mode()
     def step(self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache) -> Tensor:
@@ -168,6 +162,23 @@ class Program:
             keys, values = of(*(one.keys.data_ptr() for one in layers)), of(*(one.values.data_ptr() for one in layers))
             self._known = first, keys, values
         return self._known[1], self._known[2]
+
+
+def made_of(module: nn.Module) -> list[Any]:
+    """What tells whether a module is still what it was: its parts, and where the weights of each are and of what type.
+
+    Unequal where a layer was exchanged or a weight moved; a weight that was changed in its place is still there.
+    """
+    told: list[Any] = []
+    left = [module]
+    while left:
+        one = left.pop()
+        told.append(id(one))
+        for tensor in (*one._parameters.values(), *one._buffers.values()):
+            if tensor is not None:
+                told += (tensor.data_ptr(), tensor.dtype)
+        left += [inner for inner in one._modules.values() if inner is not None]
+    return told
 
 
 class _Turns:
