@@ -262,8 +262,8 @@ class Loop:
             scheduler.step()
         except Exception as result:
             for request in scheduler.blamed():
-                ticket = next(one for one in self._tickets if request in one.requests)
-                self._fail(ticket, result)
+                for ticket in [one for one in self._tickets if request in one.requests]:
+                    self._fail(ticket, result)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self.stats.failed += 1

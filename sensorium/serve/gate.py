@@ -125,7 +125,11 @@ class Gate:
             self._note(scope, visit)
 
     def _refused(self, scope: Scope, working: bool) -> ApiError | None:
-        state = self.state
+        state, names = self.state, {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # a proxy in front may go by the other of the two, and take what is left for a request (RFC 9112, 6.1)
+            return ApiError(400, "the body's length is given twice: leave out content-length or transfer-encoding",
+                            code="invalid_headers", headers={"Connection": "close"})  # fmt: skip
         if state.keys and scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
             given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             if not state.knows(given.decode("latin-1")):

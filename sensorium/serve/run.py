@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         value: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
-            "level": record.levelname.lower(), "event": record.getMessage().strip(),
+            "level": record.levelname.lower(), "event": record.getMessage().strip().partition("\n")[0],
         }  # fmt: skip
         value |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
@@ -44,13 +45,28 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """The server's log, and uvicorn's, as JSON lines."""
+    """The server's log and that of what it stands on, threads that end and warnings included, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("sensorium.serve", level), ("uvicorn.error", logging.WARNING)):
+    for name, least in (("sensorium.serve", level), ("uvicorn.error", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(least)
+    threading.excepthook = _thread_ended
+    warnings.showwarning = _warned
+    # of what is wrong with a picture its sender is told; a warning of each would also be remembered for ever
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _thread_ended(found: threading.ExceptHookArgs) -> None:
+    error = found.exc_value
+    if error is not None:
+        log.critical("a thread ended", exc_info=(found.exc_type, error, found.exc_traceback))
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    """Its kind and where it was raised: what it says may quote a request."""
+    log.warning("warning", extra={"fields": {"error": category.__name__, "where": [f"{filename}:{lineno}"]}})
 
 
 def listening(host: str, port: int) -> socket.socket:
