@@ -66,7 +66,7 @@ def base(rng: random.Random, canary: str) -> tuple[str, dict[str, Any]]:
         case "vectors":
             return "/v1/embeddings", {"model": "tiny", "input": [words, "and another"]}
         case _:
-            return "/v1/embeddings", {"model": "pair", "input": words, "encoding_format": "base64"}
+            return "/v1/embeddings", {"model": "pair", "input": canary, "encoding_format": "base64"}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
