@@ -33,6 +33,7 @@ class State:
     keys      sha256 of the keys of which a client must give one; none: no key is asked for
     urls      whether pictures are fetched by https address
     draining  nothing new is taken
+    active    requests for work that are being answered; worked: how many have been
     stopped   set when what is left is to be ended
     """
 
@@ -43,6 +44,7 @@ class State:
     urls: bool = False
     draining: bool = False
     active: int = 0
+    worked: int = 0
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -121,6 +123,7 @@ class Gate:
             raise
         finally:
             state.active -= working
+            state.worked += working
             state.budget.give(visit.held)
             self._note(scope, visit)
 

@@ -60,7 +60,7 @@ def soaked(minutes: float, clients: int = 3, rest: float = 60.0, warm: float = 6
 
 
 def _at_rest(server: Victim, rest: float) -> int:
-    time.sleep(rest + 5)
+    time.sleep(rest + 10)
     return server.resident()
 
 

@@ -109,10 +109,12 @@ def serve(public: int, rest: float) -> None:
     from sensorium.serve.app import create_app
     from sensorium.serve.hosted import Hosted
     from sensorium.serve.limits import Limits
+    from sensorium.serve.memory import one_arena
     from sensorium.serve.run import address_of, listening, log_to_stderr, run
     from sensorium.serve.urls import Fetcher
     from sensorium.train.build import build_model, tokenizer_of
 
+    one_arena()
     fetcher: Any = partial(Fetcher, resolve=resolve, connect=partial(connect, public), secured=plain)
     prompts.Fetcher = fetcher
     limits = Limits(**PATIENCE)  # type: ignore[arg-type]
@@ -127,7 +129,7 @@ def serve(public: int, rest: float) -> None:
     keys = os.environ.get("SENSORIUM_API_KEYS", "")
     app = create_app(models, limits, keys=[key for key in keys.split(",") if key], urls=True)
     print(json.dumps({"url": address_of(sock)}), flush=True)
-    run(app, sock, 5.0)
+    run(app, sock, 5.0, rest + 5)
 
 
 if __name__ == "__main__":
