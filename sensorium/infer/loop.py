@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sensorium.infer.cutting import owned
 from sensorium.infer.engine import Engine
 from sensorium.infer.request import Finish, Request
 from sensorium.infer.sampling import Sampling
@@ -146,9 +147,11 @@ class Loop:
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, sample: Sample, sampling: Sampling, heard: Heard) -> Ticket:
+    def submit(self, sample: Sample, sampling: Sampling, heard: Heard, owner: str = "") -> Ticket:
         """Ask, from any thread: the prompt is rendered and its media decoded there.
 
+        owner  what was read of a prompt is read again for this owner's alone, so that nobody learns from how fast an
+               answer comes, or from its count of cached tokens, what others ask
         heard  is called on the loop's thread with each Piece; or with an Exception, after which nothing comes
         Raises Busy, Closed, and UserError for a prompt that cannot be read.
         """
@@ -157,6 +160,8 @@ class Loop:
         requests = [first]
         for answer in range(1, sampling.n):
             requests.append(self.engine.request(first.sequence, sampling.replace(seed=sampling.seed + answer)))
+        for request in requests:
+            request.marks = owned(request.marks, owner)
         ticket = Ticket(self, requests, heard)
         with self._changed:
             self._admissible()

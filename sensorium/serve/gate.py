@@ -52,15 +52,20 @@ class State:
 
     def knows(self, authorization: str) -> bool:
         """Whether a header holds one of the keys; takes as long for a wrong one as for a right one."""
-        scheme, _, key = authorization.partition(" ")
-        given = hashlib.sha256(key.strip().encode()).digest()
+        scheme, given = authorization.partition(" ")[0], digest(authorization)
         found = [hmac.compare_digest(given, one) for one in self.keys]
         return any(found) and scheme.lower() == "bearer"
 
 
+def digest(authorization: str) -> bytes:
+    """sha256 of a header's key."""
+    return hashlib.sha256(authorization.partition(" ")[2].strip().encode()).digest()
+
+
 @dataclass
 class Visit:
-    """One request on its way through. ignored: fields that were accepted and mean nothing here."""
+    """One request on its way through. owner: whose key it has, "" where none is needed. ignored: fields that were
+    accepted and mean nothing here."""
 
     state: State
     started: float
@@ -69,6 +74,7 @@ class Visit:
     model: str = ""
     status: int = 0
     code: str = ""
+    owner: str = ""
     held: int = 0
     notes: dict[str, int] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
@@ -134,8 +140,9 @@ class Gate:
             return ApiError(400, "the body's length is given twice: leave out content-length or transfer-encoding",
                             code="invalid_headers", headers={"Connection": "close"})  # fmt: skip
         if state.keys and scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-            if not state.knows(given.decode("latin-1")):
+            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+            scope["sensorium"].owner = digest(given).hex()
+            if not state.knows(given):
                 return ApiError(401, "no valid API key: send the header `Authorization: Bearer KEY`",
                                 code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
         if working and state.draining:

@@ -84,7 +84,7 @@ class Asking:
         loop = self.hosted.must_answer()
         try:
             for number, sample in enumerate(samples):
-                ticket = loop.submit(sample, sampling(sample), self._hear(number))
+                ticket = loop.submit(sample, sampling(sample), self._hear(number), self.visit.owner)
                 with self._lock:
                     if self._closed:
                         ticket.cancel()

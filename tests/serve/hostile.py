@@ -101,7 +101,9 @@ def _url(rng: random.Random, kind: str, number: int, canary: str, sites: Sites) 
               "nobody.example", "a" * 70 + ".example", "\u24db\u24de\u24d2\u24d0\u24db", "127.0.0.1.", "user@127.0.0.1",
               "public.example@127.0.0.1", "127.0.0.1#@public.example", "public.example:22", "[::1", "", " ", "255.255.255.255",
               "[64:ff9b::7f00:1]", "0.0.0.0", "%31%32%37.0.0.1", "public.example\\@127.0.0.1"]  # fmt: skip
-    target = f"{rng.choice(['https', 'https', 'http', 'HTTPS', 'ftp', 'file', 'gopher'])}://{rng.choice(inside)}/{canary}"
+    target = (
+        f"{rng.choice(['https', 'https', 'http', 'HTTPS', 'ftp', 'file', 'gopher'])}://{rng.choice(inside)}/{canary}"
+    )
     url = rng.choice(
         [
             target, target, f"https://public.example/to/{target}", f"https://public.example/to/{target}",
@@ -122,7 +124,18 @@ def _url(rng: random.Random, kind: str, number: int, canary: str, sites: Sites) 
 def _path(rng: random.Random, kind: str, number: int, canary: str, sites: Sites) -> Attack:
     """Ways out of what is served, and methods that are not."""
     up = rng.choice(["../", "..%2f", "%2e%2e/", "..\\", "..%5c", "....//", "%252e%252e%252f", "..;/", "..%c0%af", "/"])
-    ends = ["etc/passwd", "proc/self/environ", "%00", "\0", canary, "?" + "&".join(["a=b"] * 500), "#x", "%zz", "%", "\xff"]
+    ends = [
+        "etc/passwd",
+        "proc/self/environ",
+        "%00",
+        "\0",
+        canary,
+        "?" + "&".join(["a=b"] * 500),
+        "#x",
+        "%zz",
+        "%",
+        "\xff",
+    ]
     root = rng.choice(["/", "/v1/", "/v1/models/", "/v1/models/tiny/", "/ui/", "/ui/file=", "/static/", "/openapi.json/",
                        "/metrics/", "//", "", "http://127.0.0.1:1/", "*", "/v1/chat/completions/"])  # fmt: skip
     route = root + up * rng.choice([0, 1, 3, 12]) + rng.choice(ends)
@@ -130,7 +143,9 @@ def _path(rng: random.Random, kind: str, number: int, canary: str, sites: Sites)
                         "/v1/models/" + canary, "/v1/models/" + "a" * rng.choice([300, 40_000, 90_000])])  # fmt: skip
     method = rng.choice(["GET"] * 8 + ["HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH", "get", "POST", canary,
                                        "X" * 300, "PROPFIND", "G\xcbT"])  # fmt: skip
-    lines = f"{method} {route} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nauthorization: Bearer {KEYS[0]}\r\n\r\n"
+    lines = (
+        f"{method} {route} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nauthorization: Bearer {KEYS[0]}\r\n\r\n"
+    )
     return Attack(kind, number, canary, (lines.encode("latin-1", "replace"),))
 
 
@@ -142,7 +157,9 @@ def _head(rng: random.Random, kind: str, number: int, canary: str, sites: Sites)
     start = f"POST {route} HTTP/1.1\r\nhost: x\r\n".encode()
     key = f"authorization: Bearer {rng.choice(KEYS)}\r\n".encode()
     json_type = b"content-type: application/json\r\n"
-    inner = request(rng, "/v1/chat/completions", written({**WITNESS, "messages": [{"role": "user", "content": canary}]}))
+    inner = request(
+        rng, "/v1/chat/completions", written({**WITNESS, "messages": [{"role": "user", "content": canary}]})
+    )
     chunked = b"transfer-encoding: chunked\r\n"
     pieces = b"%x\r\n%s\r\n" % (len(content), content)
     odd = rng.choice([b"-1", b"+5", b"0x10", b"1e3", b"9" * 30, b"", b"5, 6", b"\xb2", b" 7 ", b"18446744073709551616"])

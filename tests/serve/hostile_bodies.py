@@ -45,7 +45,6 @@ RULES: tuple[str, ...] = (
 )  # fmt: skip
 
 
-
 def base(rng: random.Random, canary: str) -> tuple[str, dict[str, Any]]:
     """Route and body of an honest request with a canary in it."""
     seed = {"seed": rng.randrange(100)} if rng.random() < 0.3 else {}
@@ -56,7 +55,10 @@ def base(rng: random.Random, canary: str) -> tuple[str, dict[str, Any]]:
             body = {"messages": [{"role": "user", "content": words}], "logprobs": True, "top_logprobs": 2}
             return "/v1/chat/completions", {"model": "tiny", "max_tokens": most, **body, **seed}
         case "shown":
-            part = {"type": "image_url", "image_url": {"url": address(hostile(random.Random(1), canary), random.Random(0))}}
+            part = {
+                "type": "image_url",
+                "image_url": {"url": address(hostile(random.Random(1), canary), random.Random(0))},
+            }
             content = [part, {"type": "text", "text": words}]
             body = {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": content}]}
             return "/v1/chat/completions", {"model": "tiny", "max_tokens": most, **body, **seed}
@@ -111,7 +113,10 @@ def huge_number(rng: random.Random, body: dict[str, Any]) -> dict[str, Any]:
                 body = {**body, "logit_bias": {key: rng.choice([-100, 100, *HUGE]) for key in keys}}
             case 1 if "prompt" in body or "input" in body:
                 name = "prompt" if "prompt" in body else "input"
-                body = {**body, name: rng.choice([[rng.choice(HUGE)], [[rng.choice(HUGE)], [1]], [1, 2, 3], [5] * 4000])}
+                body = {
+                    **body,
+                    name: rng.choice([[rng.choice(HUGE)], [[rng.choice(HUGE)], [1]], [1, 2, 3], [5] * 4000]),
+                }
             case _:
                 body = {**body, rng.choice(FIELDS[:15]): rng.choice(HUGE)}
     return body

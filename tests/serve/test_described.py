@@ -11,7 +11,13 @@ from sensorium.serve.hosted import Hosted
 from sensorium.serve.limits import Limits
 
 BODIES = [("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/embeddings")]
-PLAIN = [("GET", "/v1/models"), ("GET", "/v1/models/{name}"), ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")]
+PLAIN = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/metrics"),
+]
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 CASES = [*((*one, mode) for one in BODIES for mode in (GOOD, BAD)), *((*one, GOOD) for one in PLAIN)]
 LIMITS = Limits(max_tokens=4, context=512, answers=4, characters=20_000)

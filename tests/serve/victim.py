@@ -25,8 +25,7 @@ HERE = Path(__file__).parent
 NAMES = {"public.example": ["93.184.216.34"], "inside.example": ["10.0.0.1"],
          "both.example": ["93.184.216.34", "127.0.0.1"]}  # fmt: skip
 LITERAL = re.compile(r"[0-9a-fx.:]+|localhost\.?", re.IGNORECASE)
-PATIENCE = {"head_seconds": 1.0, "body_seconds": 2.0, "request_seconds": 60.0, "url_seconds": 2.0,
-            "max_tokens": 400}
+PATIENCE = {"head_seconds": 1.0, "body_seconds": 2.0, "request_seconds": 60.0, "url_seconds": 2.0, "max_tokens": 400}
 """Limits that differ from what a server has by itself, so that slow clients and long answers can be many."""
 
 
@@ -58,7 +57,11 @@ class Victim:
 def victim(public: int, keys: tuple[str, ...] = (), rest: float = 60.0) -> Iterator[Victim]:
     """Asked to end when it is no longer needed, which must be with exit code 0."""
     paths = [str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "SENSORIUM_API_KEYS": ",".join(keys)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "SENSORIUM_API_KEYS": ",".join(keys),
+    }
     with tempfile.NamedTemporaryFile("w", suffix=".log") as log:
         process = subprocess.Popen([sys.executable, str(HERE / "victim.py"), str(public), str(rest)], env=environment,
                                    stdout=subprocess.PIPE, stderr=log, text=True)  # fmt: skip
