@@ -1,10 +1,12 @@
-"""Hostile requests against a server of this machine: PYTHONPATH=.:tests/serve python scripts/fuzz_server.py --count 10000
+"""Hostile requests against a server of this machine.
+
+    PYTHONPATH=.:tests/serve python scripts/fuzz_server.py --count 10000 --seed 0
 
 Needs the extra `test`. A server with two tiny models of random weights is started in a process of its own, on the
-loopback device, and attacked by several clients at once with what tests/serve/hostile.py makes of the seed. Printed is a
-table of statuses by kind; the exit code is 1 where anything was found: an answer of 500 or above that is no documented
-overload, a crash, a hanging request, an answer, log line or number that holds what another request sent, an error in the
-log, a connection to where none may go, or an honest answer that changed.
+loopback device, and attacked by several clients at once with what tests/serve/hostile.py makes of the seed. Printed is
+a table of statuses by kind; the exit code is 1 where anything was found: an answer of 500 or above that is no
+documented overload, a crash, a hanging request, an answer, log line or number that holds what another request sent, an
+error in the log, a connection to where none may go, or an honest answer that changed.
 """
 
 from __future__ import annotations

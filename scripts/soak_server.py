@@ -1,9 +1,11 @@
-"""Memory of a server under clients that leave: PYTHONPATH=.:tests/serve python scripts/soak_server.py --minutes 15
+"""Memory of a server under clients that leave.
 
-Needs the extra `test`, and Linux. A server with two tiny models of random weights is started in a process of its own, on
-the loopback device. After a minute of load and its idle rest its resident memory is noted; then, after so many minutes in
-which clients leave in the middle of streams, say nothing, close half or send what tests/serve/hostile.py makes, it must
-be back within 5 % at rest. The exit code is 1 where it is not, or anything else was found.
+    PYTHONPATH=.:tests/serve python scripts/soak_server.py --minutes 15
+
+Needs the extra `test`, and Linux. A server with two tiny models of random weights is started in a process of its own,
+on the loopback device. After a minute of load and its idle rest its resident memory is noted; then, after so many
+minutes in which clients leave in the middle of streams, say nothing, close half or send what tests/serve/hostile.py
+makes, it must be back within 5 % at rest. The exit code is 1 where it is not, or anything else was found.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ RATE = 16_000
 """Samples a second that sounds are brought to: what speech encoders read."""
 RATES = (4_000, 192_000)
 SLIMMEST = 200
-"""How many times as long as the other a side of a picture may be. Encoders make the short side as long as they want it, and
-the long one grows with it: a line of a million pixels, a few hundred bytes as a file, would take gigabytes."""
+"""How many times as long as the other a side of a picture may be. Encoders make the short side as long as they want it,
+and the long one grows with it: a line of a million pixels, a few hundred bytes as a file, would take gigabytes."""
 
 
 class Intake:

@@ -1,4 +1,4 @@
-"""Bodies of requests that no honest client sends, made of valid ones: another type, a number too large, another text."""
+"""Bodies that no honest client sends, made of valid ones: another type, too large a number, a strange text or form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEMAS: tuple[Any, ...] = (
     {"type": "number", "multipleOf": 1e-300}, {"type": "integer", "multipleOf": 0}, {"minimum": "a"},
     {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(800)}},
     {"type": "object", "required": [f"r{n}" for n in range(500)]}, {"format": "date-time", "type": "string"},
-    {"anyOf": [{"const": str(n)} for n in range(2000)]}, {"x-guidance": {"whitespace_pattern": "(", "coerce_one_of": 3}},
+    {"anyOf": [{"const": str(n)} for n in range(2000)]}, {"x-guidance": {"whitespace_pattern": "(", "x": 3}},
     {"type": "object", "patternProperties": {"(": {}}}, {"type": "string", "minLength": 5, "maxLength": 2},
     {"type": "array", "prefixItems": [{"type": "null"}] * 300}, {"type": "object", "properties": {"a": False}},
 )  # fmt: skip
@@ -90,10 +90,11 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 FIELDS: tuple[str, ...] = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens",
-    "max_completion_tokens", "n", "seed", "logprobs", "top_logprobs", "best_of", "dimensions", "stop", "stream",
-    "stream_options", "logit_bias", "tools", "tool_choice", "response_format", "user", "echo", "suffix", "encoding_format",
-    "guided_choice", "structured_outputs",
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "max_tokens", "max_completion_tokens", "n", "seed", "logprobs", "top_logprobs", "best_of", "dimensions", "stop",
+    "stream",
+    "stream_options", "logit_bias", "tools", "tool_choice", "response_format", "user", "echo", "suffix",
+    "encoding_format", "guided_choice", "structured_outputs",
 )  # fmt: skip
 
 
@@ -164,11 +165,13 @@ def strange_talk(rng: random.Random, body: dict[str, Any]) -> dict[str, Any]:
         **body,
         "messages": rng.choice(
             [
-                [], first * 40, first * 5000, [*first, told], [told, *first], [*first, empty], [empty], [{**first[0], "x": first}],
-                [{"role": "tool", "content": "x", "tool_call_id": "7"}, *first], [{"role": "robot", "content": "x"}],
+                [], first * 40, first * 5000, [*first, told], [told, *first], [*first, empty], [empty],
+                [{**first[0], "x": first}], [{"role": "tool", "content": "x", "tool_call_id": "7"}, *first],
+                [{"role": "robot", "content": "x"}],
                 [{**told, "tool_calls": [{"id": 1}]}, *first], [{"role": "system", "content": "s"}] * 3,
                 [{"role": "user", "content": [{"type": "text", "text": "x"}] * 3000}],
-                [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}]}],
+                [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklG",
+                "format": "wav"}}]}],
             ]
         ),
     }  # fmt: skip
@@ -197,7 +200,8 @@ def malformed(rng: random.Random, body: dict[str, Any]) -> bytes:
     """No JSON, or hardly."""
     content = json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     place = rng.randrange(len(content))
-    other = rng.choice([b"", b"{", b"}", b'"', b"\\", b",", b"\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"NaN", b"1e999",
+    other = rng.choice([b"", b"{", b"}", b'"', b"\\", b",", b"\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"NaN",
+    b"1e999",
                         b"-Infinity", b"//", b"\\ud800", b"\\u0000", b"\xef\xbb\xbf", b"[" * 100, b"'"])  # fmt: skip
     return rng.choice(
         [

@@ -34,7 +34,7 @@ def described(model):
 
 def asked(described, method, path, mode, examples):
     """So many requests of one operation, and every check that there is of each answer but one: that what fits the
-    description is taken. A model of another name, ids that no text has, or options that exclude one another fit it too."""
+    description is taken. Ids that no text has, or options that exclude one another, fit it too."""
     operation = described[path][method]
 
     @seed(0)

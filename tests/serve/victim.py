@@ -1,7 +1,7 @@
 """A server in a process of its own, to be attacked: `python victim.py PUBLIC_PORT` prints its address as JSON.
 
-It is the server of `sensorium serve` with two tiny models of random weights. Names of hosts lead to a web server of this
-machine, so that no request leaves it; whatever else it would connect to, it says so and ends.
+It is the server of `sensorium serve` with two tiny models of random weights. Names of hosts lead to a web server of
+this machine, so that no request leaves it; whatever else it would connect to, it says so and ends.
 """
 
 from __future__ import annotations
