@@ -40,6 +40,7 @@ def run_serve(asked: Serving, json: bool) -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'sensorium[serve]'")
+    from sensorium.serve.memory import one_arena
     from sensorium.serve.run import address_of, listening, log_to_stderr, run
 
     if asked.ui:
@@ -50,6 +51,7 @@ def run_serve(asked: Serving, json: bool) -> None:
     sock = listening(asked.host, asked.port)  # a taken port is said before a model is loaded
     try:
         log_to_stderr()
+        one_arena()
         app, url = app_of(asked, named), address_of(sock)
         if asked.ui:
             from sensorium.serve.page import mount_page

@@ -330,6 +330,7 @@ class Cache:
             for layer in self._layers:
                 layer.memory[slot] = None
 
+    @torch.inference_mode()
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         """Copy the first `length` tokens (default: all) of one slot into another, replacing what that held."""
         length = self.lengths[source] if length is None else length
@@ -345,6 +346,7 @@ class Cache:
         self.lengths[target] = length
         self._cut_memory(target)
 
+    @torch.inference_mode()
     def exchange(self, one: int, other: int) -> None:
         """What two slots hold changes places."""
         length, pair = max(self.lengths[one], self.lengths[other]), [one, other]

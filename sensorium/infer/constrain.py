@@ -214,6 +214,11 @@ def _vocabulary(tokenizer: Tokenizer, stops: frozenset[int]) -> _Vocabulary:
     return _Vocabulary(tokenizer, stops)
 
 
+def forget() -> None:
+    """Give back the memory of the grammars of earlier answers."""
+    _compiled.cache_clear()
+
+
 @lru_cache(maxsize=64)
 def _compiled(grammar: str, tokenizer: Tokenizer, stops: frozenset[int]) -> _Compiled:
     vocabulary = _vocabulary(tokenizer, stops)

@@ -71,6 +71,11 @@ def marks_of(sequence: Sequence, rule: AttentionRule) -> list[Mark] | None:
     return marks
 
 
+def owned(marks: list[Mark] | None, owner: str) -> list[Mark] | None:
+    """Marks that are equal to none of another owner's, from the first on."""
+    return marks if not marks or not owner else [(owner, marks[0]), *marks[1:]]
+
+
 def _content(item: Item) -> Any:
     """What features are made of: the media and, where the connector reads it, a text; equal to nothing if unnamed."""
     if not item.key:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.choosing import Chooser
+from sensorium.infer.constrain import forget
 from sensorium.infer.cutting import marks_of
 from sensorium.infer.decoding import Decoder
 from sensorium.infer.drawing import Drawing, Drawn
@@ -181,6 +182,7 @@ class Engine:
         self.features = Kept(self.features.limit)
         if self.drafter is not None:
             self.drafter.rest()
+        forget()
 
     def open(self, sample: Sample, sampling: Sampling, drawn: tuple[int, str | None] = (0, None)) -> Request:
         """A request: the sample is rendered and its media decoded, but for those whose features are known.

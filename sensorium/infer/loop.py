@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sensorium.infer.cutting import owned
 from sensorium.infer.engine import Engine
 from sensorium.infer.request import Finish, Request
 from sensorium.infer.sampling import Sampling
@@ -146,9 +147,11 @@ class Loop:
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, sample: Sample, sampling: Sampling, heard: Heard) -> Ticket:
+    def submit(self, sample: Sample, sampling: Sampling, heard: Heard, owner: str = "") -> Ticket:
         """Ask, from any thread: the prompt is rendered and its media decoded there.
 
+        owner  what was read of a prompt is read again for this owner's alone, so that nobody learns from how fast an
+               answer comes, or from its count of cached tokens, what others ask
         heard  is called on the loop's thread with each Piece; or with an Exception, after which nothing comes
         Raises Busy, Closed, and UserError for a prompt that cannot be read.
         """
@@ -156,6 +159,8 @@ class Loop:
         first = self.engine.open(sample, sampling.answer(0))
         others = (sampling.answer(number) for number in range(1, sampling.n))
         requests = [first, *(self.engine.request(first.sequence, one) for one in others)]
+        for request in requests:
+            request.marks = owned(request.marks, owner)
         ticket = Ticket(self, requests, heard)
         with self._changed:
             self._admissible()
@@ -261,8 +266,8 @@ class Loop:
             scheduler.step()
         except Exception as result:
             for request in scheduler.blamed():
-                ticket = next(one for one in self._tickets if request in one.requests)
-                self._fail(ticket, result)
+                for ticket in [one for one in self._tickets if request in one.requests]:
+                    self._fail(ticket, result)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self.stats.failed += 1

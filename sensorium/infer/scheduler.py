@@ -72,10 +72,13 @@ class Scheduler:
     def _admit(self) -> None:
         """Whoever has a slot, in their order; who begins as somebody that is being read waits until that is read."""
         later: list[Request] = []
-        while self.waiting and self.waiting[0].slots <= self.decoder.free:
-            request = self.waiting.popleft()
-            if self.decoder.coming(request):
-                later.append(request)
-            else:
-                self.decoder.enter([request])
-        self.waiting.extendleft(reversed(later))
+        try:
+            while self.waiting and self.waiting[0].slots <= self.decoder.free:
+                request = self.waiting.popleft()
+                self._pass = [request]
+                if self.decoder.coming(request):
+                    later.append(request)
+                else:
+                    self.decoder.enter([request])
+        finally:
+            self.waiting.extendleft(reversed(later))

@@ -17,7 +17,7 @@ from sensorium.sequence import Sample, Segment
 from sensorium.serve.answers import EmbeddingAnswer
 from sensorium.serve.chat import on_thread
 from sensorium.serve.completions import texts_of
-from sensorium.serve.errors import wrong
+from sensorium.serve.errors import ApiError, wrong
 from sensorium.serve.gate import Visit
 from sensorium.serve.hosted import Hosted
 from sensorium.serve.media import Intake
@@ -118,6 +118,8 @@ def _vectors(samples: list[Sample], hosted: Hosted, ended: threading.Event) -> t
             if ended.is_set():
                 break
             rows.append(hosted.ask(partial(_embedded, samples[start : start + TOGETHER], hosted)))
+    except ApiError:
+        raise
     except Exception as error:
         raise refusal(error) from error
     return torch.nn.functional.normalize(torch.cat(rows).float(), dim=-1).cpu(), sum(lengths)

@@ -36,8 +36,8 @@ class ApiError(HTTPException):
         self, status: int, message: str, *, kind: str = WRONG, param: str | None = None, code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(status, message, dict(headers or {}))
-        self.kind, self.param, self.code = kind, param, code
+        super().__init__(status, _cut(message, 2000), dict(headers or {}))
+        self.kind, self.param, self.code = kind, param and _cut(param, 200), code
 
     def value(self) -> dict[str, Any]:
         error = {"message": self.detail, "type": self.kind, "param": self.param, "code": self.code}
@@ -45,6 +45,11 @@ class ApiError(HTTPException):
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.value(), self.status_code, headers=self.headers)
+
+
+def _cut(text: str, most: int) -> str:
+    """Errors quote what was sent, but not all of it."""
+    return text if len(text) <= most else f"{text[:most]} …"
 
 
 def wrong(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -33,6 +33,7 @@ class State:
     keys      sha256 of the keys of which a client must give one; none: no key is asked for
     urls      whether pictures are fetched by https address
     draining  nothing new is taken
+    active    requests for work that are being answered; worked: how many have been
     stopped   set when what is left is to be ended
     """
 
@@ -43,6 +44,7 @@ class State:
     urls: bool = False
     draining: bool = False
     active: int = 0
+    worked: int = 0
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -50,15 +52,20 @@ class State:
 
     def knows(self, authorization: str) -> bool:
         """Whether a header holds one of the keys; takes as long for a wrong one as for a right one."""
-        scheme, _, key = authorization.partition(" ")
-        given = hashlib.sha256(key.strip().encode()).digest()
+        scheme, given = authorization.partition(" ")[0], digest(authorization)
         found = [hmac.compare_digest(given, one) for one in self.keys]
         return any(found) and scheme.lower() == "bearer"
 
 
+def digest(authorization: str) -> bytes:
+    """sha256 of a header's key."""
+    return hashlib.sha256(authorization.partition(" ")[2].strip().encode()).digest()
+
+
 @dataclass
 class Visit:
-    """One request on its way through. ignored: fields that were accepted and mean nothing here."""
+    """One request on its way through. owner: whose key it has, "" where none is needed. ignored: fields that were
+    accepted and mean nothing here."""
 
     state: State
     started: float
@@ -67,6 +74,7 @@ class Visit:
     model: str = ""
     status: int = 0
     code: str = ""
+    owner: str = ""
     held: int = 0
     notes: dict[str, int] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
@@ -121,14 +129,20 @@ class Gate:
             raise
         finally:
             state.active -= working
+            state.worked += working
             state.budget.give(visit.held)
             self._note(scope, visit)
 
     def _refused(self, scope: Scope, working: bool) -> ApiError | None:
-        state = self.state
+        state, names = self.state, {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # a proxy in front may go by the other of the two, and take what is left for a request (RFC 9112, 6.1)
+            return ApiError(400, "the body's length is given twice: leave out content-length or transfer-encoding",
+                            code="invalid_headers", headers={"Connection": "close"})  # fmt: skip
         if state.keys and scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-            if not state.knows(given.decode("latin-1")):
+            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+            scope["sensorium"].owner = digest(given).hex()
+            if not state.knows(given):
                 return ApiError(401, "no valid API key: send the header `Authorization: Bearer KEY`",
                                 code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
         if working and state.draining:

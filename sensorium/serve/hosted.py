@@ -135,6 +135,12 @@ class Hosted:
             "it, or send fewer pictures", param, "context_length_exceeded",
         )  # fmt: skip
 
+    def rest(self) -> None:
+        """Give back what was kept of earlier requests; a loop does so by itself."""
+        if self.loop is None:
+            with self._one:
+                self.engine.rest()
+
     def close(self, drain: float = 0.0) -> None:
         if self.loop is not None:
             self.loop.close(drain)

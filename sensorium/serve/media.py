@@ -24,6 +24,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 RATE = 16_000
 """Samples a second that sounds are brought to: what speech encoders read."""
 RATES = (4_000, 192_000)
+SLIMMEST = 200
+"""How many times as long as the other a side of a picture may be. Encoders make the short side as long as they want it,
+and the long one grows with it: a line of a million pixels, a few hundred bytes as a file, would take gigabytes."""
 
 
 class Intake:
@@ -58,6 +61,9 @@ class Intake:
                 f"{place}: {width} x {height} pixels are more than the {self.limits.pixels:,} that the pictures of a "
                 "request may have together: shrink it", place, "too_large",
             )  # fmt: skip
+        if max(width, height) > SLIMMEST * min(width, height):
+            raise wrong(f"{place}: one side of {width} x {height} pixels is more than {SLIMMEST} times as long as the "
+                        "other: cut it, or send parts of it", place, "invalid_image")  # fmt: skip
         return PictureFile(content, name=place, limits=PictureLimits(max_pixels=self.limits.pixels))
 
     def sound(self, data: str, place: str) -> Waveform:

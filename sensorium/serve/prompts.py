@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,17 @@ from sensorium.serve.errors import wrong
 from sensorium.serve.gate import Visit
 from sensorium.serve.hosted import Hosted
 from sensorium.serve.media import Intake, fetchable
-from sensorium.serve.schemas import Asked, AudioPart, ChatRequest, ImagePart, Message, ObjectFormat, Part, SchemaFormat
+from sensorium.serve.schemas import (
+    LONGEST_FORM,
+    Asked,
+    AudioPart,
+    ChatRequest,
+    ImagePart,
+    Message,
+    ObjectFormat,
+    Part,
+    SchemaFormat,
+)
 from sensorium.serve.urls import Fetcher
 
 FETCHING = ThreadPoolExecutor(8, thread_name_prefix="fetching")
@@ -151,6 +162,9 @@ def constraint(asked: Asked) -> Any:
     from sensorium.infer.constrain import Constraint
 
     [(name, value)] = chosen.items()
+    if len(json.dumps(value)) > LONGEST_FORM:
+        raise wrong(f"{name}: the form of an answer has at most {LONGEST_FORM:,} characters", name.partition(".")[0],
+                    "too_large")  # fmt: skip
     try:
         return Constraint(**value)
     except ValidationError as error:

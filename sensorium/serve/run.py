@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sensorium.errors import UserError
 from sensorium.serve.gate import State, log
+from sensorium.serve.memory import give_back
 
+REST = 65.0
+"""Seconds without work after which memory is given back: a little longer than loops wait before they do."""
 LAST = 2.0
 """Seconds for what is ended to tell its clients so."""
 
@@ -32,7 +36,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         value: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
-            "level": record.levelname.lower(), "event": record.getMessage().strip(),
+            "level": record.levelname.lower(), "event": record.getMessage().strip().partition("\n")[0],
         }  # fmt: skip
         value |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
@@ -44,13 +48,28 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """The server's log, and uvicorn's, as JSON lines."""
+    """The server's log and that of what it stands on, threads that end and warnings included, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("sensorium.serve", level), ("uvicorn.error", logging.WARNING)):
+    for name, least in (("sensorium.serve", level), ("uvicorn.error", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(least)
+    threading.excepthook = _thread_ended
+    warnings.showwarning = _warned
+    # of what is wrong with a picture its sender is told; a warning of each would also be remembered for ever
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _thread_ended(found: threading.ExceptHookArgs) -> None:
+    error = found.exc_value
+    if error is not None:
+        log.critical("a thread ended", exc_info=(found.exc_type, error, found.exc_traceback))
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    """Its kind and where it was raised: what it says may quote a request."""
+    log.warning("warning", extra={"fields": {"error": category.__name__, "where": [f"{filename}:{lineno}"]}})
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -106,9 +125,9 @@ def protocol(seconds: float) -> type[H11Protocol]:
 class Server(uvicorn.Server):
     """uvicorn, with signals that begin to drain. Exit code 0: whoever sent the signal meant it."""
 
-    def __init__(self, app: FastAPI, drain: float) -> None:
+    def __init__(self, app: FastAPI, drain: float, rest: float = REST) -> None:
         self.state: State = app.state.serving
-        self.drain = drain
+        self.drain, self.rest = drain, rest
         config = uvicorn.Config(
             app, http=protocol(self.state.limits.head_seconds), ws="none", lifespan="auto", log_config=None,
             access_log=False, server_header=False, timeout_keep_alive=30, proxy_headers=False,
@@ -116,6 +135,7 @@ class Server(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         self._draining: asyncio.Task[None] | None = None
+        self._seen, self._since, self._rested = -1, time.monotonic(), True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -131,6 +151,20 @@ class Server(uvicorn.Server):
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self._rest()
+        return await super().on_tick(counter)
+
+    def _rest(self) -> None:
+        """After a while without work, once, memory is given back."""
+        state, now = self.state, time.monotonic()
+        if state.active or state.worked != self._seen:
+            self._seen, self._since, self._rested = state.worked, now, False
+        elif not self._rested and now - self._since >= self.rest:
+            self._rested = True
+            asyncio.get_running_loop().run_in_executor(None, _rest, state)
 
     def leave(self) -> None:
         """Nothing new is taken; what was accepted is finished, if there is time; then the server ends."""
@@ -153,11 +187,17 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(app: FastAPI, sock: socket.socket, drain: float) -> None:
+def _rest(state: State) -> None:
+    for hosted in state.models:
+        hosted.rest()
+    give_back()
+
+
+def run(app: FastAPI, sock: socket.socket, drain: float, rest: float = REST) -> None:
     """Serve until a signal says to end."""
     state: State = app.state.serving
     try:
-        Server(app, drain).run(sockets=[sock])
+        Server(app, drain, rest).run(sockets=[sock])
     finally:
         for hosted in state.models:
             hosted.close()

@@ -15,6 +15,8 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 LONGEST_RULE = 65_536
+LONGEST_FORM = 262_144
+"""Characters of a schema as JSON, and of all choices: a grammar takes ten times as many bytes, and is kept a while."""
 
 
 class Wire(BaseModel):

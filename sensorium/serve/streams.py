@@ -84,11 +84,14 @@ class Asking:
         loop = self.hosted.must_answer()
         try:
             for number, sample in enumerate(samples):
-                ticket = loop.submit(sample, sampling(sample), self._hear(number))
+                ticket = loop.submit(sample, sampling(sample), self._hear(number), self.visit.owner)
                 with self._lock:
-                    self.tickets.append(ticket)
                     if self._closed:
                         ticket.cancel()
+                    else:
+                        self.tickets.append(ticket)
+        except ApiError:  # its own cause would be itself, and all that it knows of stay until cycles are looked for
+            raise
         except Exception as error:
             raise refusal(error) from error
 
@@ -158,13 +161,12 @@ class Asking:
                 if not ticket.done:
                     ticket.cancel()
         self.usage()
+        self.tickets = []  # they know who listens: what they hold is free now, not when cycles are looked for
 
 
 def refusal(error: Exception) -> ApiError:
     """What a client is told of an error of the loop; of a failure of the program no more than that there was one."""
     match error:
-        case ApiError():
-            return error
         case Busy():
             return busy("too many requests wait already")
         case Closed():

@@ -91,7 +91,7 @@ class Scripted:
         self.waiting = self.active = 0
         self.stats = SimpleNamespace(prompt_tokens=0, cached_tokens=0, completion_tokens=0, failed=0)
 
-    def submit(self, sample, sampling, heard):
+    def submit(self, sample, sampling, heard, owner=""):
         if self.waiting >= self.limit:
             raise Busy
         ticket = SimpleNamespace(prompt_tokens=3, cached_tokens=1, completion_tokens=0, done=False, cancelled=False)
