@@ -35,6 +35,7 @@ from sensorium.infer.kernels.quantize import QuantWeight, check_kind, quantised
 from sensorium.infer.kernels.quantize import quantize as quantize_stack
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
+from sensorium.infer.room import give_back
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
 from sensorium.infer.vectors import pair_logits, picture_vectors, text_vectors
@@ -76,7 +77,9 @@ def load(
     if quantize is not None:
         said = quantize_stack(network, quantize).summary()
         (console or Console(stderr=True)).print(said, markup=False, highlight=False, soft_wrap=True)
-    return Model(recipe, network.to(device), tokenizer)
+    network = network.to(device)
+    give_back()
+    return Model(recipe, network, tokenizer)
 
 
 def _opened(
