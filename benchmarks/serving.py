@@ -1,8 +1,9 @@
 """Many streaming clients at once, through each side's own OpenAI-compatible server on 127.0.0.1.
 
 1, 4 and 16 clients ask for chat completions of 64 tokens, one after another each, every prompt of about 64 tokens and
-new. Measured are tokens a second of all clients together, seconds to the first token, errors, and the memory that the
-server's process holds at the end. The servers are started once, stay idle while another has its turn, and compute with
+new. Measured are tokens a second of all clients together, by the clock and by the processor time of the server's process
+(with one thread that is the ratio of a quiet machine), seconds to the first token, errors, and the memory that the server's
+process holds at the end. The servers are started once, stay idle while another has its turn, and compute with
 the same number of threads; the clients are this process's own threads.
 
 Sides: `sensorium serve`, llama-cpp-python's server (one request at a time, the others wait: its own interruption of a
@@ -128,6 +129,12 @@ class Server:
         with open(f"/proc/{self.process.pid}/status") as lines:
             return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
+    def worked(self) -> float:
+        """Seconds of processor time that its process took so far."""
+        with open(f"/proc/{self.process.pid}/stat") as line:
+            user, system = line.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         self.process.terminate()
         try:
@@ -174,7 +181,7 @@ class Load:
     def run(self, clients: int, requests: int, count: int, number: int) -> dict[str, Any]:
         """`requests` answers by `clients` at once, no two prompts alike."""
         asked = [prompts.story(1000 * number + 100 * clients + one) for one in range(requests)]
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), self.server.worked()
         with ThreadPoolExecutor(clients) as pool:
             heard = list(pool.map(lambda one: ask(self.server.port, self.model, one, count), asked))
         seconds = time.perf_counter() - began
@@ -183,6 +190,7 @@ class Load:
             raise Missing(f"no answer without an error: {heard[0].error}")
         return {
             "rate": sum(one.tokens for one in good) / seconds,
+            "work": sum(one.tokens for one in good) / (self.server.worked() - worked),
             "first": statistics.median(one.first for one in good),
             "slowest first": max(one.first for one in good),
             "errors": len(heard) - len(good),
@@ -208,6 +216,8 @@ def measure(sides: Sides, clients: int, count: int) -> dict[str, Any]:
         print(f"    {name:24} first token {spread(first, 2)} s, slowest {spread(slowest, 2)} s, "
               f"errors {sum(one['errors'] for one in figures)}, resident {figures[-1]['memory']:.0f} MB")  # fmt: skip
     compare(rows, PAIRS)
+    print("  the same by the processor time of the servers, whatever else the machine does:")
+    compare({name: [one["work"] for one in figures] for name, figures in measured.items()}, PAIRS)
     return measured
 
 

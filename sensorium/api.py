@@ -35,6 +35,7 @@ from sensorium.infer.kernels.quantize import QuantWeight, check_kind, quantised
 from sensorium.infer.kernels.quantize import quantize as quantize_stack
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.painting import PLAIN, Frames, Painting, canvas, paint
+from sensorium.infer.room import give_back
 from sensorium.infer.sampling import Sampling
 from sensorium.infer.session import Session
 from sensorium.infer.speculation import DraftModel
@@ -79,7 +80,9 @@ def load(
     if quantize is not None:
         said = quantize_stack(network, quantize).summary()
         (console or Console(stderr=True)).print(said, markup=False, highlight=False, soft_wrap=True)
-    model = Model(recipe, network.to(device), tokenizer)
+    network = network.to(device)
+    give_back()
+    model = Model(recipe, network, tokenizer)
     if draft is not None:
         small = (draft if isinstance(draft, Model) else load(draft, precision, device, console)).engine
         model.engine.drafter = DraftModel(small.model, small.renderer.tokenizer, model.engine.renderer.tokenizer)

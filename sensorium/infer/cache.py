@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sensorium.infer.room import grown, zeros
 from sensorium.mask import Layout, Reads, windowed
 from sensorium.nn.attention import attend, attend_own
 from sensorium.nn.backbone import Backbone
@@ -178,9 +179,7 @@ class Cache:
         self.lengths = [0] * slots
         self.memory: list[list[tuple[int, int]]] = [[] for _ in range(slots)]
         """(token it stands at, number of its span) of each memory token that a slot holds."""
-        self._layers = [
-            LayerCache(self, *(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))) for _ in range(depth)
-        ]
+        self._layers = [LayerCache(self, *(zeros(shape, dtype, device) for _ in range(2))) for _ in range(depth)]
         self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=device)
         """Where each token stands, as its layout said."""
         self._step: Step | None = None
@@ -363,17 +362,11 @@ class Cache:
         if capacity <= self.capacity:
             return
         capacity = max(capacity, 2 * self.capacity)
-        used = max(self.lengths)
         for layer in self._layers:
-            layer.keys, layer.values = (_grown(store, capacity, used) for store in (layer.keys, layer.values))
-        self.positions = _grown(self.positions, capacity, used)
+            layer.keys = grown(layer.keys, capacity, self.lengths)
+            layer.values = grown(layer.values, capacity, self.lengths)
+        self.positions = grown(self.positions, capacity, self.lengths)
         self.capacity = capacity
-
-
-def _grown(store: Tensor, capacity: int, used: int) -> Tensor:
-    grown = store.new_zeros(store.shape[0], capacity, *store.shape[2:])
-    grown[:, :used] = store[:, :used]
-    return grown
 
 
 def _moved(added: list[tuple[int, int]], hidden: Tensor, end: int) -> list[tuple[int, int]]:

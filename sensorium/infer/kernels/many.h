@@ -9,20 +9,50 @@ chain than that of linear.h, so a call takes either. */
 
 #define TALL (LANES == 16 ? 12 : LANES == 8 ? 6 : 4) /* rows of a tile: its sums fill the registers */
 #define BROAD (2 * LANES)                            /* outputs of a panel */
-#define DEEP 256                                     /* places of k in a panel: it stays in the first-level cache */
+#define DEEP 768 /* places of k in a panel: it stays in the second-level cache, and sums are rarely put down */
 
-/* Outputs n.. of a weight (outputs, k) at places `from` to `from + deep`, as columns; zeros where there is no output. */
-INLINE void lay_out(int type, const void *weight, int k, int n, int count, int from, int deep, float *panel) {
-    for (int one = 0; one < BROAD; one++) {
-        const size_t at = (size_t)(n + one) * k + from;
-        if (one >= count)
-            for (int i = 0; i < deep; i++) panel[(size_t)i * BROAD + one] = 0;
-        else if (type == FLOAT32)
-            for (int i = 0; i < deep; i++) panel[(size_t)i * BROAD + one] = ((const float *)weight)[at + i];
-        else
-            for (int i = 0; i < deep; i++) {
-                uint32_t bits = (uint32_t)((const uint16_t *)weight)[at + i] << 16;
-                memcpy(panel + (size_t)i * BROAD + one, &bits, 4);
+typedef uint16_t quarter __attribute__((vector_size(8)));
+typedef uint32_t words __attribute__((vector_size(16)));
+
+/* Four numbers of a weight at an index. */
+INLINE quad four_at(int type, const void *weight, size_t at) {
+    quad four;
+    if (type == FLOAT32) memcpy(&four, (const float *)weight + at, sizeof four);
+    else {
+        quarter half;
+        memcpy(&half, (const uint16_t *)weight + at, sizeof half);
+        four = (quad)(__builtin_convertvector(half, words) << 16);
+    }
+    return four;
+}
+
+/* Four lines of four numbers become columns of a panel. */
+INLINE void turn(const quad a, const quad b, const quad c, const quad d, float *panel) {
+    const quad low = MIX(a, b, 0, 4, 1, 5), high = MIX(a, b, 2, 6, 3, 7);
+    const quad lower = MIX(c, d, 0, 4, 1, 5), higher = MIX(c, d, 2, 6, 3, 7);
+    const quad column[4] = {MIX(low, lower, 0, 1, 4, 5), MIX(low, lower, 2, 3, 6, 7), MIX(high, higher, 0, 1, 4, 5),
+                            MIX(high, higher, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; i++) memcpy(panel + i * BROAD, column + i, sizeof column[i]);
+}
+
+/* Lines n.. of `count` <= BROAD, which begin `apart` numbers from each other, at places `from` to `from + deep`, as
+columns; zeros where there is no line. */
+INLINE void lay_out(int type, const void *lines, size_t apart, size_t n, int count, int from, int deep, float *panel) {
+    for (int one = 0; one < BROAD; one += 4) {
+        const size_t at = (n + one) * apart + from;
+        int i = 0;
+        if (one + 4 <= count)
+            for (; i + 4 <= deep; i += 4)
+                turn(four_at(type, lines, at + i), four_at(type, lines, at + apart + i),
+                     four_at(type, lines, at + 2 * apart + i), four_at(type, lines, at + 3 * apart + i),
+                     panel + (size_t)i * BROAD + one);
+        for (; i < deep; i++)
+            for (int j = 0; j < 4; j++) {
+                float value = 0;
+                if (one + j < count)
+                    value = type == FLOAT32 ? ((const float *)lines)[at + j * apart + i]
+                                            : from_bf16(((const uint16_t *)lines)[at + j * apart + i]);
+                panel[(size_t)i * BROAD + one + j] = value;
             }
     }
 }
@@ -58,6 +88,29 @@ INLINE void tall_tile(const int rows, const float *x, size_t stride, const float
             if (count > half * LANES) store_some(y + m * ld + half * LANES, sum[m][half], count - half * LANES);
 }
 
+/* The panel that is laid out next is asked for while the tiles of one are computed, some lines of 64 bytes behind each. */
+struct coming {
+    const char *line;  /* of outputs that lie `apart` bytes from each other, NULL: none */
+    size_t apart;
+    int each, output, at, step; /* lines of an output; where it stands; lines at a time */
+};
+INLINE struct coming coming_at(int type, const void *weight, int k, int n, int n1, int from, int rows) {
+    const int size = type == FLOAT32 ? 4 : 2;
+    if (from >= k) from = 0, n += BROAD;
+    if (n + BROAD > n1) return (struct coming){NULL, 0, 0, 0, 0, 0};
+    const int deep = k - from < DEEP ? k - from : DEEP, each = (deep * size + 63) / 64;
+    const char *line = (const char *)weight + ((size_t)n * k + from) * size;
+    return (struct coming){line, (size_t)k * size, each, 0, 0, each * BROAD / (rows / TALL + 1) + 1};
+}
+INLINE void ask(struct coming *c) {
+    for (int i = 0; c->line && i < c->step; i++) {
+        __builtin_prefetch(c->line + c->output * c->apart + (size_t)c->at * 64);
+        if (++c->at < c->each) continue;
+        c->at = 0;
+        if (++c->output == BROAD) c->line = NULL;
+    }
+}
+
 /* Outputs n0..n1 of all rows: y[i * ld + n]. x (rows, k) float32, rounded already where the weight's type wants it. */
 static void many_rows(int type, const void *weight, int k, const float *x, int rows, int n0, int n1, float *y,
                       size_t ld) {
@@ -66,11 +119,15 @@ static void many_rows(int type, const void *weight, int k, const float *x, int r
         const int count = n1 - n < BROAD ? n1 - n : BROAD;
         for (int from = 0; from < k; from += DEEP) {
             const int deep = k - from < DEEP ? k - from : DEEP;
-            lay_out(type, weight, k, n, count, from, deep, panel);
+            struct coming next = coming_at(type, weight, k, n, n1, from + DEEP, rows);
+            if (type == FLOAT32) lay_out(FLOAT32, weight, k, n, count, from, deep, panel);
+            else lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
             int m = 0;
 #define TILES(TAKEN)                                                                                                  \
-    for (; m + (TAKEN) <= rows; m += (TAKEN))                                                                         \
-        tall_tile(TAKEN, x + (size_t)m * k + from, k, panel, BROAD, deep, from == 0, count, y + m * ld + n, ld);
+    for (; m + (TAKEN) <= rows; m += (TAKEN)) {                                                                       \
+        ask(&next);                                                                                                   \
+        tall_tile(TAKEN, x + (size_t)m * k + from, k, panel, BROAD, deep, from == 0, count, y + m * ld + n, ld);      \
+    }
             TILES(TALL)
             TILES(2)
             TILES(1)

@@ -207,8 +207,11 @@ def quantize(model: Wiring, kind: str) -> Report:
     for stack in _stacks(model):
         merge_lora(stack)
         _quantize_stack(stack, names[id(stack)], chosen, report)
-    stay = {id(one): one.nbytes for one in (*model.parameters(), *model.buffers())}
-    report.rest = sum(stay.values()) - report.after
+    stay = {id(one): one for one in (*model.parameters(), *model.buffers())}
+    report.rest = sum(one.nbytes for one in stay.values()) - report.after
+    coded = {id(one) for part in model.modules() if isinstance(part, QuantWeight) for one in part.buffers()}
+    for name in stay.keys() - coded:  # else they would keep the file that the originals are mapped from
+        stay[name].data = stay[name].data.clone()
     return report
 
 

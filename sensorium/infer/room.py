@@ -1,0 +1,37 @@
+"""Memory that is taken when it is written to, and given back."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+
+import torch
+from torch import Tensor
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Zeros. On a CPU the system lays down a page of them when it is touched first: what no token was written to costs
+    nothing, where torch.zeros would write to all of it."""
+    size = math.prod(shape) * dtype.itemsize
+    if torch.device(device).type != "cpu" or size == 0:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    alone = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    return torch.frombuffer(mmap.mmap(-1, size, **alone), dtype=dtype).view(shape)
+
+
+def grown(store: Tensor, capacity: int, lengths: list[int]) -> Tensor:
+    """store (slots, old capacity, ...) -> (slots, capacity, ...) with the first lengths[i] places of slot i."""
+    made = zeros((store.shape[0], capacity, *store.shape[2:]), store.dtype, store.device)
+    for slot, length in enumerate(lengths):
+        made[slot, :length] = store[slot, :length]
+    return made
+
+
+def give_back() -> None:
+    """Memory that was freed goes back to the system, where the C library can be told so (glibc): it would keep what
+    was needed on the way, tens of megabytes after a tokenizer was read."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
