@@ -36,7 +36,7 @@ class Kid(NamedTuple):
 
 def kid(real: ArrayLike, made: ArrayLike, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> Kid:
     """Kernel distance of features (N, D) and (M, D): the unbiased squared MMD with the kernel (x·y / D + 1)^3, over
-    subsets of `size` drawn without replacement (Binkowski et al. 2018, arXiv 1801.01401, section 4). It may be negative.
+    subsets of `size` drawn without replacement (Binkowski et al. 2018, arXiv 1801.01401, section 4). May be negative.
 
     Raises UserError when there are fewer than `size` of either.
     """
