@@ -1,7 +1,7 @@
 """Values that the reference implementations give, for tests/evaluate/metrics/test_references.py.
 
 Needs Java and, in an environment of its own: pycocoevalcap, torchmetrics, scikit-learn, jiwer (with
-rapidfuzz), torch, nltk, scipy; and pillow and pydantic for the package.
+rapidfuzz), torch, scipy; and pillow and pydantic for the package.
 
     PYTHONPATH=.:tests python scripts/metric_references.py
 """
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from made_answers import made_features, made_masks, made_rankings, made_transcripts, made_yes_no
 from made_captions import made_captions
-from nltk.translate.meteor_score import meteor_score
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
@@ -43,11 +42,6 @@ OUT = Path(__file__).parents[1] / "tests" / "evaluate" / "metrics" / "references
 COUNT = 1000
 
 
-class _NoSynonyms:
-    def synsets(self, word: str) -> list[Any]:
-        return []
-
-
 def captions() -> dict[str, Any]:
     items = made_captions(COUNT)
     tokenizer = PTBTokenizer()
@@ -56,14 +50,10 @@ def captions() -> dict[str, Any]:
     bleu, bleus = Bleu(4).compute_score(right, said, verbose=0)
     cider, ciders = Cider().compute_score(right, said)
     rouge, rouges = Rouge().compute_score(right, said)
-    meteors = [
-        meteor_score([text.split() for text in right[n]], said[n][0].split(), wordnet=_NoSynonyms())
-        for n in range(COUNT)
-    ]
     return {
         "tokens": [[said[n][0], *right[n]] for n in range(COUNT)],
         "bleu": bleu, "bleus": _short(bleus[3]), "cider": float(cider), "ciders": _short(ciders),
-        "rouge": float(rouge), "rouges": _short(rouges), "meteors": _short(meteors),
+        "rouge": float(rouge), "rouges": _short(rouges),
     }  # fmt: skip
 
 
