@@ -10,7 +10,7 @@ from sensorium.evaluate.metrics.answers import Anls, Exact, Relaxed
 from sensorium.evaluate.metrics.base import Metric
 from sensorium.evaluate.metrics.captions import Bleu, Cider, Meteor, RougeL
 from sensorium.evaluate.metrics.chair import Chair
-from sensorium.evaluate.metrics.choices import Choice, Likelihood
+from sensorium.evaluate.metrics.choices import Choice, Likelihood, LikelihoodMean
 from sensorium.evaluate.metrics.clip import ClipScore
 from sensorium.evaluate.metrics.grounding import Grounding
 from sensorium.evaluate.metrics.needle import Needle
@@ -35,6 +35,7 @@ METRICS: dict[str, type[Metric]] = {
     "mme": Mme,
     "choice": Choice,
     "likelihood": Likelihood,
+    "likelihood_mean": LikelihoodMean,
     "grounding": Grounding,
     "miou": MeanIou,
     "wer": Wer,
