@@ -29,6 +29,7 @@ class ClipScore(Metric):
     prefix  stands before a caption, as in the paper
     """
 
+    judge_needed = True
     names = (Score("CLIPScore", percent=False), Score("RefCLIPScore", percent=False))
     weight: float = 2.5
     prefix: str = "A photo depicts "
