@@ -261,7 +261,8 @@ def evaluations(
         found = [mean_interval(rows[:, 0], groups, seed=seed)]
     control = margins = None
     if blind is not None:
-        control = bootstrap_scores(blind, scores, resamples=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            control = scores(_rows_by_group(blind, None).sum(axis=0))
         margins = paired_scores(rows, blind, scores, groups, seed=seed)
     units = len(rows) if groups is None else len(set(groups))
     results = []
@@ -280,7 +281,7 @@ def evaluations(
                 score=score.mean,
                 low=score.low,
                 high=score.high,
-                blind=None if margin is None or control is None else control[index].mean,
+                blind=None if margin is None or control is None else float(control[index]),
                 chance=chance if index == 0 else None,
                 margin=None if margin is None else margin.mean,
                 margin_low=None if margin is None else margin.low,

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.evaluate.statistics import Evaluation, bootstrap, mean_interval, paired_difference, wilson
+from sensorium.evaluate.statistics import (
+    Evaluation,
+    Score,
+    bootstrap,
+    bootstrap_scores,
+    evaluations,
+    mean_interval,
+    paired_difference,
+    paired_scores,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -150,3 +160,77 @@ def test_unusable_scores_are_refused(scores, blind, message):
 def test_groups_of_another_length_are_refused():
     with pytest.raises(ValueError, match="2 groups, 3 items"):
         bootstrap([0, 1, 1], groups="ab")
+
+
+def f1(sums):
+    """(..., 3): matched, said, wanted."""
+    return 2 * sums[..., :1] / (sums[..., 1:2] + sums[..., 2:3])
+
+
+def test_a_mean_is_a_score_like_any_other():
+    values = np.random.default_rng(5).random(300)
+    groups = np.repeat(np.arange(100), 3).tolist()
+    rows = np.stack([values, np.ones_like(values)], axis=1)
+    for known in (None, groups):
+        [found] = bootstrap_scores(rows, lambda sums: sums[..., :1] / sums[..., 1:], known, seed=3)
+        assert found == pytest.approx(bootstrap(values, known, seed=3), abs=1e-12)
+
+
+def test_corpus_scores_vary_as_their_resamples_do():
+    rng = np.random.default_rng(6)
+    rows = np.stack([rng.integers(0, 3, 200), rng.integers(2, 5, 200), rng.integers(2, 5, 200)], axis=1).astype(float)
+    [found] = bootstrap_scores(rows, f1, resamples=2000)
+    slow = [f1(rows[rng.integers(0, 200, 200)].sum(0))[0] for _ in range(2000)]
+    assert found.mean == f1(rows.sum(0))[0]
+    assert (found.low, found.high) == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.01)
+
+
+def test_pairs_are_drawn_together():
+    rng = np.random.default_rng(7)
+    theirs = np.stack([rng.integers(0, 2, 400), np.full(400, 2), np.full(400, 2)], axis=1).astype(float)
+    ours = theirs.copy()
+    ours[:40, 0] = 2
+    [margin] = paired_scores(ours, theirs, f1)
+    assert margin.mean == pytest.approx(f1(ours.sum(0))[0] - f1(theirs.sum(0))[0])
+    assert 0 < margin.low < margin.mean < margin.high
+    alone = bootstrap_scores(ours, f1)[0]
+    assert margin.high - margin.low < alone.high - alone.low
+    assert paired_scores(ours, ours, f1)[0] == (0, 0, 0)
+    with pytest.raises(ValueError, match="same items"):
+        paired_scores(ours, theirs[:-1], f1)
+
+
+@pytest.mark.parametrize("rows", [[1.0, 2.0], np.zeros((0, 2)), [[1.0, np.nan]]])
+def test_statistics_have_to_be_rows_of_numbers(rows):
+    with pytest.raises(ValueError, match="statistics"):
+        bootstrap_scores(rows, f1)
+
+
+def test_evaluations_of_several_scores():
+    names = (Score("F1"), Score("error", percent=False, better="lower"), Score("of nothing"))
+
+    def scores(sums):
+        with np.errstate(invalid="ignore"):
+            return np.stack([f1(sums)[..., 0], 1.5 - f1(sums)[..., 0], sums[..., 0] * 0 / (sums[..., 0] * 0)], axis=-1)
+
+    ours, theirs = (np.tile([[a, 1.0, 1.0], [1.0, 1.0, 1.0]], (20, 1)) for a in (1.0, 0.0))
+    found = evaluations("task", "val", names, ours, scores, blind=theirs, chance=0.25)
+    assert [(one.metric, one.percent, one.better) for one in found] == [
+        ("F1", True, "higher"),
+        ("error", False, "lower"),
+    ]
+    first, second = found
+    assert (first.score, first.blind, first.margin, first.chance) == (1, 0.5, 0.5, 0.25)
+    assert (first.low, first.high) == wilson(40, 40)[1:]  # nothing to vary: not an interval of no width
+    assert (second.score, second.blind, second.chance) == (0.5, 1.0, None)
+    assert first.beats_blind
+    assert second.beats_blind  # lower is better
+    assert not evaluations("task", "val", names, theirs, scores, blind=ours)[1].beats_blind
+    assert "nan" not in json.dumps([one.to_json() for one in found]).lower()
+
+
+def test_evaluations_of_right_and_wrong_are_those_of_means():
+    right = [1.0, 0.0, 1.0, 1.0, 0.0]
+    [one] = evaluations("t", "s", (Score("accuracy"),), [(score, 1.0) for score in right],
+                        lambda sums: sums[..., :1] / sums[..., 1:], blind=[(0.0, 1.0)] * 5, chance=0.5)  # fmt: skip
+    assert one == Evaluation.of("t", "s", right, blind=[0.0] * 5, chance=0.5)

@@ -1,13 +1,22 @@
-"""Metrics, each equal to its reference implementation, by the name a user types."""
+"""Metrics, each equal to its reference implementation, by the name a user types.
+
+Of many pictures at once there are functions: `retrieval` (R@k, mAP) and `distributions` (FID, KID).
+"""
 
 from __future__ import annotations
 
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.metrics.answers import Anls, Exact, Relaxed
 from sensorium.evaluate.metrics.base import Metric
-from sensorium.evaluate.metrics.captions import Bleu, Cider, RougeL
-from sensorium.evaluate.metrics.choices import Choice, Likelihood
+from sensorium.evaluate.metrics.captions import Bleu, Cider, Meteor, RougeL
+from sensorium.evaluate.metrics.chair import Chair
+from sensorium.evaluate.metrics.choices import Choice, Likelihood, LikelihoodMean
+from sensorium.evaluate.metrics.clip import ClipScore
 from sensorium.evaluate.metrics.grounding import Grounding
+from sensorium.evaluate.metrics.needle import Needle
+from sensorium.evaluate.metrics.perplexity import Perplexity
+from sensorium.evaluate.metrics.segmentation import MeanIou
+from sensorium.evaluate.metrics.speech import Cer, Wer
 from sensorium.evaluate.metrics.vqa import Vqa
 from sensorium.evaluate.metrics.yesno import Mme, Pope
 
@@ -19,11 +28,20 @@ METRICS: dict[str, type[Metric]] = {
     "cider": Cider,
     "bleu": Bleu,
     "rouge_l": RougeL,
+    "meteor": Meteor,
+    "clipscore": ClipScore,
     "pope": Pope,
+    "chair": Chair,
     "mme": Mme,
     "choice": Choice,
     "likelihood": Likelihood,
+    "likelihood_mean": LikelihoodMean,
     "grounding": Grounding,
+    "miou": MeanIou,
+    "wer": Wer,
+    "cer": Cer,
+    "perplexity": Perplexity,
+    "needle": Needle,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from sensorium.evaluate.item import TaskItem
 from sensorium.evaluate.result import Table
 from sensorium.evaluate.statistics import Floats, Score
 from sensorium.infer.likelihoods import Likelihoods
+
+if TYPE_CHECKING:
+    from sensorium.infer.engine import Engine
 
 __all__ = ["Mean", "Metric", "Needs", "Score", "words_of"]
 
@@ -32,11 +35,13 @@ class Metric(Config):
     possible n-grams), and scores are a function of the rows' sum. So a score of a whole corpus, such as BLEU or F1, has
     a bootstrap interval like any mean: resample items, or groups of them, add up, apply `scores`.
 
-    needs   "words": what the model says; "likelihoods": of the item's options
-    names   what `scores` returns, the first is the headline
+    needs         "words": what the model says; "likelihoods": of the item's options
+    judge_needed  it asks a contrastive model, which `judged_by` gives it
+    names         what `scores` returns, the first is the headline
     """
 
     needs: ClassVar[Needs] = "words"
+    judge_needed: ClassVar[bool] = False
     names: ClassVar[tuple[Score, ...]]
 
     def parse(self, said: str | Likelihoods, item: TaskItem) -> Any:
@@ -63,6 +68,10 @@ class Metric(Config):
     def prompt(self, item: TaskItem) -> str:
         """What is asked of the form of an answer, behind the question; a task may say it otherwise."""
         return ""
+
+    def judged_by(self, judge: Engine) -> Self:
+        """The same metric, asking this contrastive model where it needs one."""
+        return self
 
     def options(self, item: TaskItem) -> Sequence[str]:
         """The answers whose likelihoods `parse` reads, where it needs likelihoods."""

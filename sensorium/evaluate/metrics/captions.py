@@ -3,6 +3,7 @@ arXiv 1504.00325, section 3), and METEOR."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.errors import UserError
 from sensorium.evaluate.item import TaskItem
 from sensorium.evaluate.metrics.base import Mean, Metric, Score, words_of
 from sensorium.evaluate.metrics.distance import common
@@ -145,3 +147,41 @@ class RougeL(_Captions, Mean):
         if not precision:
             return 0.0
         return (1 + self.beta**2) * precision * recall / (recall + self.beta**2 * precision)
+
+
+class _NoSynonyms:
+    """A dictionary in which no word has a synonym."""
+
+    def synsets(self, word: str) -> list[Any]:
+        return []
+
+
+class Meteor(_Captions, Mean):
+    """METEOR (Banerjee and Lavie 2005) as the package nltk computes it, the best of the references; mean over items.
+
+    It is not the METEOR 1.5 of the COCO evaluation, whose tables of paraphrases are a program's of their own. Raises
+    UserError where nltk, or its WordNet, is not installed.
+
+    synonyms  match by WordNet too; without it words match as they are, and by stem
+    """
+
+    names = (Score("METEOR"),)
+    synonyms: bool = True
+
+    def each(self, items: Sequence[TaskItem], parsed: Sequence[Any]) -> Floats:
+        try:
+            score = importlib.import_module("nltk.translate.meteor_score").meteor_score
+            known = importlib.import_module("nltk.corpus").wordnet if self.synonyms else _NoSynonyms()
+        except ImportError:
+            raise UserError(
+                "METEOR is computed by the package nltk, which is not installed: pip install nltk"
+            ) from None
+        found = []
+        for item, said in zip(items, parsed):
+            words, those = caption_tokens(said or ""), [caption_tokens(text) for text in item.answers]
+            try:
+                found.append(score(those, words, wordnet=known) if words and those else 0.0)
+            except LookupError:
+                raise UserError("METEOR needs nltk's WordNet: python -m nltk.downloader wordnet; or set synonyms=false "
+                                "to match words and stems alone") from None  # fmt: skip
+        return np.array(found)

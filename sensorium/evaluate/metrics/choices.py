@@ -163,3 +163,9 @@ class Likelihood(Options):
         if len(said.sums) != len(item.options) or not all(map(math.isfinite, said.sums)) or not all(said.counts):
             return None
         return said.best if self.scoring == "sum" else said.best_per_token
+
+
+class LikelihoodMean(Likelihood):
+    """Multiple choice by log-probability per token, under a name of its own."""
+
+    scoring: Literal["sum", "mean"] = "mean"

@@ -23,8 +23,11 @@ ITEM = TaskItem(
     boxes=((0.1, 0.1, 0.5, 0.5),),
     part="existence",
     group="picture 1",
-    info={"length": 100, "depth": 0.5, "objects": ["dog"]},
+    info={"length": 100, "depth": 0.5, "objects": ["dog"], "mask": [[0, 1]]},
 )
+ASKING = ("clipscore", "meteor")
+"""These ask a judge, or a package that may not be there, for their scores: see test_model_metrics."""
+
 WORDS = sorted(name for name, metric in METRICS.items() if metric.needs == "words")
 PIECES = ("yes", "no", "A", "(B)", "[0.1, 0.2, nan]", "<loc_5>", "{<1><2>", "1e999", "%", "\\boxed{", "犬", "\x00", "'",
           "n't", ".", "\ud83d", "<", "[[", "NaN", '{"size":', "A or B")  # fmt: skip
@@ -33,12 +36,14 @@ texts = st.one_of(st.text(max_size=60), st.lists(pieces, max_size=12).map("".joi
 
 
 @pytest.mark.parametrize("name", WORDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(said=texts)
 def test_any_text_is_read(name, said):
     metric = metric_of(name)
     parsed = metric.parse(said, ITEM)
     json.dumps(parsed, allow_nan=False)
+    if name in ASKING:
+        return
     rows = metric.statistics([ITEM, ITEM], [parsed, None])
     assert rows.shape[0] == 2
     assert np.isfinite(rows).all()
@@ -55,7 +60,8 @@ def test_nothing_said_is_unreadable(name, said):
 def test_likelihoods_that_are_no_numbers_are_unreadable():
     metric = metric_of("likelihood")
     assert metric.parse(Likelihoods((-1.0, -2.0), (1.0, 4.0)), ITEM) == 0
-    assert metric.replace(scoring="mean").parse(Likelihoods((-1.0, -2.0), (1.0, 4.0)), ITEM) == 1
+    for mean in (metric.replace(scoring="mean"), metric_of("likelihood_mean")):
+        assert mean.parse(Likelihoods((-1.0, -2.0), (1.0, 4.0)), ITEM) == 1
     for bad in (
         Likelihoods((float("nan"), -2.0), (1, 1)),
         Likelihoods((-1.0,), (1,)),
