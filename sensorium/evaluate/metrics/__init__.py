@@ -7,6 +7,7 @@ from sensorium.evaluate.metrics.answers import Anls, Exact, Relaxed
 from sensorium.evaluate.metrics.base import Metric
 from sensorium.evaluate.metrics.captions import Bleu, Cider, RougeL
 from sensorium.evaluate.metrics.choices import Choice, Likelihood
+from sensorium.evaluate.metrics.college import Circular, Mmmu
 from sensorium.evaluate.metrics.grounding import Grounding
 from sensorium.evaluate.metrics.vqa import Vqa
 from sensorium.evaluate.metrics.yesno import Mme, Pope
@@ -22,6 +23,8 @@ METRICS: dict[str, type[Metric]] = {
     "pope": Pope,
     "mme": Mme,
     "choice": Choice,
+    "circular": Circular,
+    "mmmu": Mmmu,
     "likelihood": Likelihood,
     "grounding": Grounding,
 }

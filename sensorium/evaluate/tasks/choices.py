@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -135,6 +135,9 @@ class MMBench(FileTask):
 
     circular: bool = False
     part: str = "category"
+
+    def metric_for(self, items: Sequence[TaskItem]) -> str:
+        return "circular" if self.circular else self.metric
 
     def load(self) -> Items:
         pictures, kept = self.shelf(), dict[str, PictureFile]()

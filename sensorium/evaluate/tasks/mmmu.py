@@ -47,7 +47,7 @@ class MMMU(TaskSource):
     """
 
     title: ClassVar[str] = "MMMU"
-    metric: ClassVar[str] = "choice"
+    metric: ClassVar[str] = "mmmu"
     layout: ClassVar[str] = "Accounting/validation-00000-of-00001.parquet ..., or .json rows of the same columns"
 
     path: str = Field(min_length=1)

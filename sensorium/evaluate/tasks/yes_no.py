@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from sensorium.data.formats.captions import PICTURE_SUFFIXES
 from sensorium.data.formats.rows import BadRow, show
-from sensorium.errors import UserError
+from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import PLACE, Items, TaskItem
+from sensorium.evaluate.metrics.yesno import MME_TASKS
 from sensorium.evaluate.tasks.reading import (
     ONE_WORD,
     FileTask,
@@ -89,6 +90,9 @@ class MME(FileTask):
             return items
 
         stems = sorted(os.path.splitext(name)[0] for name in os.listdir(texts) if name.endswith(".txt"))
+        if stems and task.lower() not in {known.lower() for known in MME_TASKS}:
+            found.refuse(folder, f"no task of {self.title} is called {task!r}: {nearest(task, MME_TASKS)}")
+            return
         for stem in stems:
             found.add(os.path.join(texts, f"{stem}.txt"), read, stem)
         if not stems:  # a folder of something else

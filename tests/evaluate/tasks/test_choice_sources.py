@@ -270,7 +270,7 @@ def test_mmmu_of_parquet_files(tmp_path: Path):
     assert items.items[3].answers == ("12", "twelve")
     assert items.items[4].question == f"Name {PLACE}."
     assert [segment.data.name.split()[-1] for segment in items.items[4].media] == ["image_2", "image_1"]
-    # B right; "other" is B where A is right; "B" right; "There are 12 notes" holds the number: right;
+    # B right; "other" is B where A is right; "B" right; "There are 12 notes" holds the number, an open answer: right;
     # "a bass clef" is not the treble clef. 3 / 5
     said = ["B", "other", "B", "There are 12 notes", "a bass clef"]
     assert scores(source, said) == {"accuracy": 0.6}
