@@ -56,12 +56,12 @@ def test_closed_scenes_are_those_of_the_choice_task(family, size):
 
 
 def test_open_scenes():
-    source = Scenes(family="yes_no", n=8)
+    source = Scenes(family="yes_no", n=24)
     items = source.load().items
     right = [item.answers[0] for item in items]
     assert set(right) == {"yes", "no"}
     found = scores(source, right)
-    assert (found["accuracy"], found["F1"], found["yes rate"]) == (1.0, 1.0, right.count("yes") / 8)
+    assert (found["accuracy"], found["F1"], found["yes rate"]) == (1.0, 1.0, right.count("yes") / 24)
     source = Scenes(family="box", n=4)
     items = source.load().items
     said = ["[" + ", ".join(f"{edge:.3f}" for edge in item.boxes[0]) + "]" for item in items]

@@ -46,7 +46,7 @@ def test_cider_by_hand(tmp_path: Path):
     #   2 said as its reference, "a green cat": cosine 1 for n = 1, 2, 3; there is no 4-gram: 0. 10 x 3/4 = 7.5.
     # 7.5 / 5 = 1.5
     said = ["nothing here", "a green cat", "nothing here", "nothing here", "nothing here"]
-    assert scores(CaptionTask(path=str(tmp_path)), said)["CIDEr"] == pytest.approx(1.5)
+    assert scores(CaptionTask(path=str(tmp_path)), said)["CIDEr-D"] == pytest.approx(1.5)
     #   2 said "green cat": n = 1: without "a", whose idf is log(5/2), the others' log 5:
     #   cosine = 2 L^2 / (sqrt(2 L^2) sqrt(2 L^2 + A^2)) with L = log 5, A = log 2.5;
     #   n = 2: one of two bigrams, each of idf log 5: cosine 1/sqrt(2); n = 3, 4: 0.
@@ -55,7 +55,7 @@ def test_cider_by_hand(tmp_path: Path):
     one = 2 * log5**2 / (math.sqrt(2 * log5**2) * math.sqrt(2 * log5**2 + log25**2))
     expected = 10 * (one + 1 / math.sqrt(2)) / 4 * math.exp(-1 / 72) / 5
     said[1] = "green cat"
-    assert scores(CaptionTask(path=str(tmp_path)), said)["CIDEr"] == pytest.approx(expected)
+    assert scores(CaptionTask(path=str(tmp_path)), said)["CIDEr-D"] == pytest.approx(expected)
 
 
 def test_what_of_coco_cannot_be_asked_is_counted(tmp_path: Path):

@@ -87,11 +87,11 @@ def test_what_of_folders_cannot_be_asked_is_counted(tmp_path: Path):
         ImageFolder(path=str(tmp_path / "none")).load()
 
 
-def matrix(path: Path, target: int, **more) -> Path:
+def matrix(path: Path, right: int, **more) -> Path:
     """A problem as RAVEN has it: panel n is of grey n, and the structure is an array that only a pickle can hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.stack([np.full((160, 160), number, np.uint8) for number in range(16)])
-    arrays = {"image": image, "target": np.int64(target), "predict": np.int64(0), "structure": np.array([{"a": 1}, 2])}
+    arrays = {"image": image, "target": np.int64(right), "predict": np.int64(0), "structure": np.array([{"a": 1}, 2])}
     np.savez_compressed(path, **{**arrays, **more})
     return path
 

@@ -281,7 +281,7 @@ def test_chart_qa(tmp_path: Path):
         (TextVQA, {"questions": []}, "expected an array 'data' in the one object"),
         (TextVQA, {"data": [{"image": "a.png"}]}, "no key 'image_id': did you mean 'image'?"),
         (DocVQA, {"data": "none"}, "no question can be asked of"),
-        (ChartQA, {"imgname": "a"}, "no key 'query'"),
+        (ChartQA, {"imgname": "a"}, "no key 'label'"),
     ],
 )
 def test_a_file_of_another_format_is_one_error(source, value, words, tmp_path: Path):

@@ -139,7 +139,7 @@ def test_what_of_pope_cannot_be_asked_is_counted(tmp_path: Path):
         "coco_pope_random.json line 6: text has half a character (\\ud800) at 0",
         "coco_pope_random.json line 7: no key 'image': known: question",
         'coco_pope_random.json line 8: expected an object {...}, the row is "text"',
-        "coco_pope_random.json line 9: byte 28 of the row (0xe9) is not UTF-8; save the file as UTF-8",
+        "coco_pope_random.json line 9: byte 29 of the row (0xe9) is not UTF-8; save the file as UTF-8",
         "coco_pope_random.json line 10: malformed JSON: Expecting ',' delimiter (column 19 of the row)",
     ]
     with pytest.raises(UserError, match=r"has no file for POPE; expected coco_pope_random\.json"):
