@@ -17,8 +17,8 @@ from sensorium.evaluate.tasks.reading import (
     FileTask,
     Gathering,
     Pictures,
-    hint_in,
     id_in,
+    label_in,
     list_in,
     member,
     pickled,
@@ -99,7 +99,7 @@ class RefCOCO(FileTask):
             if key not in boxes:
                 raise BadRow(f"image {key} has no annotation with its box")
             original = id_in(row, "original_id") if "original_id" in row else text_in(row, "file_name")
-            part = hint_in(row, "dataset_name")
+            part = label_in(row, "dataset_name")
             return self._item(key, text_in(row, "caption"), row, boxes[key], pictures, original, part)
 
         seen = set[str]()
@@ -116,7 +116,7 @@ class RefCOCO(FileTask):
         splits: set[str] = set()
 
         def read(row: Any, where: str) -> Iterator[TaskItem]:
-            split = hint_in(row, "split")
+            split = label_in(row, "split")
             splits.add(split)
             if self.split is not None and split != self.split:
                 return

@@ -17,8 +17,8 @@ from sensorium.evaluate.tasks.reading import (
     Pictures,
     check_corners,
     four,
-    hint_in,
     id_in,
+    label_in,
     list_in,
     member,
     options_of,
@@ -116,7 +116,7 @@ class Jsonl(TaskSource):
             answer=answer,
             boxes=boxes,
             group=group,
-            part=hint_in(row, "part"),
+            part=label_in(row, "part"),
             info={key: value for key, value in row.items() if key not in KEYS},
         )
 

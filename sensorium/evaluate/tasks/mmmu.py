@@ -118,8 +118,10 @@ def _item(row: Any, where: str, pictures: Pictures) -> TaskItem:
     if options:
         options = options_of(options)
         return TaskItem(**common, options=options, answer=letter_in(row, "answer", options))
-    answers = _listed(row, "answer")
-    return TaskItem(**common, answers=tuple(words(str(one), "answer") for one in answers))
+    answers = tuple(words(str(one), "answer") for one in _listed(row, "answer"))
+    if not answers:
+        raise BadRow("answer is an empty list")
+    return TaskItem(**common, answers=answers)
 
 
 def _listed(row: Any, key: str) -> list[Any]:

@@ -116,6 +116,8 @@ class Gathering:
         places = sum(text.count(PLACE) for text in (item.question, *item.options))
         if places > len(item.media):
             raise BadRow(f"its words have {places} places for pictures ({PLACE}), it has {len(item.media)} pictures")
+        for text in (item.id, item.group, item.part, json.dumps(dict(item.info), ensure_ascii=False)):
+            encodable(text, "a name or a label")
 
     def given(self, what: str, layout: str = "") -> Items:
         if not self.found:
@@ -212,6 +214,12 @@ def words(text: Any, what: str) -> str:
     """Text with something in it. Raises BadRow for other types, blanks and what is not UTF-8."""
     if not isinstance(text, str) or not text.strip():
         raise BadRow(f"{what} must be text that is not empty, found {show(text)}")
+    encodable(text, what)
+    return text
+
+
+def encodable(text: str, what: str) -> None:
+    """Raises BadRow for bytes that were no UTF-8, and for half a character, which JSON can spell."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -219,7 +227,6 @@ def words(text: Any, what: str) -> str:
         if 0xDC80 <= code <= 0xDCFF:
             raise BadRow(f"{what}: byte 0x{code - 0xDC00:02x} is not UTF-8; save the file as UTF-8") from error
         raise BadRow(f"{what} has half a character (\\u{code:04x}) at {error.start}") from error
-    return text
 
 
 def proper(text: Any, what: str) -> str:
@@ -244,6 +251,11 @@ def id_in(row: Any, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise BadRow(f"{key} must be a number or text, found {show(value)}")
     return words(str(value), key)
+
+
+def label_in(row: Any, key: str) -> str:
+    """What parts are called by: text or a number, "" where it is left out."""
+    return "" if row.get(key) in (None, "") else id_in(row, key)
 
 
 def hint_in(row: Any, key: str) -> str:

@@ -20,8 +20,8 @@ from sensorium.evaluate.tasks.reading import (
     Pictures,
     Row,
     id_in,
+    label_in,
     member,
-    proper,
     rows_of,
     shown,
     text_in,
@@ -239,7 +239,7 @@ class VSR(FileTask):
                 media=shown(pictures.one(name)),
                 answers=("True" if label else "False",),
                 group=name,
-                part=proper(row.get("relation", ""), "relation"),
+                part=label_in(row, "relation"),
             )
 
         return self.gathered(rows_of(self.file), read)
