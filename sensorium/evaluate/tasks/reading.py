@@ -116,7 +116,10 @@ class Gathering:
         places = sum(text.count(PLACE) for text in (item.question, *item.options))
         if places > len(item.media):
             raise BadRow(f"its words have {places} places for pictures ({PLACE}), it has {len(item.media)} pictures")
-        for text in (item.id, item.group, item.part, json.dumps(dict(item.info), ensure_ascii=False)):
+        labels = [item.id, item.group, item.part]
+        if item.info:
+            labels.append(json.dumps(dict(item.info), ensure_ascii=False))
+        for text in labels:
             encodable(text, "a name or a label")
 
     def given(self, what: str, layout: str = "") -> Items:
@@ -339,12 +342,15 @@ class Pictures:
         self.folder = folder
         self._reader = RowReader(folder, folder, limits)
         self._there: dict[str, bool] = {}
+        self._found: dict[str, PictureFile] = {}
 
     def one(self, value: Any, name: str = "") -> PictureFile:
         """A path from the folder, a data: URL, or what a Parquet cell has. Raises BadRow when there is none."""
-        if isinstance(value, str):
-            words(value, "a picture's name")
-        return self.check(self._reader.picture(value, name))
+        if not isinstance(value, str) or value.startswith("data:"):
+            return self.check(self._reader.picture(value, name))
+        if value not in self._found:  # several questions are about one picture
+            self._found[value] = self.check(self._reader.picture(words(value, "a picture's name"), name))
+        return self._found[value]
 
     def check(self, picture: PictureFile) -> PictureFile:
         if picture.path is not None and not self._is_there(str(picture.path)):
@@ -353,8 +359,11 @@ class Pictures:
 
     def first(self, names: Iterable[str]) -> PictureFile:
         """The first of some names that is there: a picture is published under several."""
-        tried = list(names)
-        for name in tried:
+        tried = []
+        for name in names:
+            tried.append(name)
+            if name in self._found:
+                return self._found[name]
             if self._is_there(os.path.join(self.folder, words(name, "a picture's name"))):
                 return self.one(name)
         raise BadRow(f"there is no picture {' or '.join(tried)} in {self.folder}")
