@@ -22,18 +22,20 @@ from sensorium.evaluate.tasks.reading import (
     Pictures,
     Row,
     file_of,
+    keyed,
+    rows_of,
+    shown,
+    whole,
+)
+from sensorium.evaluate.tasks.values import (
     hint_in,
     id_in,
-    keyed,
     label_in,
     letter_in,
     list_in,
     member,
     options_of,
-    rows_of,
-    shown,
     text_in,
-    whole,
     words,
 )
 

@@ -12,9 +12,8 @@ from sensorium.data.formats.rows import BadRow, RowReader, show
 from sensorium.data.media import DEFAULT_LIMITS, Limits
 from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
-from sensorium.evaluate.tasks.reading import (
-    Gathering,
-    Pictures,
+from sensorium.evaluate.tasks.reading import Gathering, Pictures, rows_of, shown
+from sensorium.evaluate.tasks.values import (
     check_corners,
     four,
     id_in,
@@ -23,8 +22,6 @@ from sensorium.evaluate.tasks.reading import (
     member,
     options_of,
     pixel_box,
-    rows_of,
-    shown,
     text_in,
     words,
 )

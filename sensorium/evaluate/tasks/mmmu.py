@@ -15,19 +15,8 @@ from sensorium.data.formats.rows import BadRow, show
 from sensorium.data.media import DEFAULT_LIMITS, Limits
 from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
-from sensorium.evaluate.tasks.reading import (
-    Gathering,
-    Pictures,
-    Row,
-    id_in,
-    letter_in,
-    member,
-    options_of,
-    rows_of,
-    shown,
-    text_in,
-    words,
-)
+from sensorium.evaluate.tasks.reading import Gathering, Pictures, Row, rows_of, shown
+from sensorium.evaluate.tasks.values import id_in, letter_in, member, options_of, text_in, words
 
 MENTION = re.compile(r"<image (\d+)>")
 SUBJECT = re.compile(r"(?:dev|validation|test)_(.+)_\d+")

@@ -13,21 +13,8 @@ from sensorium.data.formats.rows import BadRow, show
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import PLACE, Items, TaskItem
 from sensorium.evaluate.metrics.yesno import MME_TASKS
-from sensorium.evaluate.tasks.reading import (
-    ONE_WORD,
-    FileTask,
-    Gathering,
-    Pictures,
-    Row,
-    id_in,
-    label_in,
-    member,
-    rows_of,
-    shown,
-    text_in,
-    text_of,
-    words,
-)
+from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Pictures, Row, rows_of, shown, text_of
+from sensorium.evaluate.tasks.values import id_in, label_in, member, text_in, words
 
 
 class MME(FileTask):
