@@ -2,7 +2,7 @@
 
 import pytest
 
-from sensorium.evaluate.item import TaskItem
+from sensorium.evaluate.item import PLACE, TaskItem
 from sensorium.evaluate.metrics import metric_of
 from sensorium.evaluate.metrics.college import says
 
@@ -42,6 +42,12 @@ def test_open_questions_beside_options():
     assert metric.scores(metric.statistics(items, parsed).sum(0)) == pytest.approx([2 / 3])
     assert metric.chance(items) == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert [metric.prompt(item)[:11] for item in items] == ["Answer with", "Answer the ", "Answer the "]
+
+
+def test_options_that_are_pictures_are_named_by_their_letters():
+    item = TaskItem(id="1", options=(PLACE, PLACE, PLACE), answer=1)
+    for said, number in (("The image B", 1), ("image", None), ("(C)", 2), ("The last image", None)):
+        assert metric_of("choice").parse(said, item) == number
 
 
 @pytest.mark.parametrize(
