@@ -12,6 +12,7 @@ from sensorium.evaluate.metrics.captions import Bleu, Cider, Meteor, RougeL
 from sensorium.evaluate.metrics.chair import Chair
 from sensorium.evaluate.metrics.choices import Choice, Likelihood, LikelihoodMean
 from sensorium.evaluate.metrics.clip import ClipScore
+from sensorium.evaluate.metrics.college import Circular, Mmmu
 from sensorium.evaluate.metrics.grounding import Grounding
 from sensorium.evaluate.metrics.needle import Needle
 from sensorium.evaluate.metrics.perplexity import Perplexity
@@ -34,6 +35,8 @@ METRICS: dict[str, type[Metric]] = {
     "chair": Chair,
     "mme": Mme,
     "choice": Choice,
+    "circular": Circular,
+    "mmmu": Mmmu,
     "likelihood": Likelihood,
     "likelihood_mean": LikelihoodMean,
     "grounding": Grounding,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sensorium.errors import UserError
-from sensorium.evaluate.item import TaskItem
+from sensorium.evaluate.item import PLACE, TaskItem
 from sensorium.evaluate.metrics.base import Mean, Score, words_of
 from sensorium.evaluate.statistics import Floats
 from sensorium.infer.likelihoods import Likelihoods
@@ -142,7 +142,8 @@ class Choice(Options):
     """Multiple choice by what the model says; see `chosen` for what is understood. Parsed: the option's number."""
 
     def parse(self, said: str | Likelihoods, item: TaskItem) -> int | None:
-        return chosen(words_of(said), item.options)
+        # an option that is a picture has no words of its own: only its letter names it
+        return chosen(words_of(said), [option.replace(PLACE, "") for option in item.options])
 
     def prompt(self, item: TaskItem) -> str:
         return "Answer with the option's letter from the given choices directly."

@@ -152,7 +152,7 @@ class Stamps(TaskSource):
                         media=shown(pictures.one(f"{stamp.key}.png")),
                         options=options,
                         answer=answer,
-                        group=f"{stamp.category}/{at}",
+                        group=f"stamps/{at}",
                         part=stamp.category.partition("/")[0],
                     )
 

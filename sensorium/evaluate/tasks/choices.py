@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -22,17 +22,20 @@ from sensorium.evaluate.tasks.reading import (
     Pictures,
     Row,
     file_of,
+    keyed,
+    rows_of,
+    shown,
+    whole,
+)
+from sensorium.evaluate.tasks.values import (
     hint_in,
     id_in,
-    keyed,
+    label_in,
     letter_in,
     list_in,
     member,
     options_of,
-    rows_of,
-    shown,
     text_in,
-    whole,
     words,
 )
 
@@ -136,6 +139,9 @@ class MMBench(FileTask):
     circular: bool = False
     part: str = "category"
 
+    def metric_for(self, items: Sequence[TaskItem]) -> str:
+        return "circular" if self.circular else self.metric
+
     def load(self) -> Items:
         pictures, kept = self.shelf(), dict[str, PictureFile]()
 
@@ -152,7 +158,7 @@ class MMBench(FileTask):
                 options=options,
                 answer=answer,
                 group=index,
-                part=hint_in(row, self.part),
+                part=label_in(row, self.part),
             )
             return circle(item) if self.circular else [item]
 
@@ -238,14 +244,14 @@ class SEEDBench(FileTask):
     def load(self) -> Items:
         pictures, file = self.shelf(), self.file
         named = next((one.value for one in scan(file) if one.field == "question_type"), None)
-        kinds = {number: name for name, number in named.items()} if isinstance(named, dict) else {}
+        kinds = {str(number): name for name, number in named.items()} if isinstance(named, dict) else {}
 
         def read(row: Any, where: str) -> TaskItem | list[TaskItem]:
             if row.get("data_type", "image") == "video":
                 return []
             keys = [f"choice_{letter.lower()}" for letter in LETTERS[: self.choices]]
             options = options_of(text_in(row, key) for key in keys)
-            name, kind = id_in(row, "data_id"), member(row, "question_type_id")
+            name, kind = id_in(row, "data_id"), id_in(row, "question_type_id")
             return TaskItem(
                 id=id_in(row, "question_id"),
                 question=text_in(row, "question"),
@@ -253,7 +259,7 @@ class SEEDBench(FileTask):
                 options=options,
                 answer=letter_in(row, "answer", options),
                 group=name,
-                part=str(kinds.get(kind, kind)),
+                part=kinds.get(kind, kind),
             )
 
         return self.gathered(rows_of(file, "questions"), read)

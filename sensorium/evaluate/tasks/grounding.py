@@ -13,20 +13,8 @@ from sensorium.data.formats.files import scan
 from sensorium.data.formats.rows import BadRow, show
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import Items, TaskItem
-from sensorium.evaluate.tasks.reading import (
-    FileTask,
-    Gathering,
-    Pictures,
-    hint_in,
-    id_in,
-    list_in,
-    member,
-    pickled,
-    pixel_box,
-    rows_of,
-    shown,
-    text_in,
-)
+from sensorium.evaluate.tasks.reading import FileTask, Gathering, Pictures, pickled, rows_of, shown
+from sensorium.evaluate.tasks.values import id_in, label_in, list_in, member, pixel_box, text_in
 
 PICKLES = (".p", ".pkl", ".pickle")
 EXPRESSION = "{expression}"
@@ -99,7 +87,7 @@ class RefCOCO(FileTask):
             if key not in boxes:
                 raise BadRow(f"image {key} has no annotation with its box")
             original = id_in(row, "original_id") if "original_id" in row else text_in(row, "file_name")
-            part = hint_in(row, "dataset_name")
+            part = label_in(row, "dataset_name")
             return self._item(key, text_in(row, "caption"), row, boxes[key], pictures, original, part)
 
         seen = set[str]()
@@ -116,7 +104,7 @@ class RefCOCO(FileTask):
         splits: set[str] = set()
 
         def read(row: Any, where: str) -> Iterator[TaskItem]:
-            split = hint_in(row, "split")
+            split = label_in(row, "split")
             splits.add(split)
             if self.split is not None and split != self.split:
                 return

@@ -12,19 +12,16 @@ from sensorium.data.formats.rows import BadRow, RowReader, show
 from sensorium.data.media import DEFAULT_LIMITS, Limits
 from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
-from sensorium.evaluate.tasks.reading import (
-    Gathering,
-    Pictures,
+from sensorium.evaluate.tasks.reading import Gathering, Pictures, rows_of, shown
+from sensorium.evaluate.tasks.values import (
     check_corners,
     four,
-    hint_in,
     id_in,
+    label_in,
     list_in,
     member,
     options_of,
     pixel_box,
-    rows_of,
-    shown,
     text_in,
     words,
 )
@@ -116,7 +113,7 @@ class Jsonl(TaskSource):
             answer=answer,
             boxes=boxes,
             group=group,
-            part=hint_in(row, "part"),
+            part=label_in(row, "part"),
             info={key: value for key, value in row.items() if key not in KEYS},
         )
 

@@ -15,19 +15,8 @@ from sensorium.data.formats.rows import BadRow, show
 from sensorium.data.media import DEFAULT_LIMITS, Limits
 from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
-from sensorium.evaluate.tasks.reading import (
-    Gathering,
-    Pictures,
-    Row,
-    id_in,
-    letter_in,
-    member,
-    options_of,
-    rows_of,
-    shown,
-    text_in,
-    words,
-)
+from sensorium.evaluate.tasks.reading import Gathering, Pictures, Row, rows_of, shown
+from sensorium.evaluate.tasks.values import id_in, letter_in, member, options_of, text_in, words
 
 MENTION = re.compile(r"<image (\d+)>")
 SUBJECT = re.compile(r"(?:dev|validation|test)_(.+)_\d+")
@@ -47,7 +36,7 @@ class MMMU(TaskSource):
     """
 
     title: ClassVar[str] = "MMMU"
-    metric: ClassVar[str] = "choice"
+    metric: ClassVar[str] = "mmmu"
     layout: ClassVar[str] = "Accounting/validation-00000-of-00001.parquet ..., or .json rows of the same columns"
 
     path: str = Field(min_length=1)
@@ -118,8 +107,10 @@ def _item(row: Any, where: str, pictures: Pictures) -> TaskItem:
     if options:
         options = options_of(options)
         return TaskItem(**common, options=options, answer=letter_in(row, "answer", options))
-    answers = _listed(row, "answer")
-    return TaskItem(**common, answers=tuple(words(str(one), "answer") for one in answers))
+    answers = tuple(words(str(one), "answer") for one in _listed(row, "answer"))
+    if not answers:
+        raise BadRow("answer is an empty list")
+    return TaskItem(**common, answers=answers)
 
 
 def _listed(row: Any, key: str) -> list[Any]:

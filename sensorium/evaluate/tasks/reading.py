@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import glob
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from pydantic import Field
 
-from sensorium.data.boxes import Box
 from sensorium.data.formats.files import JsonRows
 from sensorium.data.formats.rows import BadRow, RowReader, show
 from sensorium.data.media import DEFAULT_LIMITS, Limits, PictureFile
 from sensorium.data.source import RowError
-from sensorium.errors import UserError, nearest
+from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, BadItem, Items, TaskItem, TaskSource
+from sensorium.evaluate.tasks.values import encodable, words
 from sensorium.sequence import Segment
 
 ONE_WORD = "Answer the question using a single word or phrase."
 """LLaVA-1.5 (arXiv 2310.03744, appendix A.1) for VQAv2, GQA, TextVQA, MME and POPE."""
 LETTER = "Answer with the option's letter from the given choices directly."
 """LLaVA-1.5 for ScienceQA, MMBench and SEED-Bench; MMMU has it so."""
-SLACK = 1.0
-"""Pixels by which a published box may leave its picture: COCO's are rounded."""
-
 Row = tuple[str, Any]
 """Its place for people, and what stands there: a BadRow where nothing can be read."""
 
@@ -116,6 +112,11 @@ class Gathering:
         places = sum(text.count(PLACE) for text in (item.question, *item.options))
         if places > len(item.media):
             raise BadRow(f"its words have {places} places for pictures ({PLACE}), it has {len(item.media)} pictures")
+        labels = [item.id, item.group, item.part]
+        if item.info:
+            labels.append(json.dumps(dict(item.info), ensure_ascii=False))
+        for text in labels:
+            encodable(text, "a name or a label")
 
     def given(self, what: str, layout: str = "") -> Items:
         if not self.found:
@@ -205,118 +206,6 @@ def pickled(path: str) -> NoReturn:
     )
 
 
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def words(text: Any, what: str) -> str:
-    """Text with something in it. Raises BadRow for other types, blanks and what is not UTF-8."""
-    if not isinstance(text, str) or not text.strip():
-        raise BadRow(f"{what} must be text that is not empty, found {show(text)}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        if 0xDC80 <= code <= 0xDCFF:
-            raise BadRow(f"{what}: byte 0x{code - 0xDC00:02x} is not UTF-8; save the file as UTF-8") from error
-        raise BadRow(f"{what} has half a character (\\u{code:04x}) at {error.start}") from error
-    return text
-
-
-def proper(text: Any, what: str) -> str:
-    """Text that may be empty, of proper characters."""
-    return text if text == "" else words(text, what)
-
-
-def member(row: Any, key: str) -> Any:
-    """Raises BadRow that suggests the nearest key."""
-    if key not in row:
-        raise BadRow(f"no key {key!r}: {nearest(key, map(str, row))}")
-    return row[key]
-
-
-def text_in(row: Any, key: str) -> str:
-    return words(member(row, key), key)
-
-
-def id_in(row: Any, key: str) -> str:
-    """An id, a number or text, as text."""
-    value = member(row, key)
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise BadRow(f"{key} must be a number or text, found {show(value)}")
-    return words(str(value), key)
-
-
-def hint_in(row: Any, key: str) -> str:
-    """Text that may be left out: "" then, and for null, blanks and the nan of a table."""
-    text = row.get(key)
-    if text is None or text == "" or (isinstance(text, str) and text.strip().lower() in ("", "nan")):
-        return ""
-    return words(text, key)
-
-
-def list_in(row: Any, key: str) -> list[Any]:
-    value = member(row, key)
-    if not isinstance(value, list) or not value:
-        raise BadRow(f"{key} must be a list that is not empty, found {show(value)}")
-    return value
-
-
-def texts_in(row: Any, key: str) -> tuple[str, ...]:
-    return tuple(words(text, f"{key} {number}") for number, text in enumerate(list_in(row, key), 1))
-
-
-def options_of(texts: Iterable[Any], least: int = 2) -> tuple[str, ...]:
-    """The options of a multiple choice. Raises BadRow: an empty one, fewer than `least`."""
-    options = tuple(words(text, f"option {number}") for number, text in enumerate(texts, 1))
-    if len(options) < least:
-        raise BadRow(f"a multiple choice has {least} options at least, found {len(options)}")
-    return options
-
-
-def letter_in(row: Any, key: str, options: Sequence[str]) -> int:
-    """The number of the option that a letter names."""
-    letter = words(member(row, key), key).strip().upper()
-    number = ord(letter) - ord("A") if len(letter) == 1 else -1
-    if not 0 <= number < len(options):
-        raise BadRow(f"{key} must be a letter from A to {chr(ord('A') + len(options) - 1)}, found {show(row[key])}")
-    return number
-
-
-def pixel_box(numbers: Any, width: Any, height: Any, corners: bool = False) -> Box:
-    """x, y, width, height in pixels, or two corners, as a Box in [0, 1]. Raises BadRow for a malformed one."""
-    wide, high = (_size(side, name) for side, name in ((width, "width"), (height, "height")))
-    x0, y0, x1, y1 = four(numbers)
-    if not corners:
-        x1, y1 = x0 + x1, y0 + y1
-    check_corners((x0, y0, x1, y1), numbers)
-    if x0 < -SLACK or y0 < -SLACK or x1 > wide + SLACK or y1 > high + SLACK:
-        raise BadRow(f"the box {show(numbers)} leaves its picture of {wide:g} x {high:g} pixels")
-    inside = max(0.0, x0) / wide, max(0.0, y0) / high, min(wide, x1) / wide, min(high, y1) / high
-    check_corners(inside, numbers)
-    return inside
-
-
-def four(numbers: Any) -> tuple[float, float, float, float]:
-    if not isinstance(numbers, list | tuple) or len(numbers) != 4:
-        raise BadRow(f"a box has four numbers, found {show(numbers)}")
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise BadRow(f"a box has four numbers, found {show(numbers)}")
-    x0, y0, x1, y1 = map(float, numbers)
-    return x0, y0, x1, y1
-
-
-def check_corners(box: Box, given: Any) -> None:
-    if not (box[0] < box[2] and box[1] < box[3]):
-        raise BadRow(f"the box {show(given)} has no area: its right lower corner is not right of and below the other")
-
-
-def _size(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or not math.isfinite(value):
-        raise BadRow(f"the picture's {name} must be a positive number, found {show(value)}")
-    return float(value)
-
-
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
@@ -327,12 +216,15 @@ class Pictures:
         self.folder = folder
         self._reader = RowReader(folder, folder, limits)
         self._there: dict[str, bool] = {}
+        self._found: dict[str, PictureFile] = {}
 
     def one(self, value: Any, name: str = "") -> PictureFile:
         """A path from the folder, a data: URL, or what a Parquet cell has. Raises BadRow when there is none."""
-        if isinstance(value, str):
-            words(value, "a picture's name")
-        return self.check(self._reader.picture(value, name))
+        if not isinstance(value, str) or value.startswith("data:"):
+            return self.check(self._reader.picture(value, name))
+        if value not in self._found:  # several questions are about one picture
+            self._found[value] = self.check(self._reader.picture(words(value, "a picture's name"), name))
+        return self._found[value]
 
     def check(self, picture: PictureFile) -> PictureFile:
         if picture.path is not None and not self._is_there(str(picture.path)):
@@ -341,8 +233,11 @@ class Pictures:
 
     def first(self, names: Iterable[str]) -> PictureFile:
         """The first of some names that is there: a picture is published under several."""
-        tried = list(names)
-        for name in tried:
+        tried = []
+        for name in names:
+            tried.append(name)
+            if name in self._found:
+                return self._found[name]
             if self._is_there(os.path.join(self.folder, words(name, "a picture's name"))):
                 return self.one(name)
         raise BadRow(f"there is no picture {' or '.join(tried)} in {self.folder}")

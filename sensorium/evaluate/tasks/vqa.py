@@ -10,22 +10,8 @@ from sensorium.data.formats.files import scan
 from sensorium.data.formats.rows import BadRow, show
 from sensorium.errors import UserError
 from sensorium.evaluate.item import Items, TaskItem
-from sensorium.evaluate.tasks.reading import (
-    ONE_WORD,
-    FileTask,
-    Gathering,
-    Row,
-    id_in,
-    keyed,
-    list_in,
-    member,
-    proper,
-    rows_of,
-    shown,
-    text_in,
-    texts_in,
-    words,
-)
+from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Row, keyed, rows_of, shown
+from sensorium.evaluate.tasks.values import id_in, label_in, list_in, member, proper, text_in, texts_in, words
 
 SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPEG", ".gif")
 
@@ -79,8 +65,8 @@ class VQAv2(FileTask):
                 media=shown(pictures.first(name % number for name in names)),
                 answers=_answers(annotation),
                 group=str(number),
-                part=str(kinds.get(annotation.get(self.part_key), annotation.get(self.part_key, ""))),
-                info={"question_type": annotation.get("question_type", "")},
+                part=kinds.get(label_in(annotation, self.part_key), label_in(annotation, self.part_key)),
+                info={"question_type": label_in(annotation, "question_type")},
             )
 
         for where, row in rows_of(self.file, "questions"):
@@ -99,7 +85,7 @@ class VQAv2(FileTask):
             raise UserError(f"{self.file} needs its answers: give `annotations` (looked for {beside})")
         return beside
 
-    def _annotated(self, found: Gathering) -> tuple[dict[Any, str], dict[str, Any]]:
+    def _annotated(self, found: Gathering) -> tuple[dict[str, str], dict[str, Any]]:
         """Names of the parts where the file has them, and {question_id: annotation}."""
         annotated: dict[str, Any] = {}
         for where, row in rows_of(self._annotations, "annotations"):
@@ -113,7 +99,7 @@ class VQAv2(FileTask):
             annotated[key] = BadRow(f"question_id {key} is annotated twice") if key in annotated else row
         return self._kinds(), annotated
 
-    def _kinds(self) -> dict[Any, str]:
+    def _kinds(self) -> dict[str, str]:
         """Names of what the parts are called by."""
         return {}
 
@@ -127,9 +113,9 @@ class OKVQA(VQAv2):
         "OpenEnded_mscoco_val2014_questions.json, mscoco_val2014_annotations.json and val2014/ with COCO's pictures"
     )
 
-    def _kinds(self) -> dict[Any, str]:
+    def _kinds(self) -> dict[str, str]:
         kinds = next((one.value for one in scan(self._annotations) if one.field == "question_types"), None)
-        return kinds if isinstance(kinds, dict) else {}
+        return {key: str(name) for key, name in kinds.items()} if isinstance(kinds, dict) else {}
 
 
 def _names(path: str, given: str | None) -> list[str]:
@@ -186,7 +172,7 @@ class GQA(FileTask):
                 media=shown(pictures.first(picture + suffix for suffix in (".jpg", ".png", ".jpeg"))),
                 answers=(text_in(row, "answer"),),
                 group=picture,
-                part=str(types.get("structural", "")) if isinstance(types, dict) else "",
+                part=label_in(types, "structural") if isinstance(types, dict) else "",
                 info={"full_answer": row["fullAnswer"]} if isinstance(row.get("fullAnswer"), str) else {},
             )
 
@@ -267,14 +253,14 @@ class DocVQA(FileTask):
             name = text_in(row, "image_local_name" if local else "image")
             likely = (name, os.path.join("images", name), os.path.basename(name))
             kinds = row.get("question_types", row.get("operation/reasoning"))
-            first = kinds[0] if isinstance(kinds, list) and kinds else ""
+            first = {"question type": kinds[0] if isinstance(kinds, list) and kinds else ""}
             return TaskItem(
                 id=id_in(row, "questionId"),
                 question=text_in(row, "question"),
                 media=shown(pictures.first(likely)),
                 answers=texts_in(row, "answers"),
                 group=name if row.get("docId") is None else id_in(row, "docId"),
-                part=str(first),
+                part=label_in(first, "question type"),
             )
 
         return self.gathered(rows_of(self.file, "data"), read)

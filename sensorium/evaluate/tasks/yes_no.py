@@ -10,23 +10,11 @@ from typing import Any, ClassVar
 
 from sensorium.data.formats.captions import PICTURE_SUFFIXES
 from sensorium.data.formats.rows import BadRow, show
-from sensorium.errors import UserError
+from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import PLACE, Items, TaskItem
-from sensorium.evaluate.tasks.reading import (
-    ONE_WORD,
-    FileTask,
-    Gathering,
-    Pictures,
-    Row,
-    id_in,
-    member,
-    proper,
-    rows_of,
-    shown,
-    text_in,
-    text_of,
-    words,
-)
+from sensorium.evaluate.metrics.yesno import MME_TASKS
+from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Pictures, Row, rows_of, shown, text_of
+from sensorium.evaluate.tasks.values import id_in, label_in, member, text_in, words
 
 
 class MME(FileTask):
@@ -89,6 +77,9 @@ class MME(FileTask):
             return items
 
         stems = sorted(os.path.splitext(name)[0] for name in os.listdir(texts) if name.endswith(".txt"))
+        if stems and task.lower() not in {known.lower() for known in MME_TASKS}:
+            found.refuse(folder, f"no task of {self.title} is called {task!r}: {nearest(task, MME_TASKS)}")
+            return
         for stem in stems:
             found.add(os.path.join(texts, f"{stem}.txt"), read, stem)
         if not stems:  # a folder of something else
@@ -235,7 +226,7 @@ class VSR(FileTask):
                 media=shown(pictures.one(name)),
                 answers=("True" if label else "False",),
                 group=name,
-                part=proper(row.get("relation", ""), "relation"),
+                part=label_in(row, "relation"),
             )
 
         return self.gathered(rows_of(self.file), read)
