@@ -50,13 +50,15 @@ def run_asked(
     cache: AnswerCache | None = None,
     progress: Progress | None = None,
     reader: Reader | None = None,
+    absent: Any = None,
 ) -> TaskResult:
     """Ask every item, and its blind control; score; write records.
 
     folder    `<task>.jsonl` is written there as answers come; what an earlier process left there is not asked again
     cache     answers by who was asked, prompt, media and settings, over folders and runs
     progress  (answers there, answers in all)
-    reader    reads the answers in place of the metric's `parse`
+    reader    reads the answers in place of the metric's `parse`; None is then unknown: neither right nor wrong
+    absent    what it reads in an answer that never came
     An item that cannot be asked or answered is counted, and is never right. Raises UserError where there is no item at
     all, or whoever answers cannot be asked such questions.
     """
@@ -65,7 +67,9 @@ def run_asked(
     file = None if folder is None else RecordFile(folder, task.name)
     try:
         _Asking(task, answerer, file, cache, progress).run(entries)
-        result = _result(task, entries, bad, reader or _parsed_by(task))
+        for entry in entries:
+            entry.record.parsed = absent
+        result = _result(task, entries, bad, reader)
         if file is not None:
             file.finish(result.records)
     finally:
@@ -228,11 +232,10 @@ def _sample(entry: Entry, blind: bool) -> Sample:
 # ---- what came of it
 
 
-def _parsed_by(task: Asked) -> Reader:
-    return lambda pairs: [task.metric.parse(said, item) for item, said in pairs]
+def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reader | None) -> TaskResult:
+    def read(pairs: Sequence[tuple[TaskItem, Answer]]) -> list[Any]:
+        return [task.metric.parse(said, item) for item, said in pairs] if reader is None else reader(pairs)
 
-
-def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader) -> TaskResult:
     said = [entry for entry in entries if entry.said is not None]
     shown = [entry for entry in entries if entry.blind_said is not None]
     for entry, parsed in zip(said, read([(entry.item, entry.said) for entry in said]), strict=True):  # type: ignore[list-item]
@@ -243,7 +246,7 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader)
     items = [entry.item for entry in entries]
     rows = task.metric.statistics(items, [entry.record.parsed for entry in entries])
     # What has no control (no media, or an answer that never came) stands in it as it was: it widens no margin.
-    control = [one.record.blind_parsed if one.blind_said is not None else one.record.parsed for one in entries]
+    control = [_control(entry, reader is not None) for entry in entries]
     blind = task.metric.statistics(items, control) if shown else None
     for entry, score in zip(entries, task.metric.single(rows).tolist(), strict=True):
         entry.record.score = score if math.isfinite(score) else None
@@ -268,6 +271,14 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader)
     records = [entry.record for entry in entries]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
     return TaskResult(found, examples, tables, records=records)
+
+
+def _control(entry: Entry, unknown: bool) -> Any:
+    """What the control stands for. unknown: where nothing was read, nothing is known of either side."""
+    own, other = entry.record.parsed, entry.record.blind_parsed
+    if entry.blind_said is None or (unknown and (own is None or other is None)):
+        return own
+    return other
 
 
 def _by_part(task: Asked, entries: list[Entry], rows: Floats, blind: Floats | None) -> list[Table]:
