@@ -255,8 +255,9 @@ def _tell(asked: Evaluating, answerer: Answerer, tasks: list[Asked], results: li
     path = write_report(out, data)
     if asked.json:
         tables = [{"title": one.title, "header": one.header, "rows": one.rows} for one in data.tables]
+        records = [str(out / f"{file_name(task.name)}.jsonl") for task in tasks]
         print_json({"model": answerer.title, "evaluations": [one.to_json() for one in found], "tables": tables,
-                    "records": [str(out / f"{file_name(task.name)}.jsonl") for task in tasks], "report": str(path)})  # fmt: skip
+                    "records": records, "report": str(path)})  # fmt: skip
         return
     console = console_for(False)
     console.print(_table(answerer.title, found))

@@ -142,7 +142,7 @@ class _Judge:
         self.verdicts = 0
 
     def __call__(self, pairs: Sequence[tuple[TaskItem, Answer]]) -> list[Any]:
-        asked = [(number, order) for number in range(len(pairs)) for order in self.task.orders]
+        asked: list[tuple[int, Order]] = [(number, order) for number in range(len(pairs)) for order in self.task.orders]
         said: dict[int, Said] = {}
         waiting: list[tuple[int, Sample, str]] = []
         for place, (number, order) in enumerate(asked):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 from pydantic import Field
@@ -25,6 +26,9 @@ WHO = ("The baker", "A teacher", "My neighbour", "The old captain", "Her sister"
 DID = ("walked along", "looked at", "painted", "remembered", "wrote about", "photographed", "cleaned", "drew a map of")
 WHAT = ("the harbour", "a narrow street", "the market hall", "an empty garden", "the bridge", "a row of houses")
 WHEN = ("in the morning", "before the rain", "after lunch", "late at night", "on a windy day", "in early spring")
+
+
+Pictures = Sequence[tuple[Concept, Artist]]
 
 
 class TextNeedle(TaskSource):
@@ -63,7 +67,8 @@ class TextNeedle(TaskSource):
             room -= len(words)
         for other in others:
             lines.insert(rng.randint(0, len(lines)), other)
-        lines.insert(round(depth * len(lines)), needle)
+        before = [0, *accumulate(len(line.split()) for line in lines)]
+        lines.insert(min(range(len(before)), key=lambda at: abs(before[at] - depth * before[-1])), needle)
         return TaskItem(
             id=f"{length}/{depth:g}/{number}",
             question=f"{' '.join(lines)}\n\nWhat is the number of {places[0]}? Answer with the number alone.",
@@ -98,14 +103,7 @@ class PictureNeedle(TaskSource):
         return Items([self._item(living, hay, length, depth, number) for length in self.lengths
                       for depth in self.depths for number in range(self.each)])  # fmt: skip
 
-    def _item(
-        self,
-        living: Sequence[tuple[Concept, Artist]],
-        hay: Sequence[tuple[Concept, Artist]],
-        length: int,
-        depth: float,
-        number: int,
-    ) -> TaskItem:
+    def _item(self, living: Pictures, hay: Pictures, length: int, depth: float, number: int) -> TaskItem:
         rng = random.Random(f"{self.seed} {length} {depth} {number}")
         needle = rng.choice(living)
         row = rng.sample(hay, length - 1)
