@@ -25,7 +25,7 @@ def run(*arguments):
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
     """Six rows with pictures, one without its picture, one that is no JSON."""
-    monkeypatch.setenv("SENSORIUM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sensorium.commands.evaluate.cache_root", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     lines = []
     for n in range(6):
@@ -51,7 +51,7 @@ def test_own_rows_behind_an_endpoint(rows, capsys):
         assert run(*asked, "--out", rows / "again") == 0  # all of it is in the cache
         assert len(seen) == count == 12
     [one] = first["evaluations"]
-    assert (one["n"], one["score"], one["task"], one["metric"]) == (6, 1.0, "mine", "accuracy")
+    assert (one["n"], one["score"], one["task"], one["metric"]) == (6, 1.0, "mine", "exact match")
     records = read_records(rows / "evaluations" / "some_model" / "mine.jsonl")
     assert [record.said for record in records[:6]] == [f"Thing {n}." for n in range(6)]
     assert records[0].pictures[0].endswith("0.png")

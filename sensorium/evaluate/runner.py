@@ -318,7 +318,7 @@ def _counts(task: Asked, entries: list[Entry], bad: list[BadItem]) -> Table:
         if record.error:
             (failed if record.error.startswith(ENDPOINT) else unasked).append(f"{record.id}: {record.error}")
         elif record.parsed is None:
-            unread.append(f"{record.id}: {str(record.said)[:80]!r}")
+            unread.append(f"{record.id}: {str(record.said)[:40]!r}")
         if record.blind_error:
             blind.append(f"{record.id}: {record.blind_error}")
     rows = [(kind, str(len(found)), found[0][:200] if found else "") for kind, found in kinds.items()]
