@@ -25,7 +25,7 @@ from sensorium.objectives.reconstruction import Reconstruct
 from sensorium.sequence import Sample, Segment
 from sensorium.train import checkpoint as store
 from sensorium.train.ask import subject_of
-from sensorium.train.curves import read_run
+from sensorium.train.history import read_run
 from sensorium.train.recipe import Stage
 from sensorium.train.trainer import Stopped, _StageLoop, open_run, train
 
