@@ -103,7 +103,9 @@ def evaluate(
         typer.Option(metavar="NAME|FILE", help="A benchmark, FILE.jsonl of your own questions, FILE.toml. Repeatable."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="In place of the task's own: exact, vqa, choice, anls ...")] = None,
-    data: Annotated[Path | None, typer.Option(help="The file or folder of a benchmark, as published.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="The file or folder of a benchmark, as published. One for each.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", "--n", min=1, help="Items of each task at most, drawn at random.")
     ] = None,
@@ -126,10 +128,9 @@ def evaluate(
     """Ask a model its recipe's evaluations, or tasks of your choice, each beside its blind control."""
     from sensorium.commands.evaluate import Evaluating, run_evaluate
 
-    place = None if data is None else str(data)
     asked = Evaluating(
-        run=run, tasks=tuple(task or ()), metric=metric, data=place, limit=limit, shots=shots, blind=blind, batch=batch,
-        out=out, endpoint=endpoint, model=model, key_env=key_env, concurrency=concurrency, judge=judge,
+        run=run, tasks=tuple(task or ()), metric=metric, data=tuple(map(str, data or ())), limit=limit, shots=shots,
+        blind=blind, batch=batch, out=out, endpoint=endpoint, model=model, key_env=key_env, concurrency=concurrency, judge=judge,
         judge_model=judge_model, judge_key_env=judge_key_env, cache=cache, quantize=quantize, device=device, json=json,
     )  # fmt: skip
     run_evaluate(asked)

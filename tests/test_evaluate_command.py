@@ -125,7 +125,7 @@ def test_mistakes_in_a_task_file(rows, text, said):
     (["nowhere", "--task", "emojy"], "emoji"),
     (["nowhere", "--task", "none.jsonl"], "there is no file none.jsonl"),
     (["nowhere", "--task", "vqav2"], "needs its file or folder"),
-    (["nowhere", "--task", "needle", "--data", "x"], "built in"),
+    (["nowhere", "--task", "emoji", "--data", "x"], "no task reads --data x"),
     (["nowhere", "--task", "mine.jsonl", "--metric", "exakt"], "did you mean 'exact'"),
     (["nowhere", "--task", "mine.jsonl", "--task", "mine.jsonl"], "two tasks are called 'mine'"),
     (["nowhere", "--task", "mine.jsonl", "--judge", "run"], "--judge rates open answers"),

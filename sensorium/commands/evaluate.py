@@ -21,7 +21,7 @@ from sensorium.evaluate.answerer import Answerer, Local
 from sensorium.evaluate.asked import Asked
 from sensorium.evaluate.endpoint import Endpoint
 from sensorium.evaluate.judging import Rated, run_rated
-from sensorium.evaluate.opening import open_task
+from sensorium.evaluate.opening import open_task, reads_data
 from sensorium.evaluate.records import AnswerCache, file_name, fingerprint_of_files
 from sensorium.evaluate.result import TaskResult
 from sensorium.evaluate.runner import run_asked, shown
@@ -29,12 +29,14 @@ from sensorium.evaluate.statistics import Evaluation
 from sensorium.hub.cache import cache_root
 from sensorium.infer.kernels.quantize import check_kind
 from sensorium.recipes.common import evaluations_of
+from sensorium.report.data import ReportData
+from sensorium.report.environment import environment
+from sensorium.report.write import write_report
 from sensorium.train.ask import subject_of
 from sensorium.train.checkpoint import latest
 from sensorium.train.finish import evaluate
 from sensorium.train.judge import judge_of
 from sensorium.train.log import Progress
-from sensorium.train.report import ReportData, environment, write_report
 
 COUNT = 300
 """Items of each task, of runs whose recipe names no evaluations."""
@@ -47,7 +49,7 @@ class Evaluating:
     run: str | None
     tasks: tuple[str, ...] = ()
     metric: str | None = None
-    data: str | None = None
+    data: tuple[str, ...] = ()
     limit: int | None = None
     shots: int | None = None
     blind: bool = True
@@ -145,7 +147,7 @@ def _table(title: str, found: list[Evaluation]) -> Table:
 
 
 def _ask(asked: Evaluating) -> None:
-    tasks = [_task(given, asked) for given in asked.tasks]  # mistakes are told before a model is loaded
+    tasks = _tasks(asked)  # mistakes are told before a model is loaded
     names = [file_name(task.name) for task in tasks]
     for name in names:
         if names.count(name) > 1:
@@ -164,8 +166,17 @@ def _ask(asked: Evaluating) -> None:
     _tell(asked, answerer, tasks, results, out)
 
 
-def _task(given: str, asked: Evaluating) -> Asked:
-    task = open_task(given, asked.metric, asked.data)
+def _tasks(asked: Evaluating) -> list[Asked]:
+    """Each --data is of the next task that reads one. Raises UserError for one that none reads."""
+    places = list(asked.data)
+    tasks = [_task(given, places.pop(0) if places and reads_data(given) else None, asked) for given in asked.tasks]
+    if places:
+        raise UserError(f"no task reads --data {places[0]}: give one for each benchmark that has files, in their order")
+    return tasks
+
+
+def _task(given: str, data: str | None, asked: Evaluating) -> Asked:
+    task = open_task(given, asked.metric, data)
     changes: dict[str, Any] = {"blind": task.blind and asked.blind}
     if asked.limit is not None:
         changes["n"] = asked.limit
@@ -240,10 +251,25 @@ def _results(
         return run_asked(task, answerer, out, cache, progress)
 
 
+def _summary(title: str, found: list[Evaluation]) -> str:
+    if not found:
+        return f"{title} was asked, and nothing could be scored: the tables say why."
+    first = found[0]
+    interval = f"{shown(first.low, first.percent)} to {shown(first.high, first.percent)}"
+    text = f"{title} scores {shown(first.score, first.percent)} ({first.metric}) on {first.task}, {first.split} "
+    text += f"({first.n:,} items, 95 % interval {interval})"
+    if first.blind is not None:
+        text += f"; with pictures of other items {shown(first.blind, first.percent)}"
+        if not first.beats_blind:
+            text += ": the interval of the difference does not exclude zero, so nothing shows that it uses what it sees"
+    return f"{text}."
+
+
 def _tell(asked: Evaluating, answerer: Answerer, tasks: list[Asked], results: list[TaskResult], out: Path) -> None:
     found = [one for result in results for one in result.evaluations]
     data = ReportData(
         title=answerer.title,
+        summary=_summary(answerer.title, found),
         evaluations=found,
         examples=[one for result in results for one in result.examples],
         tables=[one for result in results for one in result.tables],

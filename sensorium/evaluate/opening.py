@@ -18,7 +18,7 @@ from sensorium.evaluate.item import TaskSource
 from sensorium.evaluate.judging import LLaVABench, Rated
 from sensorium.evaluate.metrics import Metric, metric_of
 from sensorium.evaluate.needle import NEEDLES
-from sensorium.evaluate.tasks.catalog import ALSO, PLACES, SOURCES, source_of
+from sensorium.evaluate.tasks.catalog import ALSO, PLACES, SOURCES, source_class, source_of
 from sensorium.evaluate.tasks.jsonl import Jsonl
 
 OWN: dict[str, type[TaskSource]] = {**NEEDLES, "llava_bench": LLaVABench}
@@ -46,6 +46,14 @@ def open_task(given: str, metric: str | None = None, data: str | None = None) ->
     else:
         task = _named(given, named_source(given, data), metric)
     return task if metric is None else task.replace(metric=metric_of(metric))
+
+
+def reads_data(given: str) -> bool:
+    """Whether a task is a benchmark's name whose questions are read from a file or folder."""
+    if Path(given).suffix or os.sep in given:
+        return False
+    fields = (OWN.get(given) or source_class(given)).model_fields
+    return "path" in fields or "root" in fields
 
 
 def named_source(name: str, place: str | None = None, **settings: Any) -> TaskSource:
