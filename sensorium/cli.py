@@ -130,8 +130,9 @@ def evaluate(
 
     asked = Evaluating(
         run=run, tasks=tuple(task or ()), metric=metric, data=tuple(map(str, data or ())), limit=limit, shots=shots,
-        blind=blind, batch=batch, out=out, endpoint=endpoint, model=model, key_env=key_env, concurrency=concurrency, judge=judge,
-        judge_model=judge_model, judge_key_env=judge_key_env, cache=cache, quantize=quantize, device=device, json=json,
+        blind=blind, batch=batch, out=out, endpoint=endpoint, model=model, key_env=key_env, concurrency=concurrency,
+        judge=judge, judge_model=judge_model, judge_key_env=judge_key_env, cache=cache, quantize=quantize,
+        device=device, json=json,
     )  # fmt: skip
     run_evaluate(asked)
 
