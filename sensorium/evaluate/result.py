@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
+from sensorium.data.boxes import Box
 from sensorium.evaluate.statistics import Evaluation, Interval
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Example:
     right, blind_right   None where an answer is shown but not scored (captions, say)
     options              the answers of a multiple choice
     blind                the same model's answer with the picture of another sample; None when the control was not run
+    part                 the sub-task it is of
+    score                by the metric's headline, where that is more than right or wrong
+    boxes, said_boxes    the right boxes, and those that the model names: x0 y0 x1 y1 in [0, 1] of the first picture
     """
 
     task: str
@@ -43,6 +47,10 @@ class Example:
     blind_right: bool | None = None
     options: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
+    part: str = ""
+    score: float | None = None
+    boxes: Sequence[Box] = ()
+    said_boxes: Sequence[Box] = ()
 
     def __post_init__(self) -> None:
         # Comparisons of arrays give numpy's booleans, which JSON does not know.
