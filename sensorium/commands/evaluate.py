@@ -24,12 +24,13 @@ from sensorium.evaluate.judging import Rated, run_rated
 from sensorium.evaluate.opening import open_task, reads_data
 from sensorium.evaluate.records import AnswerCache, file_name, fingerprint_of_files
 from sensorium.evaluate.result import TaskResult
-from sensorium.evaluate.runner import run_asked, shown
+from sensorium.evaluate.runner import run_asked
 from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.wording import shown
 from sensorium.hub.cache import cache_root
 from sensorium.infer.kernels.quantize import check_kind
 from sensorium.recipes.common import evaluations_of
-from sensorium.report.data import ReportData
+from sensorium.report.data import ReportData, TaskRecords
 from sensorium.report.environment import environment
 from sensorium.report.write import write_report
 from sensorium.train.ask import subject_of
@@ -251,27 +252,16 @@ def _results(
         return run_asked(task, answerer, out, cache, progress)
 
 
-def _summary(title: str, found: list[Evaluation]) -> str:
-    if not found:
-        return f"{title} was asked, and nothing could be scored: the tables say why."
-    first = found[0]
-    interval = f"{shown(first.low, first.percent)} to {shown(first.high, first.percent)}"
-    text = f"{title} scores {shown(first.score, first.percent)} ({first.metric}) on {first.task}, {first.split} "
-    text += f"({first.n:,} items, 95 % interval {interval})"
-    if first.blind is not None:
-        text += f"; with pictures of other items {shown(first.blind, first.percent)}"
-        if not first.beats_blind:
-            text += ": the interval of the difference does not exclude zero, so nothing shows that it uses what it sees"
-    return f"{text}."
-
-
 def _tell(asked: Evaluating, answerer: Answerer, tasks: list[Asked], results: list[TaskResult], out: Path) -> None:
     found = [one for result in results for one in result.evaluations]
     data = ReportData(
         title=answerer.title,
-        summary=_summary(answerer.title, found),
+        kind="evaluation",
         evaluations=found,
-        examples=[one for result in results for one in result.examples],
+        records=[
+            TaskRecords(task=task.name, split=task.split, records=result.records, media=result.media)
+            for task, result in zip(tasks, results)
+        ],
         tables=[one for result in results for one in result.tables],
         recipe={"tasks": [task.model_dump(mode="json") for task in tasks]},
         recipe_yaml="---\n".join(task.to_yaml() for task in tasks),

@@ -15,7 +15,8 @@ from sensorium.evaluate.answerer import Said
 from sensorium.evaluate.asked import Asked, Prompt, letter
 from sensorium.evaluate.item import BadItem, TaskItem
 from sensorium.evaluate.records import AnswerCache, Record, RecordFile, read_records
-from sensorium.evaluate.runner import run_asked, words_of
+from sensorium.evaluate.runner import run_asked
+from sensorium.evaluate.wording import words_of
 
 
 class Ending(Exactly):
