@@ -287,6 +287,7 @@ run_asked(task(hold("x", items(6))), Scripted(say), Path(sys.argv[1]) / "records
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_report_is_the_same(tmp_path):
     where = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
     whole = run_asked(task(hold("x", items(6))), Scripted(sees), tmp_path / "whole")
