@@ -73,6 +73,7 @@ class TaskResult:
 
     pictures  (title, picture), for a task that draws one
     records   each item as it was asked and answered, of a task of questions
+    media     pictures of their items by id, where these are not files
     """
 
     evaluations: list[Evaluation]
@@ -80,6 +81,7 @@ class TaskResult:
     tables: list[Table] = field(default_factory=list)
     pictures: list[tuple[str, Picture]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    media: dict[str, list[Picture]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
