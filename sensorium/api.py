@@ -70,8 +70,8 @@ def load(
     console    where it is said what was loaded of a published folder, and what was quantised; None: standard error
     quantize   int8 or int4: the weights of the language model as codes of so many bits, for inference alone; embedding
                and head are int8 in either. What is computed besides stays in `precision`
-    draft      a smaller model with the same tokenizer, opened or to be: it guesses how answers go on, and the same is
-               said sooner where it is right (sensorium.infer.speculation)
+    draft      a smaller model with the same tokenizer (sensorium.infer.speculation): it guesses how answers go on, and
+               the same is said sooner where it is right. Given opened, or where it is: then as int4 on a CPU
     Raises UserError that says what is missing, or that the tokenizers differ.
     """
     if quantize is not None:
@@ -84,7 +84,8 @@ def load(
     give_back()
     model = Model(recipe, network, tokenizer)
     if draft is not None:
-        small = (draft if isinstance(draft, Model) else load(draft, precision, device, console)).engine
+        kind = "int4" if device == "cpu" else None
+        small = (draft if isinstance(draft, Model) else load(draft, precision, device, console, kind)).engine
         model.engine.drafter = DraftModel(small.model, small.renderer.tokenizer, model.engine.renderer.tokenizer)
     return model
 
