@@ -20,9 +20,6 @@ from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling
 from sensorium.sequence import Media, Sample, Segment
 
-QUESTIONS = 64
-"""Questions whose options are scored before anybody is told."""
-
 
 class Said(NamedTuple):
     """An answer in words, or why there is none: then it is never right.
@@ -108,20 +105,14 @@ class Local:
 
     def likelihoods(self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]) -> None:
         self._must_speak()
-        for first in range(0, len(questions), QUESTIONS):
-            part = questions[first : first + QUESTIONS]
+        for number, question in enumerate(questions):
+            # One question a pass: sums of many rows are added up in an order that the number of rows decides, and what
+            # is likely must not depend, to the last bit, on what is scored beside it, or before a kill.
             try:
-                found: list[Likelihoods | Said] = list(self.engine.log_likelihoods(part))
-            except UserError:  # of one of them: who it is shows when each is asked by itself
-                found = [self._alone(question) for question in part]
-            for number, one in enumerate(found, first):
-                heard(number, one)
-
-    def _alone(self, question: Question) -> Likelihoods | Said:
-        try:
-            return self.engine.log_likelihoods([question])[0]
-        except UserError as error:
-            return Said("", str(error))
+                found: Likelihoods | Said = self.engine.log_likelihoods([question])[0]
+            except UserError as error:
+                found = Said("", str(error))
+            heard(number, found)
 
     def _must_speak(self) -> None:
         if not self.subject.model.config.speaks:
