@@ -11,6 +11,12 @@ def edits(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
     """Levenshtein distance: the fewest insertions, deletions and substitutions between (N) and (M) symbols."""
     if len(one) < len(other):
         one, other = other, one
+    start, end = 0, len(other)  # what both begin and end with costs nothing
+    while start < end and one[start] == other[start]:
+        start += 1
+    while end > start and one[end - len(other) - 1] == other[end - 1]:
+        end -= 1
+    one, other = one[start : len(one) - (len(other) - end)], other[start:end]
     number: dict[Hashable, int] = {}
     first = [number.setdefault(symbol, len(number)) for symbol in one]
     second = np.array([number.setdefault(symbol, len(number)) for symbol in other], dtype=np.int64)

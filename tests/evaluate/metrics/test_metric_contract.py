@@ -36,7 +36,7 @@ texts = st.one_of(st.text(max_size=60), st.lists(pieces, max_size=12).map("".joi
 
 
 @pytest.mark.parametrize("name", WORDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(said=texts)
 def test_any_text_is_read(name, said):
     metric = metric_of(name)
