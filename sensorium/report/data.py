@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from sensorium.evaluate.result import ComparedRow, Comparison, Example, Picture, Table
+from sensorium.evaluate.result import ComparedRow, Comparison, Example, Picture, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.report.curves import Curve, StageSpeed, smoothing_window
 from sensorium.report.words import duration, plain_name, score_text
@@ -57,6 +57,15 @@ class TaskRecords:
     by: str = ""
     media: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     graded: bool | None = None
+
+
+def task_records(results: Iterable[TaskResult], by: str = "") -> list[TaskRecords]:
+    """The records of those tasks that have any, for `ReportData.records`. by: who answered, in a comparison."""
+    return [
+        TaskRecords(task=one.evaluations[0].task, split=one.evaluations[0].split, records=one.records, by=by)
+        for one in results
+        if one.records and one.evaluations
+    ]
 
 
 @dataclass(kw_only=True)

@@ -18,9 +18,9 @@ from PIL import Image
 from read_page import HOSTILE, Page
 
 from sensorium.evaluate.records import Record
-from sensorium.evaluate.result import Example
+from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
-from sensorium.report.data import ReportData, TaskRecords
+from sensorium.report.data import ReportData, TaskRecords, task_records
 from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, outcome_of, said_text
 from sensorium.report.page import breakdown, placed, report_html
 from sensorium.report.pictures import Album
@@ -76,6 +76,14 @@ def test_scores_that_are_not_of_right_and_wrong_are_numbers():
     assert (entry.outcome, entry.answers[0].score) == ("open", "1.234")
     assert of(made).outcome == "right"
     assert of(made, graded=True).outcome == "open"
+
+
+def test_records_of_tasks_are_taken_from_their_results():
+    made, score = [record(0)], Evaluation.of("t", "s", [1.0])
+    found = task_records(
+        [TaskResult([score]), TaskResult([score], records=made), TaskResult([], records=made)], "llava"
+    )
+    assert [(one.task, one.split, one.by, one.records) for one in found] == [("t", "s", "llava", made)]
 
 
 def test_likelihoods_are_said_by_option():
