@@ -267,7 +267,7 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader)
     examples = [_example(task, entry, found) for entry in drawn(entries)]
     records = [entry.record for entry in entries]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
-    return TaskResult(found, examples, tables, records=records)
+    return TaskResult(found, examples, tables, records=records, items={one.item.id: one.item for one in entries})
 
 
 def _by_part(task: Asked, entries: list[Entry], rows: Floats, blind: Floats | None) -> list[Table]:

@@ -14,6 +14,7 @@ from sensorium.report.curves import Curve, StageSpeed, smoothing_window
 from sensorium.report.words import duration, plain_name, score_text
 
 if TYPE_CHECKING:
+    from sensorium.evaluate.item import TaskItem
     from sensorium.evaluate.records import Record
 
 Kind = Literal["run", "evaluation", "comparison"]
@@ -46,7 +47,8 @@ class TaskRecords:
     """Every item of a task as it was asked and answered, for the sample browser.
 
     by      who answered: the name of a row, in a comparison; records of several rows stand side by side by their ids
-    media   pictures of an item by the id of its record, where they are not files that `record.pictures` names
+    items   the items by the ids of their records: their options, boxes and pictures
+    media   pictures of an item by the id of its record, where there are no `items`, and `record.pictures` are no files
     graded  scores are not of right and wrong (CIDEr, a mean IoU): they are shown as numbers. None: as the task's
             evaluation says
     """
@@ -55,6 +57,7 @@ class TaskRecords:
     split: str
     records: Sequence[Record]
     by: str = ""
+    items: Mapping[str, TaskItem] = field(default_factory=dict)
     media: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     graded: bool | None = None
 
@@ -62,7 +65,9 @@ class TaskRecords:
 def task_records(results: Iterable[TaskResult], by: str = "") -> list[TaskRecords]:
     """The records of those tasks that have any, for `ReportData.records`. by: who answered, in a comparison."""
     return [
-        TaskRecords(task=one.evaluations[0].task, split=one.evaluations[0].split, records=one.records, by=by)
+        TaskRecords(
+            task=one.evaluations[0].task, split=one.evaluations[0].split, records=one.records, by=by, items=one.items
+        )
         for one in results
         if one.records and one.evaluations
     ]
