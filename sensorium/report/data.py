@@ -171,16 +171,19 @@ def _comparison_summary(comparison: Comparison) -> str:
     found = [(row, one) for row in scored for one in row.scores if label_of(one) == task]
     better = max if found[0][1].better == "higher" else min
     best, score = better(found, key=lambda pair: pair[1].score)
-    interval = f"{score_text(score, score.low)} to {score_text(score, score.high)}"
-    text += (
-        f"On {plain_name(task)} {best.name} scores best: {score_text(score, score.score)} (95 % interval {interval})"
-    )
-    rivals = [
-        one.other if one.one == best.name else one.one
-        for one in comparison.differences
-        if one.task == task and best.name in (one.one, one.other) and one.better is None
-    ]
-    text += f"; against {', '.join(rivals)} that is not decidable." if rivals else "."
+    equal = [row.name for row, one in found if one.score == score.score]
+    if len(equal) > 1:
+        text += f"On {plain_name(task)} {', '.join(equal)} share the best score: {score_text(score, score.score)}."
+    else:
+        interval = f"{score_text(score, score.low)} to {score_text(score, score.high)}"
+        text += f"On {plain_name(task)} {best.name} scores best: {score_text(score, score.score)}"
+        text += f" (95 % interval {interval})"
+        rivals = [
+            one.other if one.one == best.name else one.one
+            for one in comparison.differences
+            if one.task == task and best.name in (one.one, one.other) and one.better is None
+        ]
+        text += f"; against {', '.join(rivals)} that is not decidable." if rivals else "."
     if comparison.differences:
         sure = sum(one.better is not None for one in comparison.differences)
         text += f" Of {len(comparison.differences)} differences between two designs on a task, {sure} are decidable."
