@@ -164,7 +164,7 @@ def _training_summary(stages: Sequence[StageSpeed]) -> str:
 def _comparison_summary(comparison: Comparison) -> str:
     rows = headline_rows(comparison)
     scored = [row for row in rows if row.scores]
-    text = f"{len(rows)} designs, each given {comparison.budget}. "
+    text = f"{len(rows)} designs; budget: {comparison.budget}. "
     if not scored:
         return text + "None of them has a score."
     task = label_of(scored[0].scores[0])
