@@ -270,7 +270,8 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reade
     records = [entry.record for entry in entries]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
     made = {entry.item.id: pictures for entry in entries if (pictures := made_pictures(entry.item))}
-    return TaskResult(found, examples, tables, records=records, media=made)
+    items = {entry.item.id: entry.item for entry in entries}
+    return TaskResult(found, examples, tables, records=records, media=made, items=items)
 
 
 def _control(entry: Entry, unknown: bool) -> Any:
