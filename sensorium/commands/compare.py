@@ -1,0 +1,131 @@
+"""`sensorium compare`."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from sensorium.commands.output import console_for, print_json
+from sensorium.commands.show import resolve
+from sensorium.commands.train import INTERRUPTED, own_data
+from sensorium.compare.alike import Data, built_in
+from sensorium.compare.budget import parse_budget
+from sensorium.compare.calibrate import calibrated
+from sensorium.compare.plan import Wanted, planned
+from sensorium.compare.plot import plot_svg
+from sensorium.compare.run import compare, write
+from sensorium.compare.table import markdown_of, table_of
+from sensorium.compare.vary import varied
+from sensorium.config import override
+from sensorium.errors import UserError
+from sensorium.evaluate.result import Comparison
+from sensorium.train.recipe import Recipe
+from sensorium.train.trainer import Stopped
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `sensorium compare` was asked for; fields are its options."""
+
+    recipes: tuple[str, ...]
+    budget: str
+    size: str | None = None
+    data: tuple[Path, ...] = ()
+    seeds: str = "0"
+    vary: str | None = None
+    overrides: tuple[str, ...] = ()
+    batch: int | None = None
+    n: int | None = None
+    skip_bad_rows: bool = False
+
+
+def run_compare(asked: Asked, out: Path | None, json: bool) -> None:
+    console = console_for(json)
+    wanted = wanted_of(asked, console)
+    folder = out or Path("comparisons") / _name(asked)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    measure = partial(calibrated, files=wanted.files)
+    plan = planned(wanted, measure, say)
+    title = f"{', '.join(dict(wanted.recipes))}" if asked.vary is None else f"{asked.recipes[0]}: {asked.vary}"
+    try:
+        found = compare(plan, folder, title + (f", {asked.size}" if asked.size else ""), console)
+    except Stopped as stopped:
+        say(f"{stopped}\nthe same command continues")
+        raise typer.Exit(INTERRUPTED) from None
+    write_all(found, folder)
+    if json:
+        print_json(found.to_json())
+    else:
+        console.print(table_of(found))
+        say(f"plot:  {folder / 'compare.svg'}\ntable: {folder / 'compare.md'}")
+    if all(row.error for row in found.rows):
+        raise UserError("no recipe could be compared: " + "; ".join(f"{row.name}: {row.error}" for row in found.rows))
+
+
+def write_all(found: Comparison, folder: Path) -> None:
+    """compare.json, compare.md and compare.svg."""
+    write(folder / "compare.json", jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write(folder / "compare.md", markdown_of(found))
+    write(folder / "compare.svg", plot_svg(found))
+
+
+def wanted_of(asked: Asked, console: Console) -> Wanted:
+    """All of it checked, before anything is measured or trained. Raises UserError for the first mistake."""
+    budget, seeds = parse_budget(asked.budget), seeds_of(asked.seeds)
+    recipes = named_recipes(asked)
+    data = built_in()
+    if asked.data:
+        source = own_data(asked.data, asked.skip_bad_rows, console)
+        data = Data(source, source, ", ".join(map(str, asked.data)), own=True)
+    fields = {"batch": asked.batch, "count": asked.n}
+    return Wanted(
+        recipes=recipes, budget=budget, seeds=seeds, data=data, language=asked.vary is None,
+        files=tuple(name for name in asked.recipes if ".py:" in name),
+        **{name: value for name, value in fields.items() if value is not None},
+    )  # fmt: skip
+
+
+def named_recipes(asked: Asked) -> list[tuple[str, Recipe]]:
+    """(name in the table, recipe), `--set` applied to each: of --vary one for each of its values."""
+    recipes = [resolve(name, asked.size, ()) for name in asked.recipes]
+    if asked.vary is not None:
+        if len(recipes) != 1:
+            raise UserError(f"--vary compares values in one recipe: name one, not {len(recipes)}")
+        return varied(_set(recipes[0], asked.overrides), asked.vary)
+    if len(recipes) < 2:
+        raise UserError("a comparison needs two recipes, or one with --vary PATH=a,b,c")
+    names = [recipe.name for recipe in recipes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"the recipe {twice!r} is named twice: give your own another name")
+    return [(recipe.name, _set(recipe, asked.overrides)) for recipe in recipes]
+
+
+def _set(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    for assignment in overrides:
+        recipe = override(recipe, assignment)
+    return recipe
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """0,1,2. Raises UserError."""
+    try:
+        seeds = tuple(int(one) for one in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--seeds is whole numbers with commas, such as 0,1,2; given {text!r}") from error
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"--seeds are different numbers from 0 on; given {text!r}")
+    return seeds
+
+
+def _name(asked: Asked) -> str:
+    """A folder name that says what is compared."""
+    words = "-".join([*asked.recipes, asked.vary or "", asked.size or "", asked.budget])
+    safe = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in words)
+    return safe.replace("--", "-").strip("-")[:120]

@@ -1,0 +1,121 @@
+"""The table of a comparison, for a terminal and for a page of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sensorium.compare.row import label_of
+from sensorium.evaluate.result import ComparedRow, Comparison, Difference
+from sensorium.evaluate.statistics import Evaluation
+from sensorium.train.describe import count, size_of
+from sensorium.train.report_data import plain_name
+
+COSTS = ("trained", "parameters", "FLOPs", "samples", "steps", "samples/s", "peak memory", "tokens/picture")
+
+
+def tasks_of(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(label_of(score) for row in comparison.rows for score in row.scores))
+
+
+def score_cell(score: Evaluation, spread: float | None = None) -> str:
+    """41.0 % [35.6, 46.6], blind 25.0: of a mean over seeds with the standard deviation over them."""
+
+    def said(value: float) -> str:
+        return f"{100 * value:.1f}" if getattr(score, "percent", True) else f"{value:.3g}"
+
+    text = f"{said(score.score)} [{said(score.low)}, {said(score.high)}]"
+    if spread is not None:
+        text += f" \u00b1 {said(spread)} over seeds"
+    return text + (f", blind {said(score.blind)}" if score.blind is not None else "")
+
+
+def cost_cells(row: ComparedRow) -> list[str]:
+    tokens = "" if row.tokens_per_picture is None else f"{row.tokens_per_picture:g}"
+    if not row.steps:  # it was never planned
+        return [""] * len(COSTS)
+    return [
+        count(row.trained), count(row.parameters), f"{row.flops:.3g}", f"{row.samples:,}" if row.samples else "",
+        f"{row.steps:,}", f"{row.samples_per_second:.3g}", size_of(row.peak_memory), tokens,
+    ]  # fmt: skip
+
+
+def named(row: ComparedRow, many: bool) -> str:
+    if not many:
+        return row.name
+    return f"{row.name}, mean" if row.seed is None else f"{row.name}, seed {row.seed}"
+
+
+def cells_of(row: ComparedRow, tasks: Sequence[str]) -> list[str]:
+    """Of each task; of a row without scores, its error in the first."""
+    if not row.scores:
+        return [f"failed: {row.error}", *[""] * (len(tasks) - 1)]
+    found = {
+        label_of(score): score_cell(score, row.spread[index] if row.spread else None)
+        for index, score in enumerate(row.scores)
+    }
+    return [found.get(task, "") for task in tasks]
+
+
+def in_words(one: Difference) -> str:
+    """One line: whether it is better, and by how much."""
+    low, high = 100 * one.margin.low, 100 * one.margin.high
+    margin = f"{100 * one.margin.mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    if one.better is None:
+        return f"{one.one} and {one.other}: {margin}, not decidable"
+    first, second = (one.one, one.other) if one.better else (one.other, one.one)
+    return f"{first} is better than {second}: {margin} for {one.one}"
+
+
+def table_of(comparison: Comparison) -> RenderableType:
+    """Scores, then costs, then what is sure of the differences."""
+    many = any(row.seed is None for row in comparison.rows)
+    tasks = tasks_of(comparison) or ["score"]
+    scores = Table(title=f"{comparison.title}: scores in %, 95 % intervals", title_justify="left")
+    costs = Table(title=f"costs ({comparison.budget})", title_justify="left")
+    scores.add_column("design", overflow="fold")
+    costs.add_column("design", overflow="fold")
+    for task in tasks:
+        scores.add_column(plain_name(task), overflow="fold")
+    for name in COSTS:
+        costs.add_column(name, justify="right")
+    for row in comparison.rows:
+        style = "bold" if many and row.seed is None else ""
+        scores.add_row(named(row, many), *(Text(cell) for cell in cells_of(row, tasks)), style=style)
+        if row.seed is not None:
+            costs.add_row(named(row, many), *cost_cells(row), style=style)
+    sure = [one for one in comparison.differences if one.better is not None]
+    lines = [f"{plain_name(one.task)}: {in_words(one)}" for one in sure]
+    if comparison.differences and not sure:
+        lines = ["no design is better than another on any task, as far as these items tell"]
+    return Group(scores, costs, *(Text(line) for line in lines), Text("\n".join(comparison.notes), style="dim"))
+
+
+def markdown_of(comparison: Comparison) -> str:
+    """The same as a page of Markdown, all differences included."""
+    many = any(row.seed is None for row in comparison.rows)
+    tasks = tasks_of(comparison) or ["score"]
+    lines = [f"# {comparison.title}", "", f"Budget: {comparison.budget}. Data: {comparison.data}.", "",
+             "Scores in %, with 95 % intervals.", ""]  # fmt: skip
+    lines += _grid(
+        ["design", *map(plain_name, tasks)],
+        [[named(row, many), *cells_of(row, tasks)] for row in comparison.rows],
+    )
+    costs = [[named(row, many), *cost_cells(row)] for row in comparison.rows if row.seed is not None]
+    lines += ["", *_grid(["design", *COSTS], costs)]
+    if comparison.differences:
+        lines += ["", "## Differences", ""]
+        lines += _grid(
+            ["task", "difference"], [[plain_name(one.task), in_words(one)] for one in comparison.differences]
+        )
+    return "\n".join([*lines, "", *(f"- {note}" for note in comparison.notes), ""])
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(header), "|" + "-|" * len(header), *(line(row) for row in rows)]
