@@ -17,7 +17,7 @@ from sensorium.commands.train import INTERRUPTED, own_data
 from sensorium.compare.alike import Data, built_in
 from sensorium.compare.budget import parse_budget
 from sensorium.compare.calibrate import calibrated
-from sensorium.compare.plan import Wanted, planned
+from sensorium.compare.plan import BATCH, COUNT, Wanted, planned
 from sensorium.compare.plot import plot_svg
 from sensorium.compare.run import compare, write
 from sensorium.compare.table import markdown_of, table_of
@@ -83,11 +83,10 @@ def wanted_of(asked: Asked, console: Console) -> Wanted:
     if asked.data:
         source = own_data(asked.data, asked.skip_bad_rows, console)
         data = Data(source, source, ", ".join(map(str, asked.data)), own=True)
-    fields = {"batch": asked.batch, "count": asked.n}
     return Wanted(
         recipes=recipes, budget=budget, seeds=seeds, data=data, language=asked.vary is None,
-        files=tuple(name for name in asked.recipes if ".py:" in name),
-        **{name: value for name, value in fields.items() if value is not None},
+        files=tuple(name for name in asked.recipes if ".py:" in name), batch=asked.batch or BATCH,
+        count=asked.n or COUNT,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sensorium.train.describe import Description, describe
 from sensorium.train.recipe import Recipe
 from sensorium.train.task import check_stages
 
-BATCH = 16
+BATCH, COUNT = 16, 300
 BUSY = "{name}: its speed was measured while others used the processor (it had {share:.0%} of one)."
 
 
@@ -39,7 +39,7 @@ class Wanted:
     language: bool = True
     files: tuple[str, ...] = ()
     batch: int = BATCH
-    count: int = 300
+    count: int = COUNT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def _of_recipe(
 
 def _split(name: str, recipe: Recipe, steps: Sequence[int], speed: Speed) -> str:
     spent = [
-        f"{stage.name} {count} step{'s' if count != 1 else ''} at {seconds * 1000:.3g} ms"
+        f"{stage.name} {count} step{'s' if count != 1 else ''} at {seconds:g} s"
         for stage, count, seconds in zip(recipe.stages, steps, speed.step_seconds)
     ]
     return f"{name}: {', '.join(spent)}."

@@ -17,8 +17,8 @@ WIDTH, LEFT, RIGHT, HEAD, TALL, FOOT = 900, 64, 24, 66, 300, 46
 ROW, COLUMNS, GAP, NAMES = 22, 3, 26, 128
 COLOURS = ("#0b62a4", "#c8500a", "#1b7f5c", "#a6398b", "#7a5c00", "#3d3d9e", "#b3122d", "#4d6b75")
 STYLE = """text{font:13px system-ui,sans-serif;fill:#222}.head{font-size:17px;font-weight:600}
-.soft{fill:#5c5c5c;font-size:12px}.name{font-weight:600}.grid{stroke:#e3e3e3}.axis{stroke:#888}.chance{stroke:#777;stroke-dasharray:4 4}.lead{stroke:#999}
-.blind{fill:#fff;stroke:#555;stroke-width:1.4}"""
+.soft{fill:#5c5c5c;font-size:12px}.name{font-weight:600}.grid{stroke:#e3e3e3}.axis{stroke:#888}
+.chance{stroke:#777;stroke-dasharray:4 4}.lead{stroke:#999}.blind{fill:#fff;stroke:#555;stroke-width:1.4}"""
 
 
 class _Span:

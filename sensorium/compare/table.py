@@ -14,7 +14,9 @@ from sensorium.evaluate.statistics import Evaluation
 from sensorium.train.describe import count, size_of
 from sensorium.train.report_data import plain_name
 
-COSTS = ("trained", "parameters", "FLOPs", "samples", "steps", "samples/s", "peak memory", "tokens/picture")
+COSTS = ("trained", "total", "FLOPs", "samples", "steps", "per s", "memory", "tokens")
+"""Parameters trained and in all, FLOPs of training, samples trained on, optimizer steps, samples a second, peak memory,
+tokens a picture becomes."""
 
 
 def tasks_of(comparison: Comparison) -> list[str]:
