@@ -25,12 +25,12 @@ from sensorium.config import from_json
 from sensorium.errors import UserError
 from sensorium.hub.cache import cache_root
 from sensorium.recipes.catalog import find
+from sensorium.report.environment import environment
 from sensorium.train.build import become, build_model, tokenizer_of
 from sensorium.train.loader import Batches, Feed
 from sensorium.train.optim import Optimizer
 from sensorium.train.parallel import ALONE
 from sensorium.train.recipe import Recipe
-from sensorium.train.report import environment
 from sensorium.train.task import Task
 from sensorium.train.trainer import device_of
 

@@ -10,8 +10,8 @@ from markupsafe import Markup, escape
 from sensorium.compare.row import label_of
 from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation
-from sensorium.train.report_data import plain_name
-from sensorium.train.svg import log_ticks, tick_label, ticks, wants_log
+from sensorium.report.svg import log_ticks, tick_label, ticks, wants_log
+from sensorium.report.words import plain_name
 
 WIDTH, LEFT, RIGHT, HEAD, TALL, FOOT = 900, 64, 24, 66, 300, 46
 ROW, COLUMNS, GAP, NAMES = 22, 3, 26, 128

@@ -11,8 +11,8 @@ from rich.text import Text
 from sensorium.compare.row import label_of
 from sensorium.evaluate.result import ComparedRow, Comparison, Difference
 from sensorium.evaluate.statistics import Evaluation
+from sensorium.report.words import plain_name
 from sensorium.train.describe import count, size_of
-from sensorium.train.report_data import plain_name
 
 COSTS = ("trained", "total", "FLOPs", "samples", "steps", "per s", "memory", "tokens")
 """Parameters trained and in all, FLOPs of training, samples trained on, optimizer steps, samples a second, peak memory,

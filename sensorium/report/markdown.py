@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sensorium.train.log import compact, duration
-from sensorium.train.report_data import Example, ReportData, final_loss, percent, plain_name, points, summary
+from sensorium.report.data import Example, ReportData, final_loss, summary
+from sensorium.report.words import compact, duration, percent, plain_name, points
 
 EXAMPLES = 6  # how many right and how many wrong answers are quoted
 

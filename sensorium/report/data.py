@@ -1,4 +1,4 @@
-"""What a report shows, and how it puts its numbers into words. Used through `sensorium.train.report`."""
+"""What a report shows, and how it puts its numbers into words."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sensorium.evaluate.result import Example, Loadable, Picture, Table
+from sensorium.evaluate.result import Example, Picture, Table
 from sensorium.evaluate.statistics import Evaluation
-from sensorium.train.curves import Curve, StageSpeed, smoothing_window
-from sensorium.train.log import duration
-
-__all__ = [
-    "Example", "Loadable", "PartRow", "Picture", "ReportData", "SkippedRows", "Table", "final_loss", "percent",
-    "plain_name", "points", "summary", "verdict",
-]  # fmt: skip
+from sensorium.report.curves import Curve, StageSpeed, smoothing_window
+from sensorium.report.words import duration, percent, plain_name
 
 
 @dataclass(kw_only=True)
@@ -48,14 +43,14 @@ class ReportData:
     title         what was trained, for example "LLaVA small, quickstart"
     summary       one sentence of what happened; "" has it written from the numbers
     evaluations   the first ones are the headline
-    curves, stages  from `sensorium.train.curves.read_run(folder)`
+    curves, stages  from `sensorium.train.history.read_run(folder)`
     parts         trained and frozen parameters
     examples      samples with pictures, model answer, expected answer and blind answer
     tables, pictures  further numbers, and (title, picture), of evaluation tasks
     skipped       bad rows by source and reason
     seconds       wall-clock seconds by phase, in order (`Phases.seconds`)
     recipe        the resolved recipe as JSON, and as YAML for people
-    environment   versions and machine, from `environment()`
+    environment   versions and machine, from `sensorium.report.environment`
     stopped       why the run ended before its last step; "" when it did not
     notes         anything else a reader must know, one sentence each
     """
@@ -88,21 +83,6 @@ def final_loss(data: ReportData, stage: str) -> dict[str, Any]:
             last = [loss for loss in curve.loss[-smoothing_window(len(curve.loss)) :] if math.isfinite(loss)]
             return {"final_loss": sum(last) / len(last) if last else None, "bad_steps": len(curve.bad_steps)}
     return {"final_loss": None, "bad_steps": 0}
-
-
-def percent(value: float) -> str:
-    """0.6125 -> 61.3 %; the exact ends have no decimals."""
-    return f"{value:.0%}".replace("%", " %") if value in (0.0, 1.0) else f"{value * 100:.1f} %"
-
-
-def points(value: float) -> str:
-    """A difference of two scores in percentage points: +37.1."""
-    return f"{value * 100:+.1f}".replace("-", "\u2212")
-
-
-def plain_name(name: str) -> str:
-    """`multiple_choice` -> multiple choice."""
-    return name.replace("_", " ")
 
 
 def summary(data: ReportData) -> str:
