@@ -42,7 +42,7 @@ ALLOWED = {
     "objectives": {"models"},
     "infer": {"models", "objectives", "encoders", "connectors", "codecs", "diffusion", "nn", "render", "data", "hub"},
     "evaluate": {"infer", "models", "objectives", "codecs", "diffusion", "nn", "data", "render"},
-    "report": {"evaluate"},
+    "report": {"evaluate", "data"},
     "train": {"evaluate", "report", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion",
               "nn", "convert", "hub", "data", "render"},
     "recipes": {"train", "evaluate", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion",

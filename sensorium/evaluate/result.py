@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
+from sensorium.data.boxes import Box
 from sensorium.evaluate.statistics import Evaluation, Interval
+
+if TYPE_CHECKING:
+    from sensorium.evaluate.records import Record
 
 
 class Loadable(Protocol):
@@ -28,6 +32,9 @@ class Example:
     right, blind_right   None where an answer is shown but not scored (captions, say)
     options              the answers of a multiple choice
     blind                the same model's answer with the picture of another sample; None when the control was not run
+    part                 the sub-task it is of
+    score                by the metric's headline, where that is more than right or wrong
+    boxes, said_boxes    the right boxes, and those that the model names: x0 y0 x1 y1 in [0, 1] of the first picture
     """
 
     task: str
@@ -40,6 +47,10 @@ class Example:
     blind_right: bool | None = None
     options: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
+    part: str = ""
+    score: float | None = None
+    boxes: Sequence[Box] = ()
+    said_boxes: Sequence[Box] = ()
 
     def __post_init__(self) -> None:
         # Comparisons of arrays give numpy's booleans, which JSON does not know.
@@ -61,12 +72,14 @@ class TaskResult:
     """evaluations: scores with intervals and controls. The rest is shown in the report as it is.
 
     pictures  (title, picture), for a task that draws one
+    records   each item as it was asked and answered, of a task of questions
     """
 
     evaluations: list[Evaluation]
     examples: list[Example] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[tuple[str, Picture]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from sensorium.evaluate.statistics import Evaluation
+
 
 def duration(seconds: float) -> str:
     """For people: 0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
@@ -46,3 +48,24 @@ def points(value: float) -> str:
 def plain_name(name: str) -> str:
     """`multiple_choice` -> multiple choice."""
     return name.replace("_", " ")
+
+
+def number(value: float) -> str:
+    """A score that is no percentage: 0.873, 12.34, 1,482.0."""
+    size = abs(value)
+    return f"{value:,.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def score_text(evaluation: Evaluation, value: float) -> str:
+    """A value of this evaluation's score, as its metric is written."""
+    return percent(value) if evaluation.percent else number(value)
+
+
+def bare_text(evaluation: Evaluation, value: float) -> str:
+    """The same without a sign, for tables that name the unit once."""
+    return f"{value * 100:.1f}" if evaluation.percent else number(value)
+
+
+def margin_text(evaluation: Evaluation, value: float) -> str:
+    """A difference of two such scores, with its sign."""
+    return points(value) if evaluation.percent else f"{'+' if value > 0 else ''}{number(value)}".replace("-", "\u2212")

@@ -43,6 +43,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
         "summary": summary(data),
         "created": data.created.isoformat(timespec="seconds"),
         "evaluations": [evaluation.to_json() for evaluation in data.evaluations],
+        "comparison": None if data.comparison is None else data.comparison.to_json(),
         "seconds": dict(data.seconds),
         "samples_per_second": {stage.name: stage.samples_per_second for stage in data.stages},
         "tokens_per_second": {stage.name: stage.tokens_per_second for stage in data.stages},
@@ -61,5 +62,6 @@ def report_json(data: ReportData) -> dict[str, Any]:
 
 
 def _example_json(example: Example) -> dict[str, Any]:
-    names = ("task", "split", "question", "answer", "expected", "right", "blind", "blind_right")
-    return {**{name: getattr(example, name) for name in names}, "options": list(example.options)}
+    names = ("task", "split", "part", "question", "answer", "expected", "right", "score", "blind", "blind_right")
+    boxes = {name: [list(box) for box in getattr(example, name)] for name in ("boxes", "said_boxes")}
+    return {**{name: getattr(example, name) for name in names}, "options": list(example.options), **boxes}
