@@ -20,11 +20,14 @@ from sensorium.compare.calibrate import calibrated
 from sensorium.compare.plan import BATCH, COUNT, Wanted, planned
 from sensorium.compare.plot import plot_svg
 from sensorium.compare.run import compare, write
-from sensorium.compare.table import markdown_of, table_of
+from sensorium.compare.table import table_of
 from sensorium.compare.vary import varied
 from sensorium.config import override
 from sensorium.errors import UserError
 from sensorium.evaluate.result import Comparison
+from sensorium.report.data import ReportData
+from sensorium.report.environment import environment
+from sensorium.report.write import write_report
 from sensorium.train.recipe import Recipe
 from sensorium.train.trainer import Stopped
 
@@ -63,16 +66,19 @@ def run_compare(asked: Asked, out: Path | None, json: bool) -> None:
         print_json(found.to_json())
     else:
         console.print(table_of(found))
-        say(f"plot:  {folder / 'compare.svg'}\ntable: {folder / 'compare.md'}")
+        say(f"plot:   {folder / 'compare.svg'}\nreport: {folder / 'report.html'}")
     if all(row.error for row in found.rows):
         raise UserError("no recipe could be compared: " + "; ".join(f"{row.name}: {row.error}" for row in found.rows))
 
 
 def write_all(found: Comparison, folder: Path) -> None:
-    """compare.json, compare.md and compare.svg."""
+    """compare.json and compare.svg, which the same comparison gives again to the last bit, and the report."""
     write(folder / "compare.json", jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
-    write(folder / "compare.md", markdown_of(found))
     write(folder / "compare.svg", plot_svg(found))
+    clock = jsonlib.loads((folder / "timing.json").read_text("utf-8"))
+    seconds = {f"{row['name']}, seed {row['seed']}": row["seconds"] for row in clock}
+    write_report(folder, ReportData(title=found.title, kind="comparison", comparison=found, seconds=seconds,
+                                    environment=environment()))  # fmt: skip
 
 
 def wanted_of(asked: Asked, console: Console) -> Wanted:

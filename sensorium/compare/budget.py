@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from sensorium.errors import UserError
-from sensorium.train.log import duration
+from sensorium.report.words import duration
 from sensorium.train.recipe import Stage
 
 Unit = Literal["seconds", "samples", "flops"]

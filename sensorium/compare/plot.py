@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from sensorium.compare.row import label_of
 from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation
+from sensorium.report.data import headline_rows, label_of
 from sensorium.report.svg import log_ticks, tick_label, ticks, wants_log
 from sensorium.report.words import plain_name
 
@@ -17,7 +17,7 @@ WIDTH, LEFT, RIGHT, HEAD, TALL, FOOT = 900, 64, 24, 66, 300, 46
 ROW, COLUMNS, GAP, NAMES = 22, 3, 26, 128
 COLOURS = ("#0b62a4", "#c8500a", "#1b7f5c", "#a6398b", "#7a5c00", "#3d3d9e", "#b3122d", "#4d6b75")
 STYLE = """text{font:13px system-ui,sans-serif;fill:#222}.head{font-size:17px;font-weight:600}
-.soft{fill:#5c5c5c;font-size:12px}.name{font-weight:600}.grid{stroke:#e3e3e3}.axis{stroke:#888}
+.soft{fill:#5c5c5c;font-size:12px}.name{font-weight:600;paint-order:stroke;stroke:#fff;stroke-width:4px}.grid{stroke:#e3e3e3}.axis{stroke:#888}
 .chance{stroke:#777;stroke-dasharray:4 4}.lead{stroke:#999}.blind{fill:#fff;stroke:#555;stroke-width:1.4}"""
 
 
@@ -64,15 +64,6 @@ def plot_svg(comparison: Comparison) -> Markup:
     bottom = HEAD + TALL + FOOT + 14
     drawn, height = _forest(rows, colour, bottom)
     return _svg(bottom + height + 8, comparison.title, [*parts, drawn])
-
-
-def headline_rows(comparison: Comparison) -> list[ComparedRow]:
-    """One row of each design: the mean over its seeds where there are several."""
-    found: dict[str, ComparedRow] = {}
-    for row in comparison.rows:
-        if row.name not in found or row.seed is None:
-            found[row.name] = row
-    return list(found.values())
 
 
 def _under(comparison: Comparison) -> str:
@@ -126,7 +117,7 @@ def _scatter(marks: Sequence[_Mark], seeds: Sequence[ComparedRow], label: str) -
 def _labels(places: Sequence[tuple[float, float, _Mark]], bottom: float) -> str:
     """A name beside each mark; names that would lie on each other move apart, and a line leads to them."""
     parts: list[str] = []
-    taken: list[tuple[float, float, float]] = []
+    taken = [(across - 9, across + 9, down + 4) for across, down, _ in places]
     for across, down, mark in sorted(places, key=lambda place: place[1]):
         said = f"{mark.row.name}  {_number(mark.score.score, _percent(mark.score))}"
         start, end = across + 12, across + 20 + 7.4 * len(said)
@@ -212,7 +203,7 @@ def _blind(x: float, y: float) -> str:
 
 
 def _percent(score: Evaluation) -> bool:
-    return bool(getattr(score, "percent", True))
+    return score.percent
 
 
 def _number(value: float, percent: bool) -> str:

@@ -19,6 +19,7 @@ from sensorium.evaluate.result import ComparedRow
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import EvaluationTask, Subject
 from sensorium.hub.cache import cache_root
+from sensorium.report.data import label_of
 from sensorium.train.ask import subject_of
 from sensorium.train.checkpoint import load_checkpoint
 from sensorium.train.trainer import open_run, train
@@ -87,14 +88,16 @@ def ask(tasks: Sequence[EvaluationTask], subject: Subject) -> tuple[list[Evaluat
             scores = np.array([[float(item.info["answer"] == one) for item, one in zip(result.items, result.chosen)]])
             items.append(Scored(label_of(found[0]), tuple(item.id for item in result.items), scores))
         else:
-            found = task.run(subject).evaluations
+            told = task.run(subject)
+            found = told.evaluations
+            rows = [one for one in told.records if one.score is not None]
+            if rows and found:
+                groups = tuple(one.group or one.id for one in rows) if any(one.group for one in rows) else None
+                scores = np.array([[float(one.score or 0.0) for one in rows]])
+                ids, lower = tuple(one.id for one in rows), found[0].better == "lower"
+                items.append(Scored(label_of(found[0]), ids, scores, groups, lower))
         evaluations += found
     return evaluations, items
-
-
-def label_of(evaluation: Evaluation) -> str:
-    """Task and split, as tables write them."""
-    return f"{evaluation.task} {evaluation.split}" if evaluation.split else evaluation.task
 
 
 def kept(path: Path) -> Answered | None:

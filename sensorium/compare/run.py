@@ -18,7 +18,8 @@ from sensorium.compare.significance import Scored, differences, interval, means
 from sensorium.errors import UserError
 from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation, Interval
-from sensorium.train.log import duration
+from sensorium.report.data import label_of
+from sensorium.report.words import duration
 from sensorium.train.trainer import Stopped
 
 AVERAGE = "average"
@@ -178,7 +179,7 @@ def _mean(rows: Sequence[ComparedRow], done: Sequence[Answered]) -> ComparedRow:
     scores, spread = [], []
     for index, score in enumerate(ready[0].scores):
         same = [row.scores[index] for row in ready]
-        whole = stacked.get(f"{score.task} {score.split}")
+        whole = stacked.get(label_of(score))
         if whole is not None:
             found = interval(whole.scores, whole.groups)
         elif score.task == AVERAGE:

@@ -1,4 +1,4 @@
-"""The table of a comparison, for a terminal and for a page of text."""
+"""The table of a comparison for a terminal; the report has it as a page and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sensorium.compare.row import label_of
 from sensorium.evaluate.result import ComparedRow, Comparison, Difference
 from sensorium.evaluate.statistics import Evaluation
-from sensorium.report.words import plain_name
+from sensorium.report.comparison import tasks_of
+from sensorium.report.data import label_of
+from sensorium.report.words import bare_text, plain_name
 from sensorium.train.describe import count, size_of
 
 COSTS = ("trained", "total", "FLOPs", "samples", "steps", "per s", "memory", "tokens")
@@ -19,20 +20,14 @@ COSTS = ("trained", "total", "FLOPs", "samples", "steps", "per s", "memory", "to
 tokens a picture becomes."""
 
 
-def tasks_of(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(label_of(score) for row in comparison.rows for score in row.scores))
-
-
 def score_cell(score: Evaluation, spread: float | None = None) -> str:
     """41.0 % [35.6, 46.6], blind 25.0: of a mean over seeds with the standard deviation over them."""
 
-    def said(value: float) -> str:
-        return f"{100 * value:.1f}" if getattr(score, "percent", True) else f"{value:.3g}"
-
-    text = f"{said(score.score)} [{said(score.low)}, {said(score.high)}]"
-    if spread is not None:
-        text += f" \u00b1 {said(spread)} over seeds"
-    return text + (f", blind {said(score.blind)}" if score.blind is not None else "")
+    text = " ".join([
+        bare_text(score, score.score), f"[{bare_text(score, score.low)}, {bare_text(score, score.high)}]",
+        *([f"\u00b1 {bare_text(score, spread)} over seeds"] if spread is not None else []),
+    ])  # fmt: skip
+    return text + (f", blind {bare_text(score, score.blind)}" if score.blind is not None else "")
 
 
 def cost_cells(row: ComparedRow) -> list[str]:
@@ -75,7 +70,7 @@ def in_words(one: Difference) -> str:
 def table_of(comparison: Comparison) -> RenderableType:
     """Scores, then costs, then what is sure of the differences."""
     many = any(row.seed is None for row in comparison.rows)
-    tasks = tasks_of(comparison) or ["score"]
+    tasks = list(tasks_of(comparison)) or ["score"]
     scores = Table(title=f"{comparison.title}: scores in %, 95 % intervals", title_justify="left")
     costs = Table(title=f"costs ({comparison.budget})", title_justify="left")
     scores.add_column("design", overflow="fold")
@@ -94,30 +89,3 @@ def table_of(comparison: Comparison) -> RenderableType:
     if comparison.differences and not sure:
         lines = ["no design is better than another on any task, as far as these items tell"]
     return Group(scores, costs, *(Text(line) for line in lines), Text("\n".join(comparison.notes), style="dim"))
-
-
-def markdown_of(comparison: Comparison) -> str:
-    """The same as a page of Markdown, all differences included."""
-    many = any(row.seed is None for row in comparison.rows)
-    tasks = tasks_of(comparison) or ["score"]
-    lines = [f"# {comparison.title}", "", f"Budget: {comparison.budget}. Data: {comparison.data}.", "",
-             "Scores in %, with 95 % intervals.", ""]  # fmt: skip
-    lines += _grid(
-        ["design", *map(plain_name, tasks)],
-        [[named(row, many), *cells_of(row, tasks)] for row in comparison.rows],
-    )
-    costs = [[named(row, many), *cost_cells(row)] for row in comparison.rows if row.seed is not None]
-    lines += ["", *_grid(["design", *COSTS], costs)]
-    if comparison.differences:
-        lines += ["", "## Differences", ""]
-        lines += _grid(
-            ["task", "difference"], [[plain_name(one.task), in_words(one)] for one in comparison.differences]
-        )
-    return "\n".join([*lines, "", *(f"- {note}" for note in comparison.notes), ""])
-
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(header), "|" + "-|" * len(header), *(line(row) for row in rows)]
