@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sensorium.commands.compare import Asked, named_recipes, seeds_of
+from sensorium.compare import alike
 from sensorium.compare.alike import built_in, on_data, questions, with_language
 from sensorium.compare.budget import Budget, parse_budget, shares, steps_of
 from sensorium.compare.calibrate import Speed
@@ -18,10 +19,6 @@ from sensorium.recipes.catalog import find
 from sensorium.train.recipe import Recipe
 
 NAMES = ("llava", "blip-2", "flamingo", "cogvlm", "fuyu")
-
-
-def speed(recipe: Recipe) -> Speed:
-    return Speed(tuple(0.5 for _ in recipe.stages), 10**8, "a machine")
 
 
 @pytest.mark.parametrize(
@@ -97,39 +94,35 @@ def test_all_have_the_language_model_of_the_first():
     assert "keeps its own" in kept
 
 
-def test_a_plan_says_steps_and_costs_before_anything_is_trained():
-    wanted = Wanted(recipes=[(name, find(name, "tiny")) for name in ("llava", "fuyu")], budget=parse_budget("20s"))
-    plan = planned(wanted, speed)
-    llava, fuyu = plan.entries
-    assert (llava.steps, fuyu.steps) == ((9, 31), (40,))
-    assert llava.seconds == 20.0
-    assert llava.speed == 32.0
-    assert llava.error == ""
-    assert 0 < llava.trained < llava.parameters
-    assert fuyu.trained == fuyu.parameters
-    assert llava.tokens_per_picture == 64
-    assert llava.flops > 0
-    assert [stage.items for stage in llava.recipe.stages] == [16, 16]
-    assert llava.recipe.seed == 0
-    assert all(stage.tokens >= 16 * 64 for stage in llava.recipe.stages)
-    assert "language model of llava" in plan.notes[0]
-    assert "a machine" in plan.notes[-1]
-    assert plan.tasks == questions([llava.recipe], 300)
+def test_a_plan_says_steps_and_costs_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(alike, "LONGEST_ROWS", 8)
 
-
-def test_what_cannot_be_planned_is_an_error_of_its_row_alone():
     def measure(recipe: Recipe) -> Speed:
         if recipe.name == "fuyu":
             raise UserError("fuyu cannot be trained: killed")
-        return speed(recipe)
+        return Speed((0.5, 0.5), 10**8, "a machine", share=0.4)
 
-    wanted = Wanted(
-        recipes=[(name, find(name, "tiny")) for name in ("fuyu", "flamingo")], budget=parse_budget("32samples")
-    )
-    failed, fine = planned(wanted, measure).entries
-    assert failed.error == "fuyu cannot be trained: killed"
-    assert fine.error == ""
-    assert fine.steps == (2,)
+    recipes = [(name, find(name, "tiny")) for name in ("llava", "fuyu")]
+    recipes.append(("empty", recipes[0][1].replace(stages=())))
+    plan = planned(Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5)), measure)
+    assert [(entry.name, entry.seed) for entry in plan.entries[:3]] == [("llava", 2), ("fuyu", 2), ("empty", 2)]
+    llava, fuyu, empty, again = plan.entries[:4]
+    assert fuyu.error == "fuyu cannot be trained: killed"  # an error of its rows alone
+    assert "no stage" in empty.error
+    assert llava.error == ""
+    assert llava.steps == again.steps == (9, 31)
+    assert llava.seconds == 20.0
+    assert llava.speed == 32.0
+    assert 0 < llava.trained < llava.parameters
+    assert llava.tokens_per_picture == 64
+    assert llava.flops > 0
+    assert [stage.items for stage in llava.recipe.stages] == [16, 16]
+    assert (llava.recipe.seed, again.recipe.seed) == (2, 5)
+    assert all(stage.tokens >= 16 * 64 for stage in llava.recipe.stages)
+    assert "language model of llava" in plan.notes[0]
+    assert "others used the processor (it had 40% of one)" in " ".join(plan.notes)
+    assert "a machine" in plan.notes[-1]
+    assert plan.tasks == questions([llava.recipe], 300)
 
 
 def test_one_axis_of_one_recipe():
