@@ -123,6 +123,10 @@ def compare(
         str | None,
         typer.Option(metavar="PATH=a,b,c", help="Values of one field or part of one recipe, in place of recipes."),
     ] = None,
+    task: Annotated[
+        list[Path] | None, typer.Option(help="Ask your own questions, rows of JSON Lines. Repeatable.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="What reads the answers to --task: exact, vqa, choice ...")] = None,
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the comparison; the same command goes on there.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step, of all designs. Default: 16.")] = None,
@@ -131,12 +135,13 @@ def compare(
     json: Json = False,
 ) -> None:
     """Train designs on the same data, order, budget and language model; then one table and one plot."""
-    from sensorium.commands.compare import Asked, run_compare
+    from sensorium.commands.compare import Comparing, run_compare
 
-    asked = Asked(
-        tuple(recipes), budget, size, tuple(data or ()), seeds, vary, tuple(set_ or ()), batch, n, skip_bad_rows
-    )
-    run_compare(asked, out, json)
+    given = Comparing(
+        tuple(recipes), budget, size, tuple(data or ()), seeds, vary, tuple(set_ or ()), batch, n, skip_bad_rows,
+        tuple(task or ()), metric,
+    )  # fmt: skip
+    run_compare(given, out, json)
 
 
 @app.command()

@@ -19,12 +19,16 @@ from sensorium.compare.budget import parse_budget
 from sensorium.compare.calibrate import calibrated
 from sensorium.compare.plan import BATCH, COUNT, Wanted, planned
 from sensorium.compare.plot import plot_svg
-from sensorium.compare.run import compare, write
+from sensorium.compare.run import SPEEDS, compare, write
 from sensorium.compare.table import table_of
 from sensorium.compare.vary import varied
 from sensorium.config import override
 from sensorium.errors import UserError
+from sensorium.evaluate.asked import Asked
+from sensorium.evaluate.metrics import metric_of
 from sensorium.evaluate.result import Comparison
+from sensorium.evaluate.task import EvaluationTask
+from sensorium.evaluate.tasks.jsonl import Jsonl
 from sensorium.report.data import ReportData
 from sensorium.report.environment import environment
 from sensorium.report.write import write_report
@@ -33,7 +37,7 @@ from sensorium.train.trainer import Stopped
 
 
 @dataclass(frozen=True)
-class Asked:
+class Comparing:
     """What `sensorium compare` was asked for; fields are its options."""
 
     recipes: tuple[str, ...]
@@ -46,18 +50,20 @@ class Asked:
     batch: int | None = None
     n: int | None = None
     skip_bad_rows: bool = False
+    tasks: tuple[Path, ...] = ()
+    metric: str | None = None
 
 
-def run_compare(asked: Asked, out: Path | None, json: bool) -> None:
+def run_compare(given: Comparing, out: Path | None, json: bool) -> None:
     console = console_for(json)
-    wanted = wanted_of(asked, console)
-    folder = out or Path("comparisons") / _name(asked)
+    wanted = wanted_of(given, console)
+    folder = out or Path("comparisons") / _name(given)
     say = partial(console.print, markup=False, soft_wrap=True)
-    measure = partial(calibrated, files=wanted.files)
+    measure = partial(calibrated, files=wanted.files, beside=folder / SPEEDS)
     plan = planned(wanted, measure, say)
-    title = f"{', '.join(dict(wanted.recipes))}" if asked.vary is None else f"{asked.recipes[0]}: {asked.vary}"
+    title = f"{', '.join(dict(wanted.recipes))}" if given.vary is None else f"{given.recipes[0]}: {given.vary}"
     try:
-        found = compare(plan, folder, title + (f", {asked.size}" if asked.size else ""), console)
+        found = compare(plan, folder, title + (f", {given.size}" if given.size else ""), console)
     except Stopped as stopped:
         say(f"{stopped}\nthe same command continues")
         raise typer.Exit(INTERRUPTED) from None
@@ -81,35 +87,50 @@ def write_all(found: Comparison, folder: Path) -> None:
                                     environment=environment()))  # fmt: skip
 
 
-def wanted_of(asked: Asked, console: Console) -> Wanted:
+def wanted_of(given: Comparing, console: Console) -> Wanted:
     """All of it checked, before anything is measured or trained. Raises UserError for the first mistake."""
-    budget, seeds = parse_budget(asked.budget), seeds_of(asked.seeds)
-    recipes = named_recipes(asked)
+    budget, seeds = parse_budget(given.budget), seeds_of(given.seeds)
+    recipes = named_recipes(given)
     data = built_in()
-    if asked.data:
-        source = own_data(asked.data, asked.skip_bad_rows, console)
-        data = Data(source, source, ", ".join(map(str, asked.data)), own=True)
+    if given.data:
+        source = own_data(given.data, given.skip_bad_rows, console)
+        data = Data(source, source, ", ".join(map(str, given.data)), own=True)
     return Wanted(
-        recipes=recipes, budget=budget, seeds=seeds, data=data, language=asked.vary is None,
-        files=tuple(name for name in asked.recipes if ".py:" in name), batch=asked.batch or BATCH,
-        count=asked.n or COUNT,
+        recipes=recipes, budget=budget, seeds=seeds, data=data, language=given.vary is None,
+        files=tuple(name for name in given.recipes if ".py:" in name), batch=given.batch or BATCH,
+        tasks=own_questions(given.tasks, given.metric, given.n),
+        count=given.n or COUNT,
     )  # fmt: skip
 
 
-def named_recipes(asked: Asked) -> list[tuple[str, Recipe]]:
+def own_questions(paths: Sequence[Path], metric: str | None, count: int | None) -> tuple[EvaluationTask, ...] | None:
+    """A user's questions as tasks, all of them or `count` of each; None: the built-in ones. Raises UserError."""
+    tasks = []
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}: --task is a JSON Lines file of your own questions")
+        source = Jsonl(path=str(path))
+        reads = metric or source.metric_for(source.load().items)
+        tasks.append(Asked(name=path.stem, source=source, metric=metric_of(reads), n=count or 0))
+    if metric is not None and not tasks:
+        raise UserError(f"--metric {metric} reads the answers to --task, which is not given")
+    return tuple(tasks) or None
+
+
+def named_recipes(given: Comparing) -> list[tuple[str, Recipe]]:
     """(name in the table, recipe), `--set` applied to each: of --vary one for each of its values."""
-    recipes = [resolve(name, asked.size, ()) for name in asked.recipes]
-    if asked.vary is not None:
+    recipes = [resolve(name, given.size, ()) for name in given.recipes]
+    if given.vary is not None:
         if len(recipes) != 1:
             raise UserError(f"--vary compares values in one recipe: name one, not {len(recipes)}")
-        return varied(_set(recipes[0], asked.overrides), asked.vary)
+        return varied(_set(recipes[0], given.overrides), given.vary)
     if len(recipes) < 2:
         raise UserError("a comparison needs two recipes, or one with --vary PATH=a,b,c")
     names = [recipe.name for recipe in recipes]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"the recipe {twice!r} is named twice: give your own another name")
-    return [(recipe.name, _set(recipe, asked.overrides)) for recipe in recipes]
+    return [(recipe.name, _set(recipe, given.overrides)) for recipe in recipes]
 
 
 def _set(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -129,8 +150,8 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def _name(asked: Asked) -> str:
+def _name(given: Comparing) -> str:
     """A folder name that says what is compared."""
-    words = "-".join([*asked.recipes, asked.vary or "", asked.size or "", asked.budget])
+    words = "-".join([*given.recipes, given.vary or "", given.size or "", given.budget])
     safe = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in words)
     return safe.replace("--", "-").strip("-")[:120]

@@ -59,22 +59,24 @@ def machine() -> str:
     return f"{', '.join(names)}, {threads} thread{'s' if threads > 1 else ''}, sensorium {sensorium.__version__}"
 
 
-def calibrated(recipe: Recipe, files: Sequence[str] = (), folder: Path | None = None) -> Speed:
+def calibrated(recipe: Recipe, files: Sequence[str] = (), beside: Path | None = None) -> Speed:
     """The speed of a prepared recipe (`alike.on_data`) on this machine: as kept, or measured now.
 
     The same command on the same machine so trains for as many steps, whatever else the machine does then. Seeds, the
     number of steps and evaluations do not count.
 
     files   recipes of the user's own (path/to/file.py:function), whose parts the measuring process must know
-    folder  where speeds are kept; None: the cache
+    beside  a folder where the speed is kept too: what is found there counts before the cache
     Raises UserError when the measuring process fails.
     """
     plain = recipe.replace(seed=0, evaluations=(), stages=tuple(_plain(stage) for stage in recipe.stages))
     mark = hashlib.sha256(f"{machine()}|{plain.to_json()}".encode()).hexdigest()[:24]
-    path = (folder or cache_root() / "calibrations") / f"{recipe.name}-{mark}.json"
-    if path.exists():
-        kept = json.loads(path.read_text("utf-8"))
-        return Speed(**{**kept, "step_seconds": tuple(kept["step_seconds"])})
+    name = f"{recipe.name}-{mark}.json"
+    places = [folder / name for folder in (beside, cache_root() / "calibrations") if folder is not None]
+    for path in places:
+        if path.exists():
+            kept = json.loads(path.read_text("utf-8"))
+            return _kept(Speed(**{**kept, "step_seconds": tuple(kept["step_seconds"])}), places)
     order = {"recipe": plain.model_dump(mode="json"), "files": list(files), "threads": torch.get_num_threads()}
     done = subprocess.run(
         [sys.executable, "-m", "sensorium.compare.calibrate"],
@@ -85,10 +87,17 @@ def calibrated(recipe: Recipe, files: Sequence[str] = (), folder: Path | None = 
         raise UserError(f"{recipe.name} cannot be trained: {said[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
     speed = Speed(tuple(found["step_seconds"]), found["peak_memory"], machine(), found["share"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(asdict(speed), indent=1), "utf-8")
-    os.replace(draft, path)
+    return _kept(speed, places)
+
+
+def _kept(speed: Speed, places: Sequence[Path]) -> Speed:
+    """The speed, written to every place that does not have it."""
+    for path in places:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_text(json.dumps(asdict(speed), indent=1), "utf-8")
+            os.replace(draft, path)
     return speed
 
 

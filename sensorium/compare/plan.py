@@ -154,6 +154,8 @@ def _of_recipe(
             costs = [float(wanted.batch)] * len(parts)
         case "flops":
             costs = [wanted.batch * one for one in flops]
+            if min(costs) <= 0:
+                raise UserError(f"the FLOPs of {name} are not counted: give a budget in time or samples")
     steps = steps_of(wanted.budget, parts, costs)
     seconds = sum(count * one for count, one in zip(steps, speed.step_seconds))
     entries = []

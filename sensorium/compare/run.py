@@ -23,6 +23,8 @@ from sensorium.report.words import duration
 from sensorium.train.trainer import Stopped
 
 AVERAGE = "average"
+SPEEDS = "calibrations"
+"""Where a comparison keeps the speeds that it was planned with."""
 HOLM = (
     "A margin has its own 95 % interval, by paired bootstrap over the same items{seeds}; a design is called better "
     "only after Holm's correction over all {count} margins."
@@ -79,7 +81,7 @@ def _claim(plan: Plan, out: Path) -> None:
             raise UserError(f"{out} holds another comparison ({what} differ): choose another --out, or repeat the "
                             "command that began it")  # fmt: skip
         return
-    if out.is_dir() and any(not one.name.startswith(".") for one in out.iterdir()):
+    if out.is_dir() and any(not one.name.startswith(".") and one.name != SPEEDS for one in out.iterdir()):
         raise UserError(f"{out} holds other files: choose an empty --out")
     out.mkdir(parents=True, exist_ok=True)
     write(path, said)
@@ -119,7 +121,8 @@ def _together(plan: Plan, answered: Sequence[Answered | None], errors: Sequence[
         if many and done:
             rows.append(_mean(own, done))
         if len(done) == len(places):
-            designs.append((name, _stacked(done)))
+            stacked = _stacked(done)
+            designs.append((name, [*stacked, *([pooled(stacked)] if _average(done[0]) else [])]))
     found = differences(designs)
     notes = list(plan.notes)
     if found:
@@ -160,6 +163,15 @@ def over_tasks(items: Sequence[Scored]) -> Interval:
     drawn = np.mean([means(one.scores, one.groups, seed=number) for number, one in enumerate(items)], axis=0)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(np.mean([one.scores.mean() for one in items])), float(low), float(high))
+
+
+def pooled(items: Sequence[Scored]) -> Scored:
+    """All items of all tasks, so weighted that their mean is the mean of the tasks' means."""
+    total = sum(len(one.ids) for one in items)
+    scores = [one.scores * total / (len(items) * len(one.ids)) for one in items]
+    groups = tuple(f"{one.label} {of}" for one in items for of in (one.groups or one.ids))
+    ids = tuple(f"{one.label} {of}" for one in items for of in one.ids)
+    return Scored(f"{AVERAGE} all tasks", ids, np.concatenate(scores, axis=1), groups)
 
 
 def _stacked(done: Sequence[Answered]) -> list[Scored]:

@@ -32,7 +32,9 @@ def test_rows_have_scores_and_costs_and_the_better_design_is_named(tmp_path: Pat
     assert good.scores[-1].score == pytest.approx(np.mean([score.score for score in good.scores[:2]]))
     assert good.scores[-1].low < good.scores[-1].score < good.scores[-1].high
     assert (good.samples, good.steps, good.flops, good.folder) == (80, 5, 1e9, "runs/good-seed0")
-    assert [(one.one, one.other, one.better) for one in found.differences] == [("good", "poor", True)] * 2
+    assert [(one.one, one.other, one.better) for one in found.differences] == [("good", "poor", True)] * 3
+    margin = found.differences[-1].margin.mean
+    assert margin == pytest.approx(good.scores[-1].score - found.rows[1].scores[-1].score)
     assert "Holm" in " ".join(found.notes)
     assert found.budget == "80 samples each"
     json.dumps(found.to_json(), allow_nan=False)

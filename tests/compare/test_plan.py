@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from sensorium.commands.compare import Asked, named_recipes, seeds_of
+from sensorium.commands.compare import Comparing, named_recipes, own_questions, seeds_of
 from sensorium.compare import alike
 from sensorium.compare.alike import built_in, on_data, questions, with_language
 from sensorium.compare.budget import Budget, parse_budget, shares, steps_of
@@ -156,13 +158,22 @@ def test_questions_are_those_that_all_can_be_asked():
         questions([find("llava", "tiny"), find("clip", "tiny")], 50)
 
 
-def test_mistakes_of_the_command_are_said():
+def test_mistakes_of_the_command_are_said(tmp_path: Path):
     with pytest.raises(UserError, match="needs two"):
-        named_recipes(Asked(("llava",), "10s", "tiny"))
+        named_recipes(Comparing(("llava",), "10s", "tiny"))
     with pytest.raises(UserError, match="named twice"):
-        named_recipes(Asked(("llava", "llava"), "10s", "tiny"))
+        named_recipes(Comparing(("llava", "llava"), "10s", "tiny"))
     with pytest.raises(UserError, match="name one"):
-        named_recipes(Asked(("llava", "fuyu"), "10s", "tiny", vary="seed=1,2"))
+        named_recipes(Comparing(("llava", "fuyu"), "10s", "tiny", vary="seed=1,2"))
+    with pytest.raises(UserError, match="no file"):
+        own_questions([tmp_path / "none.jsonl"], None, None)
+    with pytest.raises(UserError, match="not given"):
+        own_questions([], "exact", None)
+    assert own_questions([], None, None) is None
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "Two and two?", "answer": "four"}\n')
+    (task,) = own_questions([path], "exact", 5) or ()
+    assert (task.name, task.n) == ("mine", 5)
     assert seeds_of("0,2,1") == (0, 2, 1)
     for text in ("", "a", "1,1", "-1"):
         with pytest.raises(UserError, match="seeds"):

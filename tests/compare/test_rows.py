@@ -44,7 +44,7 @@ def test_twice_it_says_the_same_also_when_it_was_stopped_before_a_row_was_asked(
     assert [one.samples for one in whole.rows] == [24, 24]
     assert [one.steps for one in whole.rows] == [6, 6]
     assert [seen(tmp_path / "whole" / one.folder) for one in whole.rows] == [24, 24]
-    assert len(whole.differences) == 1
+    assert len(whole.differences) == 1  # one task, one pair
 
     asks, asked = row.ask, []
 
