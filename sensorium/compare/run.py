@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,8 +68,10 @@ def _worked(entry: Entry, out: Path, plan: Plan, console: Console, worker: Worke
         raise
     except UserError as error:
         return None, str(error)
-    except Exception as error:  # the row carries it as its result
-        return None, f"{type(error).__name__}: {error}"
+    except Exception as error:  # whatever it is, it is this row's result; where it came from is kept beside the rows
+        result = f"{type(error).__name__}: {error}"
+        write(out / "rows" / f"{entry.place}.error.txt", traceback.format_exc())
+        return None, result
 
 
 def _claim(plan: Plan, out: Path) -> None:
@@ -89,6 +92,7 @@ def _claim(plan: Plan, out: Path) -> None:
 
 def write(path: Path, text: str) -> None:
     """A file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     draft.write_text(text, "utf-8")
     os.replace(draft, path)

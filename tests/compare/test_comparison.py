@@ -53,6 +53,7 @@ def test_stopped_between_rows_it_goes_on_and_says_the_same(tmp_path: Path):
 def test_a_design_that_fails_costs_the_others_nothing_and_is_tried_again(tmp_path: Path):
     found = done(scripted.plan(("good", "fair", "poor")), tmp_path, scripted.Worker(fails=["fair"]))
     assert [row.error for row in found.rows] == ["", "ValueError: loss is not finite", ""]
+    assert "loss is not finite" in (tmp_path / "rows/fair-seed0.error.txt").read_text()
     assert {(one.one, one.other) for one in found.differences} == {("good", "poor")}
     shown = Console(record=True, width=120, file=StringIO())
     shown.print(table_of(found))
