@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from sensorium.compare.run import AVERAGE
 from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.report.data import headline_rows, label_of
@@ -58,12 +59,17 @@ def plot_svg(comparison: Comparison) -> Markup:
         parts.append(_text(WIDTH / 2, HEAD + 60, "no design has a score", "soft", "middle"))
         return _svg(HEAD + 110, comparison.title, parts)
     costs, label = _costs(scored)
-    marks = [_Mark(row, row.scores[-1], cost, colour[row.name]) for row, cost in zip(scored, costs)]
+    marks = [_Mark(row, _headline(row), cost, colour[row.name]) for row, cost in zip(scored, costs)]
     seeds = [row for row in comparison.rows if row.seed is not None and row.scores and row not in rows]
     parts.append(_scatter(marks, seeds, label))
     bottom = HEAD + TALL + FOOT + 14
     drawn, height = _forest(rows, colour, bottom)
     return _svg(bottom + height + 8, comparison.title, [*parts, drawn])
+
+
+def _headline(row: ComparedRow) -> Evaluation:
+    """The mean of all tasks, or the first score where tasks have no mean."""
+    return next((score for score in row.scores if score.task == AVERAGE), row.scores[0])
 
 
 def _under(comparison: Comparison) -> str:
@@ -104,7 +110,7 @@ def _scatter(marks: Sequence[_Mark], seeds: Sequence[ComparedRow], label: str) -
     for row in seeds:
         mark = colour[row.name]
         parts.append(
-            f'<circle cx="{x(mark.cost):.1f}" cy="{y(row.scores[-1].score):.1f}" r="3" fill="{mark.colour}" '
+            f'<circle cx="{x(mark.cost):.1f}" cy="{y(_headline(row).score):.1f}" r="3" fill="{mark.colour}" '
             'opacity=".35"/>'
         )
     for mark in marks:
