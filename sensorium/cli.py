@@ -139,6 +139,42 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE [RECIPE ...]", help=RECIPE)],
+    budget: Annotated[
+        str, typer.Option(help="Of each design: 10m of training steps, 2000samples, or 1e15flops.")
+    ] = "10m",
+    size: Size = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Your own data for all of them: a file or folder. Repeat to mix several.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Each design once for each: 0,1,2.")] = "0",
+    vary: Annotated[
+        str | None,
+        typer.Option(metavar="PATH=a,b,c", help="Values of one field or part of one recipe, in place of recipes."),
+    ] = None,
+    task: Annotated[
+        list[Path] | None, typer.Option(help="Ask your own questions, rows of JSON Lines. Repeatable.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="What reads the answers to --task: exact, vqa, choice ...")] = None,
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the comparison; the same command goes on there.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step, of all designs. Default: 16.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Items of each task. Default: 300.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Train without the rows of --data that cannot be used.")] = False,
+    json: Json = False,
+) -> None:
+    """Train designs on the same data, order, budget and language model; then one table and one plot."""
+    from sensorium.commands.compare import Comparing, run_compare
+
+    given = Comparing(
+        tuple(recipes), budget, size, tuple(data or ()), seeds, vary, tuple(set_ or ()), batch, n, skip_bad_rows,
+        tuple(task or ()), metric,
+    )  # fmt: skip
+    run_compare(given, out, json)
+
+
+@app.command()
 def chat(
     run: Run,
     image: Annotated[list[Path] | None, typer.Option(help="A picture for the first question. Repeatable.")] = None,

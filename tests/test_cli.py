@@ -57,14 +57,40 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    names = "quickstart", "train", "eval", "chat", "serve", "ui", "show", "systems", "data", "fetch", "convert"
+    names = (
+        "quickstart",
+        "train",
+        "eval",
+        "compare",
+        "chat",
+        "serve",
+        "ui",
+        "show",
+        "systems",
+        "data",
+        "fetch",
+        "convert",
+    )
     for command in names:
         assert f"\n  {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "train", "eval", "chat", "serve", "ui", "show", "systems", "fetch", "convert", "data preview"],
+    [
+        "quickstart",
+        "train",
+        "eval",
+        "compare",
+        "chat",
+        "serve",
+        "ui",
+        "show",
+        "systems",
+        "fetch",
+        "convert",
+        "data preview",
+    ],
 )
 def test_every_command_has_help_and_json(command: str, capsys: pytest.CaptureFixture[str]):
     assert run(*command.split(), "--help") == 0

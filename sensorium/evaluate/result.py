@@ -98,11 +98,13 @@ class ComparedRow:
     parameters         of the whole model; `trained` of them in any stage
     flops              of all training steps, as sensorium/train/cost.py counts them
     samples, steps     trained on, in all stages
-    seconds            of training steps alone
+    seconds            of training steps alone. This, the speed and the memory are those measured before training, so
+                       that the same comparison gives the same row
     peak_memory        bytes
     tokens_per_picture of the language model's stream or memory; None: the model reads no pictures
     error              why the row has no scores; "": nothing went wrong
     folder             the run's, relative to the comparison's
+    spread             of a mean over seeds: the standard deviation of each of `scores` over them
     """
 
     name: str
@@ -120,6 +122,7 @@ class ComparedRow:
     tokens_per_picture: float | None
     error: str = ""
     folder: str = ""
+    spread: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "scores": [score.to_json() for score in self.scores]}

@@ -1,0 +1,151 @@
+"""Recipes made alike in all that is not compared: language model, data, order of samples, batches, questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sensorium.config import Config
+from sensorium.data.questions import Captions
+from sensorium.data.source import RowError, SourceConfig
+from sensorium.data.stream import Stream
+from sensorium.encoders.patch import Patch
+from sensorium.errors import UserError
+from sensorium.evaluate.task import EvaluationTask
+from sensorium.models.dual import Dual
+from sensorium.models.fused import Fused
+from sensorium.nn.backbone import Backbone
+from sensorium.recipes.common import evaluations_of, instructions
+from sensorium.render import Renderer
+from sensorium.sequence import MediaError
+from sensorium.train.build import tokenizer_of
+from sensorium.train.recipe import Recipe, Stage
+
+LONGEST_ROWS = 64
+"""Rows of a source that are looked at for the longest sample: sixteen rows longer than it are not met by chance."""
+BUILT_IN = "built-in: captions of emoji in all stages but the last, questions about emoji and scenes in the last"
+
+
+class Data(NamedTuple):
+    """What all are trained on: `last` in the last stage, `before` in those before it, where one kind of rows is
+    enough for all stages the same."""
+
+    before: SourceConfig
+    last: SourceConfig
+    title: str
+    own: bool = False
+
+
+def built_in() -> Data:
+    return Data(Captions(), instructions(), BUILT_IN)
+
+
+def with_language(recipe: Recipe, first: Recipe) -> tuple[Recipe, str]:
+    """The recipe with the language model of another one, and why not where it keeps its own.
+
+    What the design adds to a language model's blocks stays: cross-attention, routes, experts.
+    """
+    mine, theirs = recipe.model, first.model
+    if not isinstance(mine, Fused.Config) or not isinstance(theirs, Fused.Config):
+        return recipe, f"{recipe.name} has no language model of this kind, and is trained as it is"
+    if mine.source is not None or mine.thinker is not None:
+        return recipe, f"{recipe.name} keeps its own language model: it is more than a decoder"
+    own, common = mine.backbone, theirs.backbone
+    added = ("cross", "routes", "routed", "experts")
+    block = common.block.replace(**{name: getattr(own.block, name) for name in added})
+    backbone = common.replace(
+        block=block, cross_every=own.cross_every, cross_from=own.cross_from,
+        vocab=own.vocab if mine.formats else common.vocab,
+    )  # fmt: skip
+    if backbone == own and recipe.tokenizer == first.tokenizer:
+        return recipe, ""
+    encoders = {kind: _as_wide(encoder, own, backbone) for kind, encoder in mine.encoders.items()}
+    init = {part: file for part, file in recipe.init.items() if part != "backbone"}
+    if "backbone" in first.init:
+        init["backbone"] = first.init["backbone"]
+    model = mine.replace(backbone=backbone, encoders=encoders)
+    return recipe.replace(model=model, init=init, tokenizer=first.tokenizer), ""
+
+
+def _as_wide(encoder: Config, before: Backbone.Config, now: Backbone.Config) -> Config:
+    """An encoder that has no width of its own, at the new one: Fuyu's patches are words."""
+    if isinstance(encoder, Patch.Config) and encoder.dim == before.width:
+        return encoder.replace(dim=now.width)
+    return encoder
+
+
+def on_data(recipe: Recipe, data: Data, order: int, batch: int, steps: Sequence[int]) -> Recipe:
+    """The recipe with the comparison's data, `batch` pictures a step, and so many steps a stage.
+
+    A stage goes on in the order where the stage before it on the same rows stopped, so that the n-th sample of a design
+    is the n-th of every design on these rows. Token budgets leave room for the longest sample, so that it is the number
+    of samples that ends a batch.
+    """
+    taken: dict[bool, int] = {}
+    stages = []
+    for index, stage in enumerate(recipe.stages):
+        last = index == len(recipe.stages) - 1
+        config = recipe.wiring(index)
+        source = data.last if last and config.speaks else data.before
+        if not isinstance(config, Fused.Config | Dual.Config):
+            if stage.data is None:
+                raise UserError(f"stage {stage.name!r} of {recipe.name} has no data: choose another --size")
+            source = stage.data
+        which = source == data.last
+        fields = {
+            "data": Stream.over(source, order, taken.get(which, 0)),
+            "steps": steps[index], "epochs": None, "items": batch, "accumulate": 1, "max_tokens": None,
+            "evaluations": (), "start": None if data.own else stage.start,
+        }  # fmt: skip
+        taken[which] = taken.get(which, 0) + steps[index] * batch
+        stages.append(stage.replace(**fields))
+    return recipe.replace(stages=tuple(stages), evaluations=(), figures=())
+
+
+def with_room(recipe: Recipe, batch: int) -> Recipe:
+    """Token budgets of at least `batch` times the longest sample. Renders some rows of every source."""
+    tokenizer = tokenizer_of(recipe)
+    longest: dict[tuple[str, str], int] = {}
+    stages: list[Stage] = []
+    for index, stage in enumerate(recipe.stages):
+        config = recipe.wiring(index)
+        assert isinstance(stage.data, Stream)
+        parts = tuple(part.source.to_json() for part in stage.data.parts)
+        key = ("".join(parts), config.to_json())
+        if key not in longest:
+            renderer = Renderer(tokenizer, recipe.template_of(config), config.plan)
+            longest[key] = max(_longest(part.source, renderer) for part in stage.data.parts)
+        room = -(-batch * longest[key] // 256) * 256
+        stages.append(stage.replace(tokens=max(stage.tokens, room)))
+    return recipe.replace(stages=tuple(stages))
+
+
+def _longest(source: SourceConfig, renderer: Renderer) -> int:
+    built = source.build()
+    found = 1
+    for index in np.unique(np.linspace(0, len(built) - 1, LONGEST_ROWS).astype(np.int64)).tolist():
+        try:
+            found = max(found, len(renderer.render(built[index], items=False)))
+        except (RowError, MediaError):  # training skips it too
+            continue
+    return found
+
+
+def questions(recipes: Sequence[Recipe], count: int) -> tuple[EvaluationTask, ...]:
+    """What all of them can be asked, `count` items each. Raises UserError where there is nothing."""
+    kinds = {recipe.name: (recipe.model.speaks, isinstance(recipe.model, Dual.Config)) for recipe in recipes}
+    if len(set(kinds.values())) > 1:
+        one, other = next((a, b) for a in kinds for b in kinds if kinds[a] != kinds[b])
+        raise UserError(f"{one} and {other} cannot be asked the same questions, one of them does not answer in words: "
+                        "compare recipes of one kind")  # fmt: skip
+    speaks, dual = next(iter(kinds.values()))
+    if speaks or dual:
+        return evaluations_of(recipes[0].model, count)
+    tasks = recipes[0].evaluations
+    if not tasks or any(recipe.evaluations != tasks for recipe in recipes):
+        raise UserError(
+            f"{recipes[0].name} is asked nothing that all of these can be asked: compare recipes of one kind"
+        )
+    return tuple(task.replace(n=count) for task in tasks)

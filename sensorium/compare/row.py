@@ -1,0 +1,124 @@
+"""One row of a comparison: a recipe trained, then asked; kept when it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from sensorium.compare.plan import Entry
+from sensorium.compare.significance import Scored
+from sensorium.evaluate.choice import Choice, run_choice
+from sensorium.evaluate.result import ComparedRow
+from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.task import EvaluationTask, Subject
+from sensorium.hub.cache import cache_root
+from sensorium.report.data import label_of
+from sensorium.train.ask import subject_of
+from sensorium.train.checkpoint import load_checkpoint
+from sensorium.train.trainer import open_run, train
+
+
+@dataclass(kw_only=True)
+class Answered:
+    """A finished row.
+
+    evaluations  of every task
+    items        (label of the task, scores of its items), where the task tells items apart
+    samples      trained on
+    seconds      of training steps, by the clock; not part of the table, which a second run repeats
+    """
+
+    evaluations: list[Evaluation]
+    items: list[Scored]
+    samples: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        items = [
+            {"label": one.label, "ids": list(one.ids), "scores": one.scores[0].tolist(),
+             "groups": None if one.groups is None else list(one.groups), "lower": one.lower}
+            for one in self.items
+        ]  # fmt: skip
+        return {"samples": self.samples, "seconds": self.seconds, "items": items,
+                "evaluations": [one.to_json() for one in self.evaluations]}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Answered:
+        items = [
+            Scored(one["label"], tuple(one["ids"]), np.asarray(one["scores"], dtype=np.float64)[None],
+                   None if one["groups"] is None else tuple(one["groups"]), one["lower"])
+            for one in kept["items"]
+        ]  # fmt: skip
+        evaluations = [Evaluation(**one) for one in kept["evaluations"]]
+        return cls(evaluations=evaluations, items=items, samples=kept["samples"], seconds=kept["seconds"])
+
+
+Worker = Callable[[Entry, Path, Sequence[EvaluationTask], Console], Answered]
+"""Trains a row in a folder, or goes on where one was stopped, and asks it."""
+
+
+def work(entry: Entry, folder: Path, tasks: Sequence[EvaluationTask], console: Console) -> Answered:
+    """Train the recipe of a row in `folder` and ask it. Raises Stopped when a signal asks to stop."""
+    run = open_run(entry.recipe, folder)
+    if not run.finished:
+        train(run, console=console)
+    samples, seconds = sum(one.samples for one in run.results), sum(one.seconds for one in run.results)
+    # what was saved, so that a row that was stopped between training and asking says the same
+    recipe, model, tokenizer = load_checkpoint(folder)
+    subject = subject_of(recipe, model, tokenizer, cache_root() / "features")
+    evaluations, items = ask(tasks, subject)
+    return Answered(evaluations=evaluations, items=items, samples=samples, seconds=seconds)
+
+
+def ask(tasks: Sequence[EvaluationTask], subject: Subject) -> tuple[list[Evaluation], list[Scored]]:
+    """What a trained model says to every task, and the score of every item where the task gives it."""
+    evaluations: list[Evaluation] = []
+    items: list[Scored] = []
+    for task in tasks:
+        if isinstance(task, Choice):
+            result = run_choice(subject.engine, task)
+            found = [result.evaluation()]
+            scores = np.array([[float(item.info["answer"] == one) for item, one in zip(result.items, result.chosen)]])
+            items.append(Scored(label_of(found[0]), tuple(item.id for item in result.items), scores))
+        else:
+            told = task.run(subject)
+            found = told.evaluations
+            rows = [one for one in told.records if one.score is not None]
+            if rows and found:
+                groups = tuple(one.group or one.id for one in rows) if any(one.group for one in rows) else None
+                scores = np.array([[float(one.score or 0.0) for one in rows]])
+                ids, lower = tuple(one.id for one in rows), found[0].better == "lower"
+                items.append(Scored(label_of(found[0]), ids, scores, groups, lower))
+        evaluations += found
+    return evaluations, items
+
+
+def kept(path: Path) -> Answered | None:
+    """A row that is done, or None."""
+    return Answered.from_json(json.loads(path.read_text("utf-8"))) if path.exists() else None
+
+
+def keep(path: Path, answered: Answered) -> None:
+    """Write a finished row, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(json.dumps(answered.to_json(), ensure_ascii=False), "utf-8")
+    os.replace(draft, path)
+
+
+def row_of(entry: Entry, answered: Answered | None, error: str = "") -> ComparedRow:
+    """The row as tables show it. Speed, time and memory are those measured before training: they come again."""
+    return ComparedRow(
+        name=entry.name, title=entry.title, seed=entry.seed, scores=[] if answered is None else answered.evaluations,
+        parameters=entry.parameters, trained=entry.trained, flops=entry.flops,
+        samples=0 if answered is None else answered.samples, steps=sum(entry.steps), seconds=round(entry.seconds, 3),
+        samples_per_second=round(entry.speed, 3), peak_memory=entry.peak_memory,
+        tokens_per_picture=entry.tokens_per_picture, error=error or entry.error, folder=f"runs/{entry.place}",
+    )  # fmt: skip
