@@ -95,17 +95,46 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    run: Run,
-    n: Annotated[
-        int | None, typer.Option(min=1, help="Items of each task, instead of as many as the recipe says.")
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run, or a published model; left out with --endpoint.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE", help="A benchmark, FILE.jsonl of your own questions, FILE.toml. Repeatable."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="In place of the task's own: exact, vqa, choice, anls ...")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="The file or folder of a benchmark, as published. One for each.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "--n", min=1, help="Items of each task at most, drawn at random.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Answered questions before each one.")] = None,
+    blind: Annotated[bool, typer.Option("--blind/--no-blind", help="Also with pictures of other items.")] = True,
+    batch: Annotated[int | None, typer.Option(min=1, help="Answers under way together; changes no number.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of records and report. Default: RUN/evaluation.")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask an OpenAI-compatible address.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="What the model is called there.")] = None,
+    key_env: Annotated[str | None, typer.Option(metavar="VAR", help="Environment variable with its key.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions to an endpoint at once.")] = 8,
+    judge: Annotated[str | None, typer.Option(metavar="RUN|URL", help="Who rates open answers.")] = None,
+    judge_model: Annotated[str | None, typer.Option(metavar="NAME", help="Its name, behind a URL.")] = None,
+    judge_key_env: Annotated[str | None, typer.Option(metavar="VAR", help="Its key.")] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take answers that were given before.")] = True,
     quantize: Quantize = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     json: Json = False,
 ) -> None:
-    """Ask a trained model its recipe's evaluations, each beside its blind control."""
-    from sensorium.commands.evaluate import run_evaluate
+    """Ask a model its recipe's evaluations, or tasks of your choice, each beside its blind control."""
+    from sensorium.commands.evaluate import Evaluating, run_evaluate
 
-    run_evaluate(run, n, json, quantize)
+    asked = Evaluating(
+        run=run, tasks=tuple(task or ()), metric=metric, data=tuple(map(str, data or ())), limit=limit, shots=shots,
+        blind=blind, batch=batch, out=out, endpoint=endpoint, model=model, key_env=key_env, concurrency=concurrency,
+        judge=judge, judge_model=judge_model, judge_key_env=judge_key_env, cache=cache, quantize=quantize,
+        device=device, json=json,
+    )  # fmt: skip
+    run_evaluate(asked)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from sensorium.data.boxes import Box
 from sensorium.evaluate.statistics import Evaluation, Interval
 
 if TYPE_CHECKING:
+    from sensorium.evaluate.item import TaskItem
     from sensorium.evaluate.records import Record
 
 
@@ -73,6 +74,8 @@ class TaskResult:
 
     pictures  (title, picture), for a task that draws one
     records   each item as it was asked and answered, of a task of questions
+    items     the items by the ids of their records
+    media     pictures of their items by id, where these are not files
     """
 
     evaluations: list[Evaluation]
@@ -80,6 +83,8 @@ class TaskResult:
     tables: list[Table] = field(default_factory=list)
     pictures: list[tuple[str, Picture]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    items: dict[str, TaskItem] = field(default_factory=dict)
+    media: dict[str, list[Picture]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

@@ -6,20 +6,19 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensorium.data.boxes import format_box
-from sensorium.data.media import PictureFile
 from sensorium.errors import UserError
 from sensorium.evaluate.answerer import ENDPOINT, Answerer, Said, question_key
 from sensorium.evaluate.blind import blinded
-from sensorium.evaluate.item import PLACE, BadItem, TaskItem
+from sensorium.evaluate.item import BadItem, TaskItem
 from sensorium.evaluate.records import Answer, AnswerCache, Record, RecordFile, plain
 from sensorium.evaluate.result import Example, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation, Floats, evaluations
 from sensorium.evaluate.task import Progress, drawn
+from sensorium.evaluate.wording import expected_of, made_pictures, places, shown, shown_answer, words_of
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.sequence import Media, Sample
 
@@ -50,13 +49,15 @@ def run_asked(
     cache: AnswerCache | None = None,
     progress: Progress | None = None,
     reader: Reader | None = None,
+    absent: Any = None,
 ) -> TaskResult:
     """Ask every item, and its blind control; score; write records.
 
     folder    `<task>.jsonl` is written there as answers come; what an earlier process left there is not asked again
     cache     answers by who was asked, prompt, media and settings, over folders and runs
     progress  (answers there, answers in all)
-    reader    reads the answers in place of the metric's `parse`
+    reader    reads the answers in place of the metric's `parse`; None is then unknown: neither right nor wrong
+    absent    what it reads in an answer that never came
     An item that cannot be asked or answered is counted, and is never right. Raises UserError where there is no item at
     all, or whoever answers cannot be asked such questions.
     """
@@ -65,7 +66,9 @@ def run_asked(
     file = None if folder is None else RecordFile(folder, task.name)
     try:
         _Asking(task, answerer, file, cache, progress).run(entries)
-        result = _result(task, entries, bad, reader or _parsed_by(task))
+        for entry in entries:
+            entry.record.parsed = absent
+        result = _result(task, entries, bad, reader)
         if file is not None:
             file.finish(result.records)
     finally:
@@ -100,7 +103,7 @@ def _entries(task: Asked) -> tuple[list[Entry], list[BadItem]]:
 
 
 def _entry(task: Asked, item: TaskItem, pool: Sequence[TaskItem]) -> Entry:
-    record = Record(id=item.id, part=item.part, group=item.group, pictures=_places(item), expected=expected_of(item))
+    record = Record(id=item.id, part=item.part, group=item.group, pictures=places(item), expected=expected_of(item))
     entry = Entry(item, record)
     try:
         _look_at(item)  # a picture that is not there is found before anything is asked
@@ -228,11 +231,10 @@ def _sample(entry: Entry, blind: bool) -> Sample:
 # ---- what came of it
 
 
-def _parsed_by(task: Asked) -> Reader:
-    return lambda pairs: [task.metric.parse(said, item) for item, said in pairs]
+def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reader | None) -> TaskResult:
+    def read(pairs: Sequence[tuple[TaskItem, Answer]]) -> list[Any]:
+        return [task.metric.parse(said, item) for item, said in pairs] if reader is None else reader(pairs)
 
-
-def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader) -> TaskResult:
     said = [entry for entry in entries if entry.said is not None]
     shown = [entry for entry in entries if entry.blind_said is not None]
     for entry, parsed in zip(said, read([(entry.item, entry.said) for entry in said]), strict=True):  # type: ignore[list-item]
@@ -243,7 +245,7 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader)
     items = [entry.item for entry in entries]
     rows = task.metric.statistics(items, [entry.record.parsed for entry in entries])
     # What has no control (no media, or an answer that never came) stands in it as it was: it widens no margin.
-    control = [one.record.blind_parsed if one.blind_said is not None else one.record.parsed for one in entries]
+    control = [_control(entry, reader is not None) for entry in entries]
     blind = task.metric.statistics(items, control) if shown else None
     for entry, score in zip(entries, task.metric.single(rows).tolist(), strict=True):
         entry.record.score = score if math.isfinite(score) else None
@@ -267,7 +269,17 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], read: Reader)
     examples = [_example(task, entry, found) for entry in drawn(entries)]
     records = [entry.record for entry in entries]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
-    return TaskResult(found, examples, tables, records=records)
+    made = {entry.item.id: pictures for entry in entries if (pictures := made_pictures(entry.item))}
+    items = {entry.item.id: entry.item for entry in entries}
+    return TaskResult(found, examples, tables, records=records, media=made, items=items)
+
+
+def _control(entry: Entry, unknown: bool) -> Any:
+    """What the control stands for. unknown: where nothing was read, nothing is known of either side."""
+    own, other = entry.record.parsed, entry.record.blind_parsed
+    if entry.blind_said is None or (unknown and (own is None or other is None)):
+        return own
+    return other
 
 
 def _by_part(task: Asked, entries: list[Entry], rows: Floats, blind: Floats | None) -> list[Table]:
@@ -307,7 +319,7 @@ def _counts(task: Asked, entries: list[Entry], bad: list[BadItem]) -> Table:
         if record.error:
             (failed if record.error.startswith(ENDPOINT) else unasked).append(f"{record.id}: {record.error}")
         elif record.parsed is None:
-            unread.append(f"{record.id}: {str(record.said)[:80]!r}")
+            unread.append(f"{record.id}: {str(record.said)[:40]!r}")
         if record.blind_error:
             blind.append(f"{record.id}: {record.blind_error}")
     rows = [(kind, str(len(found)), found[0][:200] if found else "") for kind, found in kinds.items()]
@@ -329,54 +341,9 @@ def _example(task: Asked, entry: Entry, found: Sequence[Evaluation]) -> Example:
 
     return Example(
         task=task.name, split=task.split, question=record.prompt or entry.item.question,
-        answer=record.error or _shown_answer(record.said, entry.item), expected=record.expected,
-        right=right(record.score), blind=_shown_answer(record.blind_said, entry.item) if entry.blind_said is not None
+        answer=record.error or shown_answer(record.said, entry.item), expected=record.expected,
+        right=right(record.score), blind=shown_answer(record.blind_said, entry.item) if entry.blind_said is not None
         else None, blind_right=right(record.blind_score) if entry.blind_said is not None else None,
         options=entry.item.options, pictures=[one.data for one in entry.item.media if one.kind == "image"],
+        part=record.part, score=record.score, boxes=entry.item.boxes,
     )  # fmt: skip
-
-
-def _shown_answer(said: Any, item: TaskItem) -> str:
-    if isinstance(said, dict):
-        best = max(range(len(said["sums"])), key=said["sums"].__getitem__)
-        return item.options[best] if best < len(item.options) else str(best)
-    return said or ""
-
-
-# ---- words for people
-
-
-def shown(value: float, percent: bool) -> str:
-    """A score in a table."""
-    return "-" if not math.isfinite(value) else f"{value:.1%}" if percent else f"{value:.4g}"
-
-
-def expected_of(item: TaskItem) -> str:
-    """The right answer, in one line."""
-    if item.options and item.answer is not None:
-        return item.options[item.answer]
-    if item.answers:
-        return " | ".join(dict.fromkeys(item.answers))
-    return "; ".join(format_box(box, "decimal") for box in item.boxes)
-
-
-def words_of(sample: Sample) -> str:
-    """A conversation as words, a turn a paragraph; media as PLACE."""
-    turns: list[tuple[str, str]] = []
-    for one in sample.segments:
-        text = str(one.data) if one.kind == "text" else PLACE
-        if turns and turns[-1][0] == (one.role or ""):
-            turns[-1] = (turns[-1][0], turns[-1][1] + text)
-        else:
-            turns.append((one.role or "", text))
-    return "\n\n".join(f"{role}: {text}" if len(turns) > 1 else text for role, text in turns)
-
-
-def _places(item: TaskItem) -> list[str]:
-    """Where media are: paths, or what they are made from."""
-    found = []
-    for one in item.media:
-        data = one.data
-        made = repr(data)[:200] if is_dataclass(data) else type(data).__name__
-        found.append(str(data.path or data.name) if isinstance(data, PictureFile) else made)
-    return found

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from sensorium.evaluate.result import ComparedRow, Comparison, Example, Picture, Table
+from sensorium.evaluate.result import ComparedRow, Comparison, Example, Picture, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.report.curves import Curve, StageSpeed, smoothing_window
 from sensorium.report.words import duration, plain_name, score_text
 
 if TYPE_CHECKING:
+    from sensorium.evaluate.item import TaskItem
     from sensorium.evaluate.records import Record
 
 Kind = Literal["run", "evaluation", "comparison"]
@@ -46,7 +47,8 @@ class TaskRecords:
     """Every item of a task as it was asked and answered, for the sample browser.
 
     by      who answered: the name of a row, in a comparison; records of several rows stand side by side by their ids
-    media   pictures of an item by the id of its record, where they are not files that `record.pictures` names
+    items   the items by the ids of their records: their options, boxes and pictures
+    media   pictures of an item by the id of its record, where there are no `items`, and `record.pictures` are no files
     graded  scores are not of right and wrong (CIDEr, a mean IoU): they are shown as numbers. None: as the task's
             evaluation says
     """
@@ -55,8 +57,20 @@ class TaskRecords:
     split: str
     records: Sequence[Record]
     by: str = ""
+    items: Mapping[str, TaskItem] = field(default_factory=dict)
     media: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     graded: bool | None = None
+
+
+def task_records(results: Iterable[TaskResult], by: str = "") -> list[TaskRecords]:
+    """The records of those tasks that have any, for `ReportData.records`. by: who answered, in a comparison."""
+    return [
+        TaskRecords(
+            task=one.evaluations[0].task, split=one.evaluations[0].split, records=one.records, by=by, items=one.items
+        )
+        for one in results
+        if one.records and one.evaluations
+    ]
 
 
 @dataclass(kw_only=True)
@@ -150,23 +164,26 @@ def _training_summary(stages: Sequence[StageSpeed]) -> str:
 def _comparison_summary(comparison: Comparison) -> str:
     rows = headline_rows(comparison)
     scored = [row for row in rows if row.scores]
-    text = f"{len(rows)} designs, each given {comparison.budget}. "
+    text = f"{len(rows)} designs; budget: {comparison.budget}. "
     if not scored:
         return text + "None of them has a score."
     task = label_of(scored[0].scores[0])
     found = [(row, one) for row in scored for one in row.scores if label_of(one) == task]
     better = max if found[0][1].better == "higher" else min
     best, score = better(found, key=lambda pair: pair[1].score)
-    interval = f"{score_text(score, score.low)} to {score_text(score, score.high)}"
-    text += (
-        f"On {plain_name(task)} {best.name} scores best: {score_text(score, score.score)} (95 % interval {interval})"
-    )
-    rivals = [
-        one.other if one.one == best.name else one.one
-        for one in comparison.differences
-        if one.task == task and best.name in (one.one, one.other) and one.better is None
-    ]
-    text += f"; against {', '.join(rivals)} that is not decidable." if rivals else "."
+    equal = [row.name for row, one in found if one.score == score.score]
+    if len(equal) > 1:
+        text += f"On {plain_name(task)} {', '.join(equal)} share the best score: {score_text(score, score.score)}."
+    else:
+        interval = f"{score_text(score, score.low)} to {score_text(score, score.high)}"
+        text += f"On {plain_name(task)} {best.name} scores best: {score_text(score, score.score)}"
+        text += f" (95 % interval {interval})"
+        rivals = [
+            one.other if one.one == best.name else one.one
+            for one in comparison.differences
+            if one.task == task and best.name in (one.one, one.other) and one.better is None
+        ]
+        text += f"; against {', '.join(rivals)} that is not decidable." if rivals else "."
     if comparison.differences:
         sure = sum(one.better is not None for one in comparison.differences)
         text += f" Of {len(comparison.differences)} differences between two designs on a task, {sure} are decidable."

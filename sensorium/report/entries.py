@@ -103,9 +103,12 @@ def _scores(data: ReportData) -> Iterable[Any]:
 
 
 def _item(block: TaskRecords, record: Record, album: Album) -> Entry:
+    item = block.items.get(record.id)
     pictures: Sequence[Picture] = block.media.get(record.id) or [
         one for one in record.pictures if re.search(r"\.\w{2,5}$", one) and len(one) < 1024
     ]
+    if item is not None:
+        pictures = [segment.data for segment in item.media if segment.kind == "image"]
     return Entry(
         task=block.task,
         split=block.split,
@@ -113,8 +116,9 @@ def _item(block: TaskRecords, record: Record, album: Album) -> Entry:
         part=record.part,
         question=record.prompt,
         expected=record.expected,
+        options=item.options if item is not None else (),
         pictures=[album.add(one) for one in pictures],
-        boxes=[one.box for one in find_boxes(record.expected)],
+        boxes=item.boxes if item is not None else [one.box for one in find_boxes(record.expected)],
     )
 
 

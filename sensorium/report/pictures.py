@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sensorium.errors import UserError
 from sensorium.evaluate.result import Picture
 
 THUMBNAIL = 256  # pixels of the longer side
@@ -30,7 +31,7 @@ def thumbnail(picture: Picture) -> tuple[str, str]:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         data = BytesIO()
         image.save(data, "WEBP", quality=80)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (UserError, OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         return "", f"{type(error).__name__}: {error}"
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode(), ""
 

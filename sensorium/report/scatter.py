@@ -48,13 +48,15 @@ def scatter(
     if not log:
         costs = [*costs, 0.0]
     values = [value * scale for mark in marks for value in (mark.low, mark.high)]
-    x = Axis(costs, LEFT, WIDTH - RIGHT - 60, log, 0.08 if log else 0.0)
+    names = [_said(mark, words) for mark in marks]
+    room = min(190.0, LETTER * max(map(len, names)) + GAP)  # for the name of the mark that is furthest to the right
+    x = Axis(costs, LEFT, WIDTH - RIGHT - room, log, 0.08 if log else 0.0)
     y = Axis([*values, *([] if chance is None else [chance * scale])], bottom, TOP, False, 0.06)
     parts = _frame(x, y, bottom, x_label, y_label)
     if chance is not None:
         height = y(chance * scale)
         parts.append(f'<path class="chance" d="M{LEFT} {height:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(text_at(WIDTH - RIGHT, height - 4, "chance", "end"))
+        parts.append(text_at(LEFT + 4, height - 4, "chance", "start"))
     for mark in marks:
         across, low, high = x(mark.cost), y(mark.low * scale), y(mark.high * scale)
         ends = f"M{across:.1f} {low:.1f}V{high:.1f}M{across - 4:.1f} {low:.1f}h8M{across - 4:.1f} {high:.1f}h8"
@@ -106,8 +108,7 @@ def _labels(
     taken = [rectangle for _, _, rectangle, _ in places]
     parts = []
     for across, down, _, mark in sorted(places, key=lambda place: place[1]):
-        name = mark.name if len(mark.name) <= NAME else mark.name[: NAME - 1] + "…"
-        said = f"{name} {words(mark.score)}"
+        said = _said(mark, words)
         wide = LETTER * len(said)
         left, height = _free(across, down, wide, taken, bottom)
         start = across - GAP - wide if left else across + GAP
@@ -118,6 +119,11 @@ def _labels(
         place = across + (-GAP if left else GAP)
         parts.append(text_at(place, height + 4, said, "end" if left else "start", f"name {mark.style}"))
     return parts
+
+
+def _said(mark: Mark, words: Callable[[float], str]) -> str:
+    name = mark.name if len(mark.name) <= NAME else mark.name[: NAME - 1] + "…"
+    return f"{name} {words(mark.score)}"
 
 
 def _free(across: float, down: float, wide: float, taken: Sequence[Rectangle], bottom: float) -> tuple[bool, float]:

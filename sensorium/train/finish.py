@@ -21,7 +21,7 @@ from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
 from sensorium.render import TooLong
-from sensorium.report.data import PartRow, ReportData, SkippedRows
+from sensorium.report.data import PartRow, ReportData, SkippedRows, task_records
 from sensorium.report.environment import environment
 from sensorium.report.write import report_json, write_report
 from sensorium.sequence import MediaError, Sample, Segment
@@ -153,6 +153,7 @@ def report(
         stages=stages,
         parts=list(rows.values()),
         examples=[*examples, *(one for result in results for one in result.examples)],
+        records=task_records(results),
         tables=[one for result in results for one in result.tables],
         pictures=[one for result in results for one in result.pictures],
         skipped=skipped,

@@ -15,7 +15,8 @@ from sensorium.evaluate.answerer import Said
 from sensorium.evaluate.asked import Asked, Prompt, letter
 from sensorium.evaluate.item import BadItem, TaskItem
 from sensorium.evaluate.records import AnswerCache, Record, RecordFile, read_records
-from sensorium.evaluate.runner import run_asked, words_of
+from sensorium.evaluate.runner import run_asked
+from sensorium.evaluate.wording import words_of
 
 
 class Ending(Exactly):
@@ -286,8 +287,9 @@ run_asked(task(hold("x", items(6))), Scripted(say), Path(sys.argv[1]) / "records
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_report_is_the_same(tmp_path):
-    where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    where = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
     whole = run_asked(task(hold("x", items(6))), Scripted(sees), tmp_path / "whole")
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path), "8", "cache"],
                           env={**os.environ, "PYTHONPATH": where})  # fmt: skip

@@ -3,13 +3,11 @@
 import base64
 import io
 import json
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from asking import Likeliest, Noise, hold, items, shows, task
+from loose_endpoint import completion, endpoint
 from PIL import Image
 
 from sensorium.data.media import PictureFile
@@ -19,48 +17,6 @@ from sensorium.evaluate.item import TaskItem
 from sensorium.evaluate.runner import run_asked
 from sensorium.infer.sampling import Sampling
 from sensorium.sequence import Sample, Segment
-
-
-def completion(text, **choice):
-    return {
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", **choice}]
-    }
-
-
-@contextmanager
-def endpoint(answer):
-    """A server on the loopback device; `answer` gives (status, body, headers) of a request's body and number."""
-    seen, lock = [], threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                seen.append((self.path, dict(self.headers), body))
-                number = len(seen)
-            status, content, headers = answer(body, number)
-            content = content if isinstance(content, bytes) else json.dumps(content).encode()
-            try:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
-            except OSError:  # who asked has gone
-                self.close_connection = True
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def asked(url, samples=None, sampling=Sampling(max_tokens=8), **options):  # noqa: B008 (a frozen value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -95,6 +96,10 @@ def test_a_design_is_not_called_best_without_saying_what_is_undecided():
     said = summary(compared(120))
     assert "is not decidable" in said
     assert "Of 10 differences between two designs on a task, 7 are decidable." in said
+    equal = compared(10)
+    assert equal.comparison is not None
+    equal.comparison.rows = [equal.comparison.rows[0], replace(equal.comparison.rows[0], name="twin")]
+    assert "llava, twin share the best score" in summary(equal)
 
 
 def test_verdicts_and_numbers_of_other_metrics():

@@ -17,14 +17,17 @@ from made_reports import compared, drawing, evaluated, record
 from PIL import Image
 from read_page import HOSTILE, Page
 
+from sensorium.data.media import PictureFile
+from sensorium.evaluate.item import TaskItem
 from sensorium.evaluate.records import Record
-from sensorium.evaluate.result import Example
+from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
-from sensorium.report.data import ReportData, TaskRecords
+from sensorium.report.data import ReportData, TaskRecords, task_records
 from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, outcome_of, said_text
 from sensorium.report.page import breakdown, placed, report_html
 from sensorium.report.pictures import Album
 from sensorium.report.write import write_report
+from sensorium.sequence import Segment
 
 
 def stored(html):
@@ -76,6 +79,31 @@ def test_scores_that_are_not_of_right_and_wrong_are_numbers():
     assert (entry.outcome, entry.answers[0].score) == ("open", "1.234")
     assert of(made).outcome == "right"
     assert of(made, graded=True).outcome == "open"
+
+
+def test_records_of_tasks_are_taken_from_their_results():
+    made, score = [record(0)], Evaluation.of("t", "s", [1.0])
+    found = task_records(
+        [TaskResult([score]), TaskResult([score], records=made), TaskResult([], records=made)], "llava"
+    )
+    assert [(one.task, one.split, one.by, one.records) for one in found] == [("t", "s", "llava", made)]
+
+
+def test_items_bring_their_options_boxes_and_pictures(tmp_path):
+    box = drawing(tmp_path / "a.png", 1)
+    media = (Segment("image", PictureFile(tmp_path / "a.png"), "user"), Segment("text", "x", "user"))
+    item = TaskItem(id="a", media=media, options=("cat", "dog"), boxes=(box,))
+    data = ReportData(
+        title="t", records=[TaskRecords(task="t", split="s", records=[record(0)], items={"made-0000": item})]
+    )
+    album = Album()
+    (entry,) = entries_of(data, album)
+    assert (entry.options, entry.boxes, len(entry.pictures)) == (("cat", "dog"), (box,), 1)
+    assert album.urls[0].startswith("data:image/webp")
+    (tmp_path / "a.png").unlink()
+    album = Album()
+    entries_of(data, album)
+    assert (album.urls, "a.png" in album.reasons[0]) == ([""], True)
 
 
 def test_likelihoods_are_said_by_option():
