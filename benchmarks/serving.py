@@ -1,10 +1,10 @@
 """Many streaming clients at once, through each side's own OpenAI-compatible server on 127.0.0.1.
 
 1, 4 and 16 clients ask for chat completions of 64 tokens, one after another each, every prompt of about 64 tokens and
-new. Measured are tokens a second of all clients together, by the clock and by the processor time of the server's process
-(with one thread that is the ratio of a quiet machine), seconds to the first token, errors, and the memory that the server's
-process holds at the end. The servers are started once, stay idle while another has its turn, and compute with
-the same number of threads; the clients are this process's own threads.
+new. Measured are tokens a second of all clients together, by the clock and by the processor time of the server's
+process (with one thread that is the ratio of a quiet machine), seconds to the first token, errors, and the memory that
+the server's process holds at the end. The servers are started once, stay idle while another has its turn, and compute
+with the same number of threads; the clients are this process's own threads.
 
 Sides: `sensorium serve`, llama-cpp-python's server (one request at a time, the others wait: its own interruption of a
 request by the next is off), `transformers serve`, plain and with its continuous batching.

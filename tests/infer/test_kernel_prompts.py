@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from test_kernels import CASES, close, full, made, positions_of
+from test_kernels import CASES, changed, close, full, made, positions_of
 
 from sensorium.infer.cache import Cache
 from sensorium.infer.kernels import program as module
 from sensorium.infer.kernels.program import Program
+from sensorium.infer.kernels.quantize import QuantLinear, QuantWeight
 
 
 def read(program, cache, slot, x, position, *cuts):
@@ -32,7 +33,7 @@ def test_a_prompt_is_one_pass_of_the_backbone(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("width", [40, 296])
+@pytest.mark.parametrize("width", [40, 800])
 def test_neither_company_nor_threads_nor_strips_change_a_bit(dtype, width, monkeypatch):
     """Widths that are no multiple of a vector, and one that takes two panels."""
     backbone = made(CASES["llama"].replace(width=width)).to(dtype)
@@ -71,3 +72,20 @@ def test_bfloat16_is_rounded_where_the_backbone_rounds():
     exact = full(made(CASES["llama"]).to(torch.bfloat16).float(), x.float(), position)
     own = (full(backbone, x, position).float() - exact).abs().max()
     assert (got.float() - exact).abs().max() <= 1.5 * own
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_layers_of_codes_read_prompts(kind):
+    """As the same weights in float32; q is of codes beside others that are not, and outputs do not fill a panel."""
+    exact, coded = (made(changed(ffn={"hidden": 72})) for _ in range(2))
+    for name in ("attention.q", "attention.o", "ffn.gate", "ffn.up", "ffn.down"):
+        for index in range(2):
+            parent, _, leaf = f"blocks.{index}.{name}".rpartition(".")
+            weight = QuantWeight(coded.get_submodule(f"{parent}.{leaf}").weight, kind)
+            setattr(coded.get_submodule(parent), leaf, QuantLinear(weight))
+            exact.get_submodule(f"{parent}.{leaf}").weight.data.copy_(weight.values())
+    program, cache = Program(coded), Cache.of(coded, slots=2, capacity=64)
+    x, position = torch.randn(45, 40), positions_of(coded, 45)
+    whole = read(program, cache, 1, x, position)
+    close(whole, full(exact, x, position), 1e-4)
+    assert torch.equal(read(program, cache, 0, x, position, 1, 8, 31), whole)

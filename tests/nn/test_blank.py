@@ -19,8 +19,9 @@ def test_a_blank_model_has_the_shapes_of_a_drawn_one():
 @pytest.mark.slow
 def test_making_one_does_not_load_torchs_compiler():
     code = (
-        "import sys\nfrom sensorium.nn.backbone import llama\nfrom sensorium.nn.blank import blank\n"
+        "import sys, torch\nfrom sensorium.nn.backbone import llama\nfrom sensorium.nn.blank import blank\n"
         "with blank():\n    llama(vocab=11, width=8, depth=1, heads=2, hidden=16).build()\n"
+        "    assert (torch.randn(3, 4) * 0.02).shape == (torch.rand(3, 4) / 2).shape == (3, 4)\n"
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

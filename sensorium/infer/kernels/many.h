@@ -5,6 +5,8 @@ chain than that of linear.h, so a call takes either. */
 #ifndef SENSORIUM_MANY_H
 #define SENSORIUM_MANY_H
 
+#include "call.h"
+#include "quant.h"
 #include "vector.h"
 
 #define TALL (LANES == 16 ? 12 : LANES == 8 ? 6 : 4) /* rows of a tile: its sums fill the registers */
@@ -88,6 +90,26 @@ INLINE void tall_tile(const int rows, const float *x, size_t stride, const float
             if (count > half * LANES) store_some(y + m * ld + half * LANES, sum[m][half], count - half * LANES);
 }
 
+/* The same of codes: the weights of outputs n.. at places `from` (the first of a group) to `from + deep`. */
+INLINE void lay_codes(const int bits, const struct quant *w, int n, int from, int deep, float *panel) {
+    const size_t groups = (size_t)quant_groups(w->k);
+    const int some = BROAD < QUANT_PANEL ? BROAD : QUANT_PANEL;
+    for (int one = 0; one < BROAD; one += some)
+        for (int i = 0; i < deep; i += QUANT_GROUP) {
+            float values[QUANT_GROUP * QUANT_PANEL] __attribute__((aligned(64))) = {0}, *to = panel + i * BROAD + one;
+            float *made = BROAD == QUANT_PANEL ? to : values;
+            const size_t at = (size_t)((n + one) / QUANT_PANEL) * groups + (size_t)(from + i) / QUANT_GROUP;
+            if (n + one < w->n && bits == 8)
+                q8_values((const int8_t *)w->codes + at * QUANT_GROUP * QUANT_PANEL,
+                          (const uint16_t *)w->scales + at * QUANT_PANEL, made);
+            else if (n + one < w->n)
+                q4_values((const uint16_t *)w->codes + at * QUANT_GROUP * QUANT_PANEL / 4,
+                          (const uint16_t *)w->scales + at * 2 * QUANT_PANEL, made);
+            for (int row = 0; made == values && row < QUANT_GROUP; row++)
+                memcpy(to + row * BROAD, values + row * QUANT_PANEL + (n + one) % QUANT_PANEL, 4u * (size_t)some);
+        }
+}
+
 /* The panel that is laid out next is asked for while the tiles of one are computed, some lines of 64 bytes behind each. */
 struct coming {
     const char *line;  /* of outputs that lie `apart` bytes from each other, NULL: none */
@@ -97,7 +119,7 @@ struct coming {
 INLINE struct coming coming_at(int type, const void *weight, int k, int n, int n1, int from, int rows) {
     const int size = type == FLOAT32 ? 4 : 2;
     if (from >= k) from = 0, n += BROAD;
-    if (n + BROAD > n1) return (struct coming){NULL, 0, 0, 0, 0, 0};
+    if (n + BROAD > n1 || type > BFLOAT16) return (struct coming){NULL, 0, 0, 0, 0, 0};
     const int deep = k - from < DEEP ? k - from : DEEP, each = (deep * size + 63) / 64;
     const char *line = (const char *)weight + ((size_t)n * k + from) * size;
     return (struct coming){line, (size_t)k * size, each, 0, 0, each * BROAD / (rows / TALL + 1) + 1};
@@ -111,7 +133,8 @@ INLINE void ask(struct coming *c) {
     }
 }
 
-/* Outputs n0..n1 of all rows: y[i * ld + n]. x (rows, k) float32, rounded already where the weight's type wants it. */
+/* Outputs n0..n1 of all rows: y[i * ld + n]. x (rows, k) float32, rounded already where the weight's type wants it.
+`weight` is a struct quant where it is codes; n0 is a multiple of BROAD then. */
 static void many_rows(int type, const void *weight, int k, const float *x, int rows, int n0, int n1, float *y,
                       size_t ld) {
     float panel[BROAD * DEEP] __attribute__((aligned(64)));
@@ -121,7 +144,8 @@ static void many_rows(int type, const void *weight, int k, const float *x, int r
             const int deep = k - from < DEEP ? k - from : DEEP;
             struct coming next = coming_at(type, weight, k, n, n1, from + DEEP, rows);
             if (type == FLOAT32) lay_out(FLOAT32, weight, k, n, count, from, deep, panel);
-            else lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
+            else if (type == BFLOAT16) lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
+            else lay_codes(type == EIGHT_BITS ? 8 : 4, weight, n, from, deep, panel);
             int m = 0;
 #define TILES(TAKEN)                                                                                                  \
     for (; m + (TAKEN) <= rows; m += (TAKEN)) {                                                                       \

@@ -186,10 +186,10 @@ static void linear(const struct call *c, const struct op *op, int thread, int th
     }
 }
 
-/* Whether all parts are of one type that many.h knows. */
+/* Whether all parts are of one type, so that one form of their input serves them. */
 INLINE int alike(const struct op *op) {
     for (int p = 0; p < op->parts; p++)
-        if (op->part[p].type != op->part[0].type || op->part[p].type > BFLOAT16) return 0;
+        if (op->part[p].type != op->part[0].type) return 0;
     return 1;
 }
 
@@ -211,7 +211,9 @@ static void linear_many(const struct call *c, const struct op *op, int thread, i
     for (int p = 0; p < op->parts; p++) {
         const struct part *part = &op->part[p];
         share_of(part->outputs, BROAD, thread, threads, &first, &end);
-        many_rows(type, part->weight, width, input, c->rows, (int)first, (int)end, reg(c, part->to), part->outputs);
+        const struct quant codes = {part->weight, part->scales, part->outputs, width};
+        many_rows(type, type > BFLOAT16 ? &codes : part->weight, width, input, c->rows, (int)first, (int)end,
+                  reg(c, part->to), part->outputs);
         finish(c, op, p, (int)first, (int)end);
     }
 }
