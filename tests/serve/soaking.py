@@ -60,7 +60,7 @@ def soaked(minutes: float, clients: int = 3, rest: float = 60.0, warm: float = 6
 
 
 def _at_rest(server: Victim, rest: float) -> int:
-    """Its memory once it has been left alone for its rest, and has had the time to give memory back on a busy machine."""
+    """Its memory once it has been left alone for its rest, and had time to give it back on a busy machine."""
     time.sleep(rest + 5)
     found = server.resident()
     for _ in range(20):
