@@ -42,15 +42,16 @@ ALLOWED = {
     "objectives": {"models"},
     "infer": {"models", "objectives", "encoders", "connectors", "codecs", "diffusion", "nn", "render", "data", "hub"},
     "evaluate": {"infer", "models", "objectives", "codecs", "diffusion", "nn", "data", "render"},
-    "train": {"evaluate", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion", "nn",
-              "convert", "hub", "data", "render"},
+    "report": {"evaluate", "data"},
+    "train": {"evaluate", "report", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion",
+              "nn", "convert", "hub", "data", "render"},
     "recipes": {"train", "evaluate", "infer", "models", "objectives", "encoders", "connectors", "codecs", "diffusion",
                 "convert", "nn", "hub", "data", "render"},
     "api": {"convert", "infer", "train", "recipes", "data", "hub", "render", "models", "encoders", "nn"},
     "serve": {"api", "infer", "models", "data"},
     "systems": {"recipes", "train"},
-    "commands": {"api", "serve", "convert", "systems", "recipes", "train", "evaluate", "infer", "data", "hub", "render",
-                 "models", "nn"},
+    "commands": {"api", "serve", "convert", "systems", "recipes", "train", "report", "evaluate", "infer", "data", "hub",
+                 "render", "models", "nn"},
     "cli": {"commands", "hub"},
     "__main__": {"cli"},
     "__init__": {"api"},
@@ -229,6 +230,13 @@ def test_the_command_line_does_not_import_torch(module):
     )
     found = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_report_does_not_import_torch():
+    names = [f"sensorium.report.{path.stem}" for path in (PACKAGE / "report").glob("*.py")]
+    program = f"import sys; [__import__(name) for name in {names}]; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "recipes").glob("*.py")), ids=lambda path: path.name)

@@ -118,6 +118,7 @@ print("\\n".join(sorted({sub.tag() for sub in _subclasses(Config)})))
 """
 
 
+@pytest.mark.slow
 def test_every_part_is_found_by_its_tag_in_a_process_that_has_imported_none():
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     tags = subprocess.run([sys.executable, "-c", EVERY], env=environment, capture_output=True, text=True, check=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sensorium.config import Config
 from sensorium.data.boxes import Box
@@ -20,7 +20,7 @@ class TaskItem:
 
     id        unique in its task; records are kept by it
     question  the words, with PLACE where media stand in them
-    media     pictures (or clips, sounds) in order: segments of role "user"
+    media     pictures (or clips, sounds) in order: segments of role "user"; those that no place is left for come last
     before    turns that come before the question, for a conversation
     answers   references: any of them, the annotators' ten (VQA), or captions
     options   of a multiple choice
@@ -61,8 +61,21 @@ class Items:
 
 
 class TaskSource(Config):
-    """Where the questions of a task come from. Pictures are not decoded here."""
+    """Where the questions of a task come from. Pictures are not decoded here.
+
+    title   the benchmark, as tables have it
+    metric  the name of its metric, unless a task says another
+    asks    what is asked of the form of an answer, as published for it; empty: the metric's own `prompt`
+    """
+
+    title: ClassVar[str] = ""
+    metric: ClassVar[str] = "exact"
+    asks: ClassVar[str] = ""
 
     def load(self) -> Items:
         """Raises UserError when there is no such file, or it is of another format; a bad item is counted in `bad`."""
         raise TypeError(f"{self.tag()} describes no questions")
+
+    def metric_for(self, items: Sequence[TaskItem]) -> str:
+        """The name of the metric that fits these items; a source of one benchmark has always the same."""
+        return self.metric

@@ -18,6 +18,7 @@ from sensorium.infer.constrain import forget
 from sensorium.infer.cutting import marks_of
 from sensorium.infer.decoding import Decoder
 from sensorium.infer.drawing import Drawing, Drawn
+from sensorium.infer.driving import drive
 from sensorium.infer.kept import Kept
 from sensorium.infer.likelihoods import Likelihoods, Question, choice
 from sensorium.infer.request import Drafter, Request
@@ -120,30 +121,24 @@ class Engine:
         drawn: tuple[int, str | None] = (0, None),
     ) -> list[Request]:
         """The answered requests. drawn: items of an answer at most, and a kind that is drawn at once."""
-        waiting = enumerate(samples)
         requests: list[Request] = []
-        pending: list[Request] = []
-        more = True
-        with self._evaluating(), self._freeing(pending):
-            while True:
-                while more and len(self.scheduler.waiting) < self.slots:
-                    index, sample = next(waiting, (0, None))
-                    if sample is None:
-                        more = False
-                        break
-                    request = self.open(sample, sampling.replace(seed=sampling.seed + index), drawn)
-                    self.scheduler.submit(request)
-                    requests.append(request)
-                    pending.append(request)
-                for request in [request for request in pending if request.done]:
-                    if request.error is not None:
-                        raise request.error
-                    pending.remove(request)
-                    if progress is not None:
-                        progress(len(requests) - len(pending))
-                if not more and not pending:
-                    return requests
-                self.scheduler.step()
+        ended = 0
+
+        def opened() -> Iterator[Request]:
+            for index, sample in enumerate(samples):
+                requests.append(self.open(sample, sampling.replace(seed=sampling.seed + index), drawn))
+                yield requests[-1]
+
+        def tell(request: Request) -> None:
+            nonlocal ended
+            ended += 1
+            if request.error is not None:
+                raise request.error
+            if progress is not None:
+                progress(ended)
+
+        drive(self, opened(), tell)
+        return requests
 
     def stream(self, sample: Sample, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The answer in pieces, each as soon as its text is certain. Closing the iterator stops it."""

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sensorium.data.emoji import EmojiPicture, concept, pictures
 from sensorium.data.source import RowError
-from sensorium.evaluate.result import TaskResult
+from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import SHOWN, Subject
 from sensorium.evaluate.text import text_loss
@@ -21,12 +21,14 @@ from sensorium.hub.cache import cache_root
 from sensorium.infer.engine import Engine
 from sensorium.infer.sampling import Sampling
 from sensorium.render import TooLong
+from sensorium.report.data import PartRow, ReportData, SkippedRows
+from sensorium.report.environment import environment
+from sensorium.report.write import report_json, write_report
 from sensorium.sequence import MediaError, Sample, Segment
 from sensorium.train.ask import answers, subject_of
-from sensorium.train.curves import read_run
+from sensorium.train.history import read_run
 from sensorium.train.judge import judge_of
 from sensorium.train.recipe import Recipe, Stage
-from sensorium.train.report import Example, PartRow, ReportData, SkippedRows, environment, write_report
 from sensorium.train.trainer import Run, Stopped, train
 
 ROWS, LONGEST = 8, 48  # training rows with free answers in the report, and tokens of an answer
@@ -164,6 +166,4 @@ def report(
         notes=notes,
     )
     write_report(run.folder, data)
-    from sensorium.train.report import report_json
-
     return report_json(data)

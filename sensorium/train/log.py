@@ -23,37 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from sensorium.errors import UserError
+from sensorium.report.words import compact, duration
 
 Position = tuple[int, int]  # (stage_index, step), the order of the lines
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def duration(seconds: float) -> str:
-    """For people: 0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(whole / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def compact(number: float) -> str:
-    """For people, three significant digits: 0.123, 48.2, 9.13k, 135M."""
-    if not math.isfinite(number):
-        return str(number)
-    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size * 0.9995:
-            return _three_digits(number / size) + suffix
-    return f"{number:.0f}" if float(number).is_integer() else _three_digits(number)
-
-
-def _three_digits(number: float) -> str:
-    rounded = float(f"{number:.3g}")
-    return f"{rounded:.0f}" if abs(rounded) >= 100 else f"{number:.3g}"
 
 
 class MetricsLog:

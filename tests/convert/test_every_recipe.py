@@ -1,8 +1,11 @@
+import pytest
+
 from sensorium.convert.family import FAMILIES
 from sensorium.errors import UserError
 from sensorium.recipes.catalog import find, names
 
 
+@pytest.mark.slow
 def test_every_layout_says_a_recipe_or_why_it_cannot():
     """Whatever a model is, a layout is written or refused by a sentence: nothing else comes out."""
     said, reasons = {}, []

@@ -140,6 +140,7 @@ def test_an_adapter_on_a_fused_layer_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_published_model_is_fine_tuned_on_own_pictures_and_handed_on(tmp_path, monkeypatch):
     """Open, fine-tune with LoRA, evaluate, export: the adapter alone, and the whole model."""
     both = Both.make(tmp_path / "base", *llava())

@@ -119,9 +119,11 @@ def test_evaluation_by_hand():
     stored = json.loads(json.dumps(result.to_json()))
     assert set(stored) == {
         *("task", "split", "n", "score", "low", "high", "blind", "chance"),
-        *("margin", "margin_low", "margin_high"),
+        *("margin", "margin_low", "margin_high", "metric", "percent", "better"),
     }
     assert Evaluation(**stored) == result
+    before = {name: value for name, value in stored.items() if name not in ("metric", "percent", "better")}
+    assert Evaluation(**before) == result  # as runs of before have it
 
 
 def test_evaluation_without_control():

@@ -306,6 +306,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
         build._built()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("-DSENSORIUM_WIDE",), ("-O2",)], ids=str)
 def test_other_widths_of_vectors_agree(monkeypatch, tmp_path, flags):
     """Vectors of 16, and those of a CPU of which nothing is known, whatever this one has."""

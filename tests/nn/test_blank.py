@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from sensorium.nn.backbone import llama
@@ -15,6 +16,7 @@ def test_a_blank_model_has_the_shapes_of_a_drawn_one():
     assert torch.zeros(1).device.type == "cpu"
 
 
+@pytest.mark.slow
 def test_making_one_does_not_load_torchs_compiler():
     code = (
         "import sys\nfrom sensorium.nn.backbone import llama\nfrom sensorium.nn.blank import blank\n"

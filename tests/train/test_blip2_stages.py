@@ -50,6 +50,7 @@ def test_a_connector_that_is_all_width_cannot_be_taken_over():
         two.adopt(one)
 
 
+@pytest.mark.slow
 def test_a_stage_asks_at_its_end_and_a_resumed_run_repeats_it_to_the_last_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("SENSORIUM_CACHE", str(tmp_path / "cache"))
     whole = train(open_run(short(), tmp_path / "whole"), quiet=True)

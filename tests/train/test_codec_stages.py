@@ -25,7 +25,7 @@ from sensorium.objectives.reconstruction import Reconstruct
 from sensorium.sequence import Sample, Segment
 from sensorium.train import checkpoint as store
 from sensorium.train.ask import subject_of
-from sensorium.train.curves import read_run
+from sensorium.train.history import read_run
 from sensorium.train.recipe import Stage
 from sensorium.train.trainer import Stopped, _StageLoop, open_run, train
 
@@ -60,7 +60,11 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SENSORIUM_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(("learning", "precision"), [("ema", "fp32"), ("ema", "bf16"), ("gradient", "fp32")])
+@pytest.mark.parametrize(("learning", "precision"), [
+    ("ema", "fp32"),
+    pytest.param("ema", "bf16", marks=pytest.mark.slow),
+    pytest.param("gradient", "fp32", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_stopped_in_either_stage_and_resumed_it_is_the_same_run(learning, precision, tmp_path, monkeypatch):
     value = recipe(learning, precision)
     trained(value, tmp_path / "whole")

@@ -56,7 +56,7 @@ def bits(run):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_stopped_and_resumed_it_is_the_same_run(precision, tmp_path, monkeypatch):
     trained(recipe(precision=precision), tmp_path / "whole")
     taken = _StageLoop._step

@@ -85,7 +85,9 @@ def test_checkpointing_trades_memory_for_a_second_forward_pass():
     assert again.flops.backward - plain.flops.backward == 3 * (BLOCK_FLOPS + SCORE_FLOPS)
 
 
-@pytest.mark.parametrize("name", ["llava", "yi-vl", "minigpt-v2", "llava-next"])
+@pytest.mark.parametrize("name", [
+    "llava", *(pytest.param(name, marks=pytest.mark.slow) for name in ("yi-vl", "minigpt-v2", "llava-next"))
+])  # fmt: skip
 def test_costs_of_deep_stacks_are_those_of_the_whole_model(name: str):
     recipe = find(name, "tiny")
     for path in ("model.backbone.depth=6", "model.encoders.image.backbone.depth=5", "model.encoders.image.drop_last=1"):

@@ -115,6 +115,7 @@ for number in range(200):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once(tmp_path):
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=ROOT) for name in ("one", "two")

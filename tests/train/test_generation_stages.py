@@ -82,6 +82,7 @@ def test_a_denoiser_that_a_stage_trained_goes_on_inside_a_generator():
         check_stages(recipe.replace(stages=(recipe.stages[0].replace(wiring=other), *recipe.stages[1:])))
 
 
+@pytest.mark.slow
 def test_four_stages_end_to_end_stopped_and_resumed_it_is_the_same_run(tmp_path, monkeypatch):
     run = trained(short(), tmp_path / "whole")
     taken, count = _StageLoop._step, 0

@@ -72,6 +72,7 @@ def folder(tmp_path_factory):
 DESIGNS = ["embed", "memory", "routed", "towers", "stage 1", "frozen eye", "frozen reader"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_one_rank_reads_text_and_the_other_pictures_as_one_process_reads_both(folder, name):
     """Micro-batches of rank 0 are text alone; of rank 1 pictures, some with words to learn and some without."""
@@ -108,6 +109,7 @@ def same_run(left, right, rel=1e-4):
 CONTINUED = [(f"{case}1", f"{case}{how}") for case in ("full", "lora", "clip") for how in ("2", "12", "21")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alone", "shared"), [pair for pair in CONTINUED if pair[1] != "clip12"])
 def test_two_processes_and_a_change_of_their_number_give_the_curve_and_weights_of_one(folder, alone, shared):
     same_run(folder / alone, folder / shared)
@@ -119,11 +121,13 @@ def test_two_processes_and_a_change_of_their_number_give_the_curve_and_weights_o
             torch.testing.assert_close(two[part][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_in_bf16_the_curves_agree_to_its_precision(folder):
     same_run(folder / "bf161", folder / "bf162", rel=1e-3)
     assert weights(folder / "bf162")["backbone"]["backbone.norm.weight"].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora2", "lora21", "lora12"])
 def test_what_no_stage_trains_keeps_every_bit(folder, tmp_path, name):
     before = open_run(program.recipe("lora"), tmp_path / "run").model.state_dict()
@@ -133,6 +137,7 @@ def test_what_no_stage_trains_keeps_every_bit(folder, tmp_path, name):
     assert all(tensor.abs().max() > 0 for tensor in found["backbone.lora"].values())
 
 
+@pytest.mark.slow
 def test_bad_rows_are_the_same_and_counted_once_whoever_finds_them(folder):
     """Rows 7 and 8 cannot be decoded, which one rank alone finds out."""
     (one,) = (json.loads((folder / f"full1.1.{rank}.json").read_text()) for rank in (0,))
@@ -143,6 +148,7 @@ def test_bad_rows_are_the_same_and_counted_once_whoever_finds_them(folder):
             assert {7, 8} <= {row["row"] for row in right["bad"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_a_stage_is_asked_what_it_wants_to_know_by_the_leader_with_the_whole_model(folder, name):
     one = json.loads((folder / f"{name}1.1.0.json").read_text())["results"]
@@ -153,6 +159,7 @@ def test_a_stage_is_asked_what_it_wants_to_know_by_the_leader_with_the_whole_mod
     assert left["score"] > 0.0
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_saves_and_stops_all_at_the_same_step(folder):
     stopped = json.loads((folder / "stopped.json").read_text())
     for name, step, stage, stage_step in (("full21", 4, 0, 4), ("lora21", 8, 1, 3)):
@@ -168,6 +175,7 @@ def test_a_signal_to_one_rank_saves_and_stops_all_at_the_same_step(folder):
         assert f"stopped at step {stage_step} of stage" in said.pop()
 
 
+@pytest.mark.slow
 def test_rows_and_sums_of_all_ranks(folder):
     every = torch.arange(15.0).view(5, 3)
     for found in [torch.load(folder / f"rows-{rank}.pt", weights_only=True) for rank in (0, 1)]:

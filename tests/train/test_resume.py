@@ -55,7 +55,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SENSORIUM_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_stopped_by_a_signal_at_any_step_and_resumed_it_is_the_same_run(
     precision, uninterrupted, tmp_path, monkeypatch
 ):
@@ -84,6 +84,7 @@ def test_stopped_by_a_signal_at_any_step_and_resumed_it_is_the_same_run(
     assert bits(folder) == uninterrupted(precision)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_step_loses_what_came_after_the_last_checkpoint_and_nothing_else(
     uninterrupted, tmp_path, monkeypatch
 ):

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from sensorium.config import Config
 from sensorium.evaluate.item import TaskItem
-from sensorium.evaluate.statistics import Floats
+from sensorium.evaluate.result import Table
+from sensorium.evaluate.statistics import Floats, Score
 from sensorium.infer.likelihoods import Likelihoods
+
+__all__ = ["Mean", "Metric", "Needs", "Score", "words_of"]
 
 Needs = Literal["words", "likelihoods"]
 
 
-class Score(NamedTuple):
-    """A score by name: percent, written times a hundred with a % sign; better, which way is better."""
-
-    name: str
-    percent: bool = True
-    better: Literal["higher", "lower"] = "higher"
+def words_of(said: str | Likelihoods) -> str:
+    """What was said, without white space around it. Raises TypeError for likelihoods: the metric reads words."""
+    if not isinstance(said, str):
+        raise TypeError(f"this metric reads words, given {type(said).__name__}")
+    return said.strip()
 
 
 class Metric(Config):
@@ -61,6 +63,14 @@ class Metric(Config):
     def prompt(self, item: TaskItem) -> str:
         """What is asked of the form of an answer, behind the question; a task may say it otherwise."""
         return ""
+
+    def options(self, item: TaskItem) -> Sequence[str]:
+        """The answers whose likelihoods `parse` reads, where it needs likelihoods."""
+        return item.options
+
+    def tables(self, items: Sequence[TaskItem], rows: Floats) -> list[Table]:
+        """Further numbers for people, from the statistics (N, K) of all items."""
+        return []
 
 
 class Mean(Metric):

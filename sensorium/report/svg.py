@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,7 +63,7 @@ def wants_log(values: Sequence[float], ratio: float = 8.0) -> bool:
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > ratio
 
 
-class _Axis:
+class Axis:
     """Maps numbers to pixels along one direction, linearly or by their logarithm."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, log: bool, pad: float) -> None:
@@ -103,45 +103,45 @@ def line_chart(
     """
     usable = [point for line in lines for point in line.points if _drawable(point[1], log)]
     if not usable:
-        text = _text(WIDTH / 2, height / 2, "nothing to draw", "middle")
-        return _svg(WIDTH, height, title, [text], "chart")
+        text = text_at(WIDTH / 2, height / 2, "nothing to draw", "middle")
+        return framed(WIDTH, height, title, [text], "chart")
     xs = [point[0] for line in lines for point in line.points] + list(bad)
     if 0 < min(xs) <= 0.1 * max(xs):
         xs.append(0.0)  # an axis that starts at 0 reads easier than one that starts at 1
     bottom = height - BOTTOM
-    x = _Axis(xs, LEFT, WIDTH - RIGHT, False, 0.0)
-    y = _Axis([point[1] for point in usable], bottom, TOP, log, 0.05)
+    x = Axis(xs, LEFT, WIDTH - RIGHT, False, 0.0)
+    y = Axis([point[1] for point in usable], bottom, TOP, log, 0.05)
     parts = [
         _grid(x, y, bottom),
-        _text((LEFT + WIDTH - RIGHT) / 2, height - 6, x_label, "middle", "label"),
+        text_at((LEFT + WIDTH - RIGHT) / 2, height - 6, x_label, "middle", "label"),
         f'<text class="label" text-anchor="middle" transform="translate(11 {(TOP + bottom) / 2:.1f}) rotate(-90)">'
         f"{escape(y_label)}</text>",
     ]
     parts += [_draw(line, x, y, log) for line in lines]
     parts += [_cross(x(place), TOP + 5) for place in bad]
-    return _svg(WIDTH, height, title, parts, "chart")
+    return framed(WIDTH, height, title, parts, "chart")
 
 
 def _drawable(value: float, log: bool) -> bool:
     return math.isfinite(value) and (value > 0 or not log)
 
 
-def _grid(x: _Axis, y: _Axis, bottom: float) -> str:
+def _grid(x: Axis, y: Axis, bottom: float) -> str:
     parts = []
     for tick in y.ticks():
         height = y(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 7, height + 4, tick_label(tick), "end"))
+        parts.append(text_at(LEFT - 7, height + 4, tick_label(tick), "end"))
     for tick in x.ticks():
         if float(tick).is_integer():  # steps are whole
             place = x(tick)
             parts.append(f'<path class="axis" d="M{place:.1f} {bottom}v5"/>')
-            parts.append(_text(place, bottom + 18, tick_label(tick), "middle"))
+            parts.append(text_at(place, bottom + 18, tick_label(tick), "middle"))
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>')
     return "".join(parts)
 
 
-def _draw(line: Line, x: _Axis, y: _Axis, log: bool) -> str:
+def _draw(line: Line, x: Axis, y: Axis, log: bool) -> str:
     placed = [(x(px), y(py)) if _drawable(py, log) else None for px, py in line.points]
     if line.kind == "dots":
         dots = "".join(f'<circle cx="{p[0]:.1f}" cy="{p[1]:.1f}" r="3"/>' for p in placed if p)
@@ -161,30 +161,38 @@ def _cross(x: float, y: float) -> str:
 
 
 def interval_bar(
-    score: float, low: float, high: float, blind: float | None = None, chance: float | None = None
+    score: float,
+    low: float,
+    high: float,
+    blind: float | None = None,
+    chance: float | None = None,
+    *,
+    scale: tuple[float, float] = (0.0, 1.0),
+    words: Callable[[float], str] = lambda value: f"{value:.1%}",
 ) -> Markup:
-    """A score between 0 and 1 with its interval as a whisker, blind as a diamond and chance as a dashed line."""
+    """A score within `scale` with its interval as a whisker, blind as a diamond and chance as a dashed line."""
     width, height, middle, edge = 240, 30, 15, 6
+    first, last = scale
+    span = last - first or 1.0
 
     def at(value: float) -> float:
-        return edge + value * (width - 2 * edge)
+        return edge + (min(max(value, first), last) - first) / span * (width - 2 * edge)
 
-    parts = [f'<path class="grid" d="M{at(tick / 4):.1f} 4V{height - 4}"/>' for tick in range(5)]
-    parts.append(
-        f'<rect class="bar" x="{at(0):.1f}" y="{middle - 6}" width="{at(score) - at(0):.1f}" height="12" rx="2"/>'
-    )
-    title = f"score {score:.1%}, interval {low:.1%} to {high:.1%}"
+    parts = [f'<path class="grid" d="M{at(first + span * tick / 4):.1f} 4V{height - 4}"/>' for tick in range(5)]
+    start, end = sorted((at(max(first, min(0.0, last))), at(score)))
+    parts.append(f'<rect class="bar" x="{start:.1f}" y="{middle - 6}" width="{end - start:.1f}" height="12" rx="2"/>')
+    title = f"score {words(score)}, interval {words(low)} to {words(high)}"
     if chance is not None:
         parts.append(f'<path class="chance" d="M{at(chance):.1f} 3V{height - 3}"/>')
-        title += f", chance {chance:.1%}"
+        title += f", chance {words(chance)}"
     whisker = f"M{at(low):.1f} {middle}H{at(high):.1f}M{at(low):.1f} {middle - 4}v8M{at(high):.1f} {middle - 4}v8"
     parts.append(
         f'<path class="whisker" d="{whisker}"/><circle class="score" cx="{at(score):.1f}" cy="{middle}" r="3"/>'
     )
     if blind is not None:
         parts.append(diamond(at(blind), middle))
-        title += f", blind {blind:.1%}"
-    return _svg(width, height, title, parts, "interval")
+        title += f", blind {words(blind)}"
+    return framed(width, height, title, parts, "interval")
 
 
 def diamond(x: float, y: float) -> str:
@@ -203,14 +211,14 @@ def stacked_bar(parts: Sequence[tuple[str, float]], title: str) -> Markup:
             f"<title>{escape(name)}</title></rect>"
         )
         start += width
-    return _svg(1000, 22, title, drawn, "stacked", stretch=True)
+    return framed(1000, 22, title, drawn, "stacked", stretch=True)
 
 
-def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:
+def text_at(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(width: int, height: int, title: str, parts: Sequence[str], style: str, stretch: bool = False) -> Markup:
+def framed(width: int, height: int, title: str, parts: Sequence[str], style: str, stretch: bool = False) -> Markup:
     ratio = ' preserveAspectRatio="none"' if stretch else ""
     head = f'<svg class="{style}" viewBox="0 0 {width} {height}"{ratio} role="img" aria-label="{escape(title)}">'
     return Markup(f"{head}<title>{escape(title)}</title>{''.join(parts)}</svg>")

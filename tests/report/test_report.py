@@ -10,7 +10,6 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,54 +18,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from read_page import HOSTILE, Page
 
+from sensorium.evaluate.result import Example
 from sensorium.evaluate.statistics import Evaluation
-from sensorium.train import svg
-from sensorium.train.curves import Curve, StageSpeed, read_run, smoothed, smoothing_window, thinned
-from sensorium.train.log import MetricsLog
-from sensorium.train.report import (
-    Example,
-    PartRow,
-    ReportData,
-    SkippedRows,
-    environment,
-    report_json,
-    summary,
-    thumbnail,
-    write_report,
-)
-from sensorium.train.report_markdown import code_span, report_markdown
-
-HOSTILE = "</script><script>alert(1)</script>\"><img src=http://example.org/x onerror=alert(1)>' {{ 7*7 }} & <b>"
-VOID = {"meta", "link", "img", "input", "br", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects tags with attributes and text; fails on tags that are not closed in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.open = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def named(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
+from sensorium.report import svg
+from sensorium.report.curves import Curve, StageSpeed, smoothed, smoothing_window, thinned
+from sensorium.report.data import PartRow, ReportData, SkippedRows, summary
+from sensorium.report.environment import environment
+from sensorium.report.markdown import code_span, report_markdown
+from sensorium.report.pictures import thumbnail
+from sensorium.report.write import report_json, write_report
 
 
 def picture(color: str | int = "red", mode="RGB", size=(600, 300)):
@@ -177,7 +139,7 @@ def test_markdown_quotes_hostile_text_as_code():
     assert not re.search(r"(?<!\\)[<>]", outside.replace("<details><summary>", "").replace("</summary>", "")
                          .replace("</details>", ""))  # fmt: skip
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert "| -- | -- | --: | --: | --: | --: | --: |" in rows
+    assert "| -- | -- | -- | --: | --: | --: | --: | --: |" in rows
     assert any("**80.0 %**" in row and "+55.0 (" in row for row in rows)
 
 
@@ -273,27 +235,6 @@ def test_thumbnail_of_files_and_media(tmp_path):
     assert "picture cannot be shown" in html
 
 
-def test_curves_and_speeds_from_a_log(tmp_path):
-    with MetricsLog(tmp_path, tensorboard=False) as log:
-        for step in (1, 2):
-            metrics = {"tokens": 100, "samples": 4, "loss": 1 / step, "lr": 1e-3}
-            log.write("align", 0, step, metrics, seconds=0.5)
-        metrics = {"tokens": 50, "samples": 2, "loss": math.nan, "lr": {"a": 1.0}}
-        log.write("instruct", 1, 1, metrics, seconds=2.0)
-        metrics = {"tokens": 50, "samples": 2, "loss": 0.5, "lr": {"a": 0.5, "b": 0.1}, "validation_loss": 0.7}
-        log.write("instruct", 1, 2, metrics, seconds=2.0)
-    curves, speeds = read_run(tmp_path)
-    assert curves[0] == Curve(stage="align", steps=[1, 2], loss=[1.0, 0.5], lr={"all": [1e-3, 1e-3]})
-    assert curves[1].bad_steps == [1]
-    assert curves[1].validation == [(2, 0.7)]
-    assert curves[1].lr["a"] == [1.0, 0.5]
-    assert math.isnan(curves[1].lr["b"][0])
-    assert [(s.name, s.samples_per_second, s.tokens_per_second) for s in speeds] == [
-        *(("align", 8.0, 200.0), ("instruct", 1.0, 25.0)),
-    ]
-    assert read_run(tmp_path / "nowhere") == ([], [])
-
-
 def test_smoothing_by_hand():
     assert smoothed([1.0, 2.0, 6.0, 4.0, 5.0], 3) == pytest.approx([1.0, 3.0, 4.0, 5.0, 4.5])
     assert smoothed([1.0, math.nan, 3.0], 3)[1] == 2.0
@@ -360,7 +301,7 @@ def test_interval_bar_by_hand():
 
 def test_environment_needs_no_torch():
     code = (
-        "import sys, sensorium.train.report as r; facts = r.environment(); "
+        "import sys, sensorium.report.environment as r; facts = r.environment(); "
         "print('torch' in sys.modules, facts['torch'] != '', 'threads' in facts)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -370,4 +311,4 @@ def test_environment_needs_no_torch():
 
 def test_template_ships_with_the_package():
     patterns = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert "train/*.html.j2" in patterns
+    assert {"report/*.j2", "report/*.css", "report/*.js"} <= set(re.findall(r"report/[*.a-z0-9]+", patterns))

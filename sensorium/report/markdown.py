@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sensorium.train.log import compact, duration
-from sensorium.train.report_data import Example, ReportData, final_loss, percent, plain_name, points, summary
+from sensorium.evaluate.result import Comparison, Example
+from sensorium.report.comparison import COSTS, matrices, table_of, tasks_of
+from sensorium.report.data import ReportData, final_loss, summary
+from sensorium.report.words import compact, duration, margin_text, plain_name, score_text
 
 EXAMPLES = 6  # how many right and how many wrong answers are quoted
 
@@ -17,12 +19,16 @@ def report_markdown(data: ReportData) -> str:
     if data.stopped:
         lines += [f"**Stopped early:** {_escape(data.stopped)}", ""]
     lines += [f"- {_escape(note)}" for note in data.notes] + ([""] if data.notes else [])
-    lines += ["## Evaluation", "", *_evaluations(data), ""]
+    if data.comparison is not None:
+        lines += _comparison(data.comparison)
+    if data.evaluations or data.comparison is None:
+        lines += ["## Evaluation", "", *_evaluations(data), ""]
     for table in data.tables:
         rows = [[code_span(row[0]), *map(_escape, row[1:])] for row in table.rows]
         right = "".join(f">{column}" for column in range(1, len(table.header)))
         lines += [f"### {_escape(table.title)}", "", *_table([*map(_escape, table.header)], rows, right), ""]
-    lines += ["## Stages", "", *_stages(data), ""]
+    if data.stages or (data.kind == "run" and data.comparison is None):
+        lines += ["## Stages", "", *_stages(data), ""]
     if data.parts:
         lines += ["## Parameters", "", *_parts(data), ""]
     if data.skipped:
@@ -47,20 +53,63 @@ def _evaluations(data: ReportData) -> list[str]:
     for result in data.evaluations:
         margin = "not run"
         if result.margin is not None and result.margin_low is not None and result.margin_high is not None:
-            margin = f"{points(result.margin)} ({points(result.margin_low)} to {points(result.margin_high)})"
+            low, high = margin_text(result, result.margin_low), margin_text(result, result.margin_high)
+            margin = f"{margin_text(result, result.margin)} ({low} to {high})"
+        low, high = score_text(result, result.low), score_text(result, result.high)
+        metric = code_span(result.metric) + (", lower is better" if result.better == "lower" else "")
         rows.append(
             [
                 code_span(plain_name(result.task)),
+                metric,
                 code_span(result.split),
                 f"{result.n:,}",
-                f"**{percent(result.score)}** ({percent(result.low)} to {percent(result.high)})",
-                "not run" if result.blind is None else percent(result.blind),
-                "" if result.chance is None else percent(result.chance),
+                f"**{score_text(result, result.score)}** ({low} to {high})",
+                "not run" if result.blind is None else score_text(result, result.blind),
+                "" if result.chance is None else score_text(result, result.chance),
                 margin,
             ]
         )
-    names = ["task", "split", "n", "score (95 % interval)", "blind", "chance", "points above blind (95 % interval)"]
-    return _table(names, rows, ">2>3>4>5>6")
+    names = ["task", "metric", "split", "n", "score (95 % interval)", "blind", "chance", "above blind (95 % interval)"]
+    return _table(names, rows, ">3>4>5>6>7")
+
+
+def _comparison(comparison: Comparison) -> list[str]:
+    """Scores with intervals, costs, and every difference."""
+    tasks = tasks_of(comparison)
+    lines = [f"Budget: {_escape(comparison.budget)}. Data: {_escape(comparison.data)}.", ""]
+    lines += [f"- {_escape(note)}" for note in comparison.notes] + ([""] if comparison.notes else [])
+    table = table_of(comparison)
+    scores = []
+    for line in table:
+        cells = [cell.text for cell in line.scores] or [""]
+        if line.row.error and not line.row.scores:
+            cells[0] = "failed: " + code_span(line.row.error)
+        scores.append([code_span(line.name), *cells])
+    units = [
+        f"{code_span(plain_name(task))}, {'%' if like.percent else code_span(like.metric)}"
+        for task, like in tasks.items()
+    ]
+    aligned = "".join(f">{column}" for column in range(1, len(units) + 1))
+    lines += [
+        "## Scores",
+        "",
+        "With 95 % intervals.",
+        "",
+        *_table(["design", *(units or ["score"])], scores, aligned),
+        "",
+    ]
+    costs = [[code_span(line.name), *(cell.text for cell in line.costs)] for line in table if line.row.steps]
+    aligned = "".join(f">{column}" for column in range(1, len(COSTS) + 1))
+    if costs:
+        lines += ["## Costs", "", *_table(["design", *COSTS], costs, aligned), ""]
+    for matrix in matrices(comparison):
+        title = f"### {_escape(plain_name(matrix.task))}, {_escape(matrix.unit)}: row minus column"
+        rows = []
+        for name, row in zip(matrix.names, matrix.rows):
+            cells = ["" if one is None else f"{one.text} ({one.interval}), {one.word}" for one in row]
+            rows.append([code_span(name), *cells])
+        lines += [title, "", *_table(["", *map(code_span, matrix.names)], rows, ""), ""]
+    return lines
 
 
 def _stages(data: ReportData) -> list[str]:

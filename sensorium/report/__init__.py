@@ -1,0 +1,1 @@
+"""Reports: what a run, an evaluation and a comparison leave for a person."""
