@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensorium.errors import UserError
+from sensorium.serve.page_guard import Guard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,6 +60,7 @@ def mount_page(app: FastAPI, base_url: str, models: Sequence[str], *, keyed: boo
         show_error=False, enable_monitoring=False, max_file_size="64mb", theme=theme(), head=HEAD,
     )  # fmt: skip
     app.add_middleware(_Policy)  # type: ignore[arg-type]
+    app.add_middleware(Guard, path=PATH)  # type: ignore[arg-type]
 
 
 def _private_folder() -> Path:

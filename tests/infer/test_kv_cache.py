@@ -166,3 +166,13 @@ def test_what_is_not_visible_is_read_and_not_kept(tiny):
     logits = read(tiny.model, cache, [piece[1] for piece in pieces], [1, 0])
     for row in range(2):
         torch.testing.assert_close(logits[row], expected[row][places[row] :], atol=1e-4, rtol=0)
+
+
+def test_what_grew_inside_inference_mode_is_copied_and_exchanged_outside_it(tiny):
+    cache = Cache.of(tiny.model.stack, 2, 8)
+    with torch.inference_mode():
+        cache.reserve(64)
+    with torch.inference_mode(False), torch.enable_grad():
+        cache.fork(0, 1)
+        cache.exchange(0, 1)
+    assert cache.lengths == [0, 0]

@@ -220,3 +220,46 @@ def test_what_comes_while_the_end_is_near_is_told(tiny):
     assert first.done()
     closing.join(30)
     assert not closing.is_alive()
+
+
+def test_one_that_cannot_be_admitted_takes_nobody_along(tiny, monkeypatch):
+    """Neither those that waited with it, nor those that come later."""
+    samples, expected = prompts(tiny, 4, 3), []
+    expected = [plain_greedy(tiny, sample, 4) for sample in samples]
+    loop = Loop(Engine(tiny.model, tiny.renderer, slots=2, tokens=64))
+    decoder, failing = loop.engine.scheduler.decoder, []
+    enter = decoder.enter
+
+    def entered(requests):
+        if any(request in failing for request in requests):
+            raise RuntimeError("no room")
+        enter(requests)
+
+    monkeypatch.setattr(decoder, "enter", entered)
+    ears = [Ear() for _ in range(5)]
+    loop._thread.is_alive = lambda: True  # what is asked before it begins waits
+    tickets = [loop.submit(sample, Sampling(max_tokens=4), ear) for sample, ear in zip(samples, ears)]
+    failing += tickets[1].requests
+    del loop._thread.is_alive
+    loop.start()
+    assert isinstance(ears[1].wait(), RuntimeError)
+    for number in (0, 2, 3):
+        assert ears[number].wait().finish == "length"
+        assert ears[number].text() == expected[number]
+    loop.submit(samples[0], Sampling(max_tokens=4), ears[4])
+    ears[4].wait()
+    assert ears[4].text() == expected[0]
+    assert loop.stats.failed == 1
+    loop.close()
+
+
+def test_what_was_read_for_one_owner_is_read_again_for_another(tiny, loop):
+    sample, cached = Sample(tiny.ask("tell me all about what you can see here, " * 4)), []
+    expected = plain_greedy(tiny, sample, 4)
+    for owner in ("one", "one", "another", "", "", "one"):
+        ear = Ear()
+        ticket = loop.submit(sample, Sampling(max_tokens=4), ear, owner)
+        ear.wait()
+        assert ear.text() == expected
+        cached.append(ticket.cached_tokens > 0)
+    assert cached == [False, True, False, False, True, True]

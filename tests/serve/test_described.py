@@ -20,6 +20,7 @@ PLAIN = [
 ]
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 CASES = [*((*one, mode) for one in BODIES for mode in (GOOD, BAD)), *((*one, GOOD) for one in PLAIN)]
+KEY = {"Authorization": "Bearer the-key"}
 LIMITS = Limits(max_tokens=4, context=512, answers=4, characters=20_000)
 
 
@@ -27,7 +28,7 @@ LIMITS = Limits(max_tokens=4, context=512, answers=4, characters=20_000)
 def described(model):
     """The description of a server whose answers are short."""
     hosted = Hosted.of("tiny", model, LIMITS)
-    with server([hosted], LIMITS) as running:
+    with server([hosted], LIMITS, keys=["the-key"]) as running:
         yield schemathesis.openapi.from_url(f"{running.url}/openapi.json")
     hosted.close()
 
@@ -41,7 +42,7 @@ def asked(described, method, path, mode, examples):
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case):
-        case.call_and_validate(timeout=20, excluded_checks=[positive_data_acceptance])
+        case.call_and_validate(timeout=20, headers=KEY, excluded_checks=[positive_data_acceptance])
 
     ask()
 

@@ -72,7 +72,7 @@ def victim(public: int, keys: tuple[str, ...] = (), rest: float = 60.0) -> Itera
             yield Victim(process, json.loads(line)["url"], log)  # type: ignore[arg-type]
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(40) == 0, "the server did not end as it should"
+                assert process.wait(150) == 0, "the server did not end as it should"
         finally:
             process.kill()
             process.communicate()
