@@ -259,9 +259,7 @@ def _tell(asked: Evaluating, answerer: Answerer, tasks: list[Asked], results: li
         kind="evaluation",
         evaluations=found,
         records=[
-            TaskRecords(
-                task=task.name, split=task.split, records=result.records, items=result.items, media=result.media
-            )
+            TaskRecords(task=task.name, split=task.split, records=result.records, items=result.items)
             for task, result in zip(tasks, results)
         ],
         tables=[one for result in results for one in result.tables],

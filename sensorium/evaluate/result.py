@@ -75,7 +75,6 @@ class TaskResult:
     pictures  (title, picture), for a task that draws one
     records   each item as it was asked and answered, of a task of questions
     items     the items by the ids of their records
-    media     pictures of their items by id, where these are not files
     """
 
     evaluations: list[Evaluation]
@@ -84,7 +83,6 @@ class TaskResult:
     pictures: list[tuple[str, Picture]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     items: dict[str, TaskItem] = field(default_factory=dict)
-    media: dict[str, list[Picture]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

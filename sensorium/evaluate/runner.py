@@ -18,7 +18,7 @@ from sensorium.evaluate.records import Answer, AnswerCache, Record, RecordFile, 
 from sensorium.evaluate.result import Example, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation, Floats, evaluations
 from sensorium.evaluate.task import Progress, drawn
-from sensorium.evaluate.wording import expected_of, made_pictures, places, shown, shown_answer, words_of
+from sensorium.evaluate.wording import expected_of, places, shown, shown_answer, words_of
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.sequence import Media, Sample
 
@@ -269,9 +269,8 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reade
     examples = [_example(task, entry, found) for entry in drawn(entries)]
     records = [entry.record for entry in entries]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
-    made = {entry.item.id: pictures for entry in entries if (pictures := made_pictures(entry.item))}
     items = {entry.item.id: entry.item for entry in entries}
-    return TaskResult(found, examples, tables, records=records, media=made, items=items)
+    return TaskResult(found, examples, tables, records=records, items=items)
 
 
 def _control(entry: Entry, unknown: bool) -> Any:

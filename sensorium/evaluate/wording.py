@@ -38,13 +38,6 @@ def words_of(sample: Sample) -> str:
     return "\n\n".join(f"{role}: {text}" if len(turns) > 1 else text for role, text in turns)
 
 
-def made_pictures(item: TaskItem) -> list[Any]:
-    """Its pictures, where they are not files all."""
-    pictures = [one.data for one in item.media if one.kind == "image"]
-    files = all(isinstance(one, PictureFile) and one.path is not None for one in pictures)
-    return [] if files else pictures
-
-
 def places(item: TaskItem) -> list[str]:
     """Where media are: paths, or what they are made from."""
     found = []

@@ -47,8 +47,8 @@ class TaskRecords:
     """Every item of a task as it was asked and answered, for the sample browser.
 
     by      who answered: the name of a row, in a comparison; records of several rows stand side by side by their ids
-    items   the items by the ids of their records: their options, boxes and pictures
-    media   pictures of an item by the id of its record, where there are no `items`, and `record.pictures` are no files
+    items   the items by the ids of their records: their options, boxes and pictures; without them, `record.pictures`
+            that are files
     graded  scores are not of right and wrong (CIDEr, a mean IoU): they are shown as numbers. None: as the task's
             evaluation says
     """
@@ -58,7 +58,6 @@ class TaskRecords:
     records: Sequence[Record]
     by: str = ""
     items: Mapping[str, TaskItem] = field(default_factory=dict)
-    media: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     graded: bool | None = None
 
 

@@ -104,11 +104,10 @@ def _scores(data: ReportData) -> Iterable[Any]:
 
 def _item(block: TaskRecords, record: Record, album: Album) -> Entry:
     item = block.items.get(record.id)
-    pictures: Sequence[Picture] = block.media.get(record.id) or [
-        one for one in record.pictures if re.search(r"\.\w{2,5}$", one) and len(one) < 1024
-    ]
     if item is not None:
-        pictures = [segment.data for segment in item.media if segment.kind == "image"]
+        pictures: Sequence[Picture] = [segment.data for segment in item.media if segment.kind == "image"]
+    else:
+        pictures = [one for one in record.pictures if re.search(r"\.\w{2,5}$", one) and len(one) < 1024]
     return Entry(
         task=block.task,
         split=block.split,

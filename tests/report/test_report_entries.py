@@ -154,9 +154,11 @@ def test_a_picture_is_in_the_page_once_and_pictures_stop_at_the_budget(tmp_path)
 
 
 def test_each_outcome_has_pictures_before_any_has_all():
-    pictures = {str(index): [Image.new("RGB", (8, 8), (index, 0, 0))] for index in range(300)}
+    colours = [(index % 256, index // 256, 0) for index in range(300)]
+    pictures = [Segment("image", Image.new("RGB", (8, 8), colour), "user") for colour in colours]
+    items = {str(index): TaskItem(id=str(index), media=(picture,)) for index, picture in enumerate(pictures)}
     records = [Record(id=str(i), said="", parsed="", score=float(i < 290)) for i in range(300)]
-    data = ReportData(title="t", records=[TaskRecords(task="t", split="s", records=records, media=pictures)])
+    data = ReportData(title="t", records=[TaskRecords(task="t", split="s", records=records, items=items)])
     album = Album(most=STATIC + 20)
     entries = entries_of(data, album)
     shown = [entry.outcome for entry in entries if album.urls[entry.pictures[0]]]
