@@ -72,7 +72,10 @@ class Fetcher:
             found = self._asked(url, end)
             if isinstance(found, bytes):
                 return found
-            url = urljoin(url, found)
+            try:
+                url = urljoin(url, found)
+            except ValueError as error:  # half an IPv6 address, say
+                raise UserError("it was redirected to what is no valid address") from error
         raise UserError(f"the address was redirected more than {REDIRECTS} times")
 
     def _asked(self, url: str, end: float) -> bytes | str:

@@ -21,6 +21,7 @@ from hostile_pictures import honest
 from victim import Victim, victim
 
 CANARY = re.compile(rb"cnry[0-9a-f]{16}|key-cnry\w+")
+KEY_BYTES = tuple(key.encode() for key in KEYS)
 OVERLOAD = {"shutting_down", "timeout"}
 """Codes of the documented answers of 500 and above."""
 PATIENCE = 90.0
@@ -157,7 +158,8 @@ def _unchunked(read: bytes) -> tuple[bytes, bytes]:
 
 def _judge(outcome: Outcome) -> None:
     one, wrong = outcome.attack, outcome.findings
-    strange = {found.decode() for found in CANARY.findall(outcome.read)} - {one.canary}
+    sent = b"".join(_bytes(one))  # a damaged body may hold its own word with another end
+    strange = {found.decode() for found in CANARY.findall(outcome.read) if found in KEY_BYTES or found not in sent}
     if strange:
         wrong.append(f"an answer holds what others sent: {sorted(strange)}")
     if one.end == "part":

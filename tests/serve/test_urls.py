@@ -127,6 +127,12 @@ def test_a_redirect_is_held_to_the_same_rules(site, target):
     assert called == ["1.1.1.1"]
 
 
+def test_a_redirect_to_what_is_no_address_is_an_error_of_the_request(site):
+    names = {"good.org": [["1.1.1.1"]]}
+    with pytest.raises(UserError, match="no valid address"):
+        fetcher(site[0], names, []).fetch("https://good.org/to/https://[::1")
+
+
 def test_redirects_end(site):
     web, picture, _ = site
     called = []
