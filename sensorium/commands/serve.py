@@ -40,7 +40,7 @@ def run_serve(asked: Serving, json: bool) -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'sensorium[serve]'")
-    from sensorium.serve.memory import one_arena
+    from sensorium.infer.room import one_arena
     from sensorium.serve.run import address_of, listening, log_to_stderr, run
 
     if asked.ui:

@@ -6,9 +6,13 @@ import ctypes
 import math
 import mmap
 import os
+import sys
 
 import torch
 from torch import Tensor
+
+M_ARENA_MAX = -8
+"""Of glibc's mallopt."""
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
@@ -32,6 +36,26 @@ def grown(store: Tensor, capacity: int, lengths: list[int]) -> Tensor:
 def give_back() -> None:
     """Memory that was freed goes back to the system, where the C library can be told so (glibc): it would keep what
     was needed on the way, tens of megabytes after a tokenizer was read."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def one_arena() -> None:
+    """All threads take memory from one place. To be called before they begin.
+
+    glibc gives each thread an arena of its own, keeps what is free at the end of each, and `malloc_trim` does not reach
+    it: after one large request that every thread once saw, their number times its size would stay. Elsewhere than with
+    glibc nothing is done.
+    """
+    libc = _libc()
+    if libc is not None:
+        libc.mallopt(M_ARENA_MAX, 1)
+
+
+def _libc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    found = ctypes.CDLL(None)
+    return found if hasattr(found, "malloc_trim") and hasattr(found, "mallopt") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import signal
@@ -21,8 +22,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sensorium.errors import UserError
+from sensorium.infer.room import give_back
 from sensorium.serve.gate import State, log
-from sensorium.serve.memory import give_back
 
 REST = 65.0
 """Seconds without work after which memory is given back: a little longer than loops wait before they do."""
@@ -190,6 +191,7 @@ class Server(uvicorn.Server):
 def _rest(state: State) -> None:
     for hosted in state.models:
         hosted.rest()
+    gc.collect()
     give_back()
 
 

@@ -12,6 +12,7 @@ import time
 import warnings
 import wave
 import weakref
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from hostile import KINDS, Sites, attack
 from hostile_pictures import png
 from serving import data_url, hello, server, shown, until
 
-from sensorium.serve import memory
+from sensorium.serve import run
 from sensorium.serve.errors import ApiError, wrong
 from sensorium.serve.hosted import Hosted
 from sensorium.serve.limits import Limits
@@ -131,7 +132,7 @@ def test_memory_goes_back_in_any_case():
             self.itself = self
 
     found = weakref.ref(Ring())
-    memory.give_back()
+    run._rest(SimpleNamespace(models=()))
     assert found() is None
 
 

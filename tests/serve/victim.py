@@ -106,13 +106,13 @@ def plain(raw: socket.socket, host: str) -> socket.socket:
 
 def serve(public: int, rest: float) -> None:
     from sensorium.api import Model
+    from sensorium.infer.room import one_arena
     from sensorium.recipes.clip import clip
     from sensorium.recipes.llava import llava
     from sensorium.serve import prompts
     from sensorium.serve.app import create_app
     from sensorium.serve.hosted import Hosted
     from sensorium.serve.limits import Limits
-    from sensorium.serve.memory import one_arena
     from sensorium.serve.run import address_of, listening, log_to_stderr, run
     from sensorium.serve.urls import Fetcher
     from sensorium.train.build import build_model, tokenizer_of
