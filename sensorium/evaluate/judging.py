@@ -28,7 +28,8 @@ from sensorium.evaluate.result import Table, TaskResult
 from sensorium.evaluate.runner import run_asked
 from sensorium.evaluate.statistics import Floats
 from sensorium.evaluate.task import Progress, Subject
-from sensorium.evaluate.tasks.reading import Gathering, Pictures, id_in, rows_of, shown, text_in
+from sensorium.evaluate.tasks.reading import Gathering, Pictures, rows_of, shown
+from sensorium.evaluate.tasks.values import id_in, text_in
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.sampling import Sampling
 from sensorium.sequence import Sample, Segment
