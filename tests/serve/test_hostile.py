@@ -105,10 +105,11 @@ def test_nothing_of_an_answered_request_waits_for_the_garbage_collector(served):
     gc.collect()
     gc.disable()
     try:
-        for body in asked:
+        for body in 4 * asked:
             served.client.post(CHAT, json=body)
         served.client.get("/health")
-        until(lambda: {*left()} <= {"Visit", "Asking", "Ticket"} and left().count("Ticket") <= 1)  # the last one's
+        # Of some 20 tickets: an idle thread holds the last one that it had.
+        until(lambda: {*left()} <= {"Visit", "Asking", "Ticket"} and left().count("Ticket") < 5)
     finally:
         gc.enable()
 
