@@ -11,6 +11,7 @@ from sensorium.errors import UserError
 from sensorium.evaluate.judging import Rated
 from sensorium.evaluate.opening import open_task
 from sensorium.evaluate.records import read_records
+from sensorium.recipes.clip import clip
 from sensorium.recipes.llava import llava
 from sensorium.train.build import build_model, tokenizer_of
 from sensorium.train.checkpoint import STATE, save_checkpoint
@@ -61,11 +62,29 @@ def test_own_rows_behind_an_endpoint(rows, capsys):
     assert "mine" in page
 
 
-def test_a_run_is_asked_and_a_person_reads_a_table(rows, capsys):
-    recipe = llava("tiny")
-    model, tokenizer = build_model(recipe), tokenizer_of(recipe)
+def saved(recipe, folder):
+    """A run of a recipe whose weights nothing has trained."""
     state = {**dict.fromkeys(STATE), "wiring": len(recipe.stages) - 1, "adapters": []}
-    save_checkpoint(rows / "run", 0, recipe, model, tokenizer, state)
+    save_checkpoint(folder, 0, recipe, build_model(recipe), tokenizer_of(recipe), state)
+
+
+def test_captions_are_measured_in_the_space_of_a_contrastive_judge(rows, capsys):
+    saved(clip("tiny"), rows / "judge")
+    with endpoint(knows) as (url, _):
+        asked = ["eval", "--endpoint", url, "--model", "m", "--task", rows / "mine.jsonl", "--metric", "clipscore"]
+        assert run(*asked, "--judge", rows / "judge", "--json") == 0
+        alone, beside = json.loads(capsys.readouterr().out)["evaluations"]
+        assert (alone["metric"], beside["metric"]) == ("CLIPScore", "RefCLIPScore")
+        assert 0 < alone["score"] <= 2.5
+        assert beside["score"] > 0
+        assert run(*asked) == 2
+        assert "clipscore" in capsys.readouterr().err
+        assert run(*asked, "--judge", url, "--judge-model", "m", "--out", rows / "b") == 2
+        assert "not an address" in capsys.readouterr().err
+
+
+def test_a_run_is_asked_and_a_person_reads_a_table(rows, capsys):
+    saved(llava("tiny"), rows / "run")
     assert run("eval", rows / "run", "--task", rows / "mine.jsonl", "--limit", 4, "--batch", 2, "--no-blind") == 0
     told = capsys.readouterr().out
     assert "mine" in told

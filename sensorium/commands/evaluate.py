@@ -153,13 +153,14 @@ def _ask(asked: Evaluating) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two tasks are called {name!r}: ask them one after the other, each with its own --out")
-    rated = any(isinstance(task, Rated) for task in tasks)
-    if rated != (asked.judge is not None):
-        raise UserError("--judge rates open answers: give it with a task of that kind, and with no other")
+    judged = any(isinstance(task, Rated) or task.metric.judge_needed for task in tasks)
+    if judged != (asked.judge is not None):
+        raise UserError("--judge rates open answers, and says how near captions are to pictures (clipscore): give it "
+                        "with a task of that kind, and with no other")  # fmt: skip
     console = console_for(True)
     cache = AnswerCache(cache_root() / "answers.sqlite")
     answerer = _answerer(asked, cache, console)
-    judge = _judge(asked, cache, console) if rated else None
+    judge = _judge(asked, cache, console) if judged else None
     out = asked.out or _place(asked)
     results = []
     for task in tasks:
@@ -246,6 +247,10 @@ def _results(
         def progress(done: int, total: int) -> None:
             bar.update(line, completed=done, total=total)
 
+        if task.metric.judge_needed:
+            if not isinstance(judge, Local):
+                raise UserError(f"{task.name} needs the vectors of a contrastive model: --judge RUN, not an address")
+            task = task.replace(metric=task.metric.judged_by(judge.engine))
         if isinstance(task, Rated):
             assert judge is not None
             return run_rated(task, answerer, judge, out, cache, progress)
