@@ -54,9 +54,14 @@ _NUMBER_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
+def one_line(text: str) -> str:
+    """Without line breaks and tabs, and without white space around it."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
 def normal_answer(text: str) -> str:
     """An answer as it is compared: `The two dogs.` -> `2 dogs`."""
-    text = " ".join(text.replace("\n", " ").replace("\t", " ").split(" ")).strip()
+    text = one_line(text)
     glued = _NUMBER_COMMA.search(text) is not None
     bare = text
     for mark in MARKS:
@@ -83,20 +88,29 @@ def agreement(answer: str, given: Sequence[str]) -> float:
 class Vqa(Mean):
     """VQA accuracy of `item.answers`, those of ten people (VQAv2, OK-VQA, TextVQA).
 
-    Both sides are always normalised. (The official program leaves them as they are where all ten people agree; its
-    answers come from a closed list, while a model that says `Yes.` means what they said.)
+    official  to the letter of the official program, which leaves both sides as they are where all people agree: `Yes.`
+              is then wrong beside ten times `yes`. It was made for answers of a closed list; of a model that writes
+              freely both sides are always normalised, unless this is asked for
     """
 
     names = (Score("VQA accuracy"),)
+    official: bool = False
 
     def parse(self, said: str | Likelihoods, item: TaskItem) -> str | None:
-        return normal_answer(words_of(said)) or None
+        text = words_of(said)
+        normal = normal_answer(text)
+        return (one_line(text) if self.official else normal) if normal else None
 
     def each(self, items: Sequence[TaskItem], parsed: Sequence[Any]) -> Floats:
         return np.array([self._one(item, answer) for item, answer in zip(items, parsed)])
 
     def _one(self, item: TaskItem, answer: str | None) -> float:
-        return 0.0 if answer is None else agreement(answer, [normal_answer(given) for given in item.answers])
+        if answer is None:
+            return 0.0
+        given = [one_line(one) for one in item.answers]
+        if self.official and len(set(given)) == 1:
+            return agreement(answer, given)
+        return agreement(normal_answer(answer) if self.official else answer, [normal_answer(one) for one in given])
 
     def prompt(self, item: TaskItem) -> str:
         return "Answer the question using a single word or phrase."

@@ -82,3 +82,20 @@ def test_items_are_scored_after_both_sides_are_normalised():
     parsed = [metric.parse(said, item) for said in ("YES!", "Non", "", "ja")]
     assert parsed == ["yes", "non", None, "ja"]
     assert metric.each([item] * 4, parsed) == pytest.approx([0.9, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("people", "said", "free", "official"),
+    [
+        (["yes"] * 10, "Yes.", 1.0, 0.0),  # all agree: the official program compares as it is
+        (["yes"] * 10, "yes\n", 1.0, 1.0),  # but for line breaks
+        (["2"] * 10, "two", 1.0, 0.0),
+        (["yes"] * 9 + ["no"], "Yes.", 1.0, 1.0),  # one disagrees: both are normalised
+        (["two"] * 3 + ["3"] * 7, "2", 0.9, 0.9),  # 7 of 10 leave three, 3 of 10 leave two: 0.7 + 0.3 * 2 / 3
+        (["yes"] * 10, " ...", 0.0, 0.0),
+    ],
+)
+def test_the_official_program_leaves_unanimous_answers_as_they_are(people, said, free, official):
+    item = TaskItem(id="a", answers=tuple(people))
+    for metric, wanted in ((Vqa(), free), (Vqa(official=True), official)):
+        assert metric.each([item], [metric.parse(said, item)]) == pytest.approx([wanted])
