@@ -293,7 +293,7 @@ def train_sources(holdout_dev):
     yield SceneQuestions(count=1500, questions_per_picture=4, holdout_dev=holdout_dev)
 
 
-@pytest.mark.parametrize("holdout_dev", [False, True])
+@pytest.mark.parametrize("holdout_dev", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_train_source_shows_or_names_a_held_out_concept(holdout_dev):
     forbidden = held_out_names(holdout_dev)
     limit = 0.80 if holdout_dev else 0.85

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_fused import plain_greedy
+from tiny_fused import ask, plain_greedy
 
+from sensorium.encoders.transform import ImageTransform
+from sensorium.encoders.vit import ViT, stack
 from sensorium.errors import UserError
 from sensorium.infer.cache import Cache
 from sensorium.infer.engine import Engine
@@ -137,6 +139,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_likelihoods_are_the_same_bits_whatever_is_asked_beside(tiny, two_threads):
     questions = [(tiny.ask("q" * (5 * n), *range(n % 3)), ["a", "bb", "c" * n]) for n in range(1, 13)]
     expected = tiny.engine.log_likelihoods(questions)
@@ -161,13 +164,14 @@ def test_equal_pictures_are_encoded_once(tiny, monkeypatch):
     assert sum(counts) == 3
 
 
-def test_the_features_of_a_picture_do_not_depend_on_those_it_came_with(tiny):
-    engine = Engine(tiny.model, tiny.renderer)
-    rendered = [engine.renderer.render(Sample(tiny.ask("a", n)), generate=True) for n in range(7)]
-    together = [member.members("image")[0].features for member in engine.prepare(rendered)]
-    for sequence, features in zip(rendered, together):
-        [alone] = Engine(tiny.model, tiny.renderer).prepare([sequence])
-        assert torch.equal(alone.members("image")[0].features, features)
+def test_the_features_of_a_picture_do_not_depend_on_those_it_came_with(build, two_threads):
+    eye = ViT.Config(transform=ImageTransform(size=24), backbone=stack(16, 3, 2), patch=8)
+    model, renderer = build(encoders={"image": eye})
+    rendered = [renderer.render(Sample(ask("a", n)), generate=True) for n in range(7)]
+    together = Engine(model, renderer).prepare(rendered)
+    for sequence, member in zip(rendered, together):
+        [alone] = Engine(model, renderer).prepare([sequence])
+        assert torch.equal(alone.members("image")[0].features, member.members("image")[0].features)
 
 
 def test_embeddings_are_means_of_the_last_hidden_states(tiny):
