@@ -1,6 +1,7 @@
 """The house rules that a program can check: who may import whom, sizes, and what is never called."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -73,18 +74,28 @@ DATA_EXCEPTIONS = {
 }
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def nodes(path):
+    """All nodes of a module: most tests want them."""
+    return tuple(ast.walk(parsed(path)))
+
+
 def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path, run_time=True):
     """(module, line) of every import of the package in a file; `if TYPE_CHECKING` left out."""
-    tree = ast.parse(path.read_text("utf-8"))
     skipped = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             skipped |= {id(inner) for part in node.body for inner in ast.walk(part)}
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
@@ -154,7 +165,7 @@ def test_files_are_short():
 
 def functions():
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield path, node
 
@@ -169,7 +180,7 @@ def test_functions_are_short_and_forwards_before_all():
 
 
 def calls(path):
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
@@ -204,7 +215,7 @@ def test_no_error_is_swallowed():
     """No bare except, and none of Exception that does not raise again; nothing left for later."""
     for path in MODULES:
         text = path.read_text("utf-8")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(path):
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
                 kept = any(isinstance(inner, ast.Raise) for inner in ast.walk(node)) or "result" in ast.unparse(node)
@@ -243,7 +254,7 @@ def test_a_report_does_not_import_torch():
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "recipes").glob("*.py")), ids=lambda path: path.name)
 def test_a_design_is_at_most_eighty_lines(path):
-    for node in ast.parse(path.read_text("utf-8")).body:
+    for node in parsed(path).body:
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 80, node.name
 
@@ -256,7 +267,7 @@ def test_nothing_asks_for_the_name_of_a_system():
     for path in MODULES:
         if room_of(path) in ("recipes", "convert", "systems"):
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Compare | ast.Match | ast.IfExp | ast.If):
                 tested = node.subject if isinstance(node, ast.Match) else getattr(node, "test", node)
                 words = {part.value for part in ast.walk(tested) if isinstance(part, ast.Constant)}

@@ -122,7 +122,7 @@ def test_permutations_are_permutations_and_alike_for_ints_and_arrays(size: int):
     assert many.tolist() == [permute(place, size, keys) for place in range(size)]
 
 
-@pytest.mark.parametrize("size", [3, 5, 12])
+@pytest.mark.parametrize("size", [pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 12])
 def test_permutations_are_uniform(size: int):
     """Where the first row lands, and what follows it: chi-square over 2,000 keys, 99.99 % bound."""
     trials = 2000
