@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class Wanted:
     """What was asked for.
 
     recipes   (name, recipe) in the order of the table; names are unique
+    own       data of some designs alone, by name, where what they are trained on is compared
     language  whether all get the language model of the first one; not where one recipe's values vary
     files     recipes of the user's own among them (path/to/file.py:function)
     batch     pictures a step
@@ -35,6 +36,7 @@ class Wanted:
     budget: Budget
     seeds: tuple[int, ...] = (0,)
     data: Data = field(default_factory=built_in)
+    own: Mapping[str, Data] = field(default_factory=dict)
     tasks: tuple[EvaluationTask, ...] | None = None
     language: bool = True
     files: tuple[str, ...] = ()
@@ -140,8 +142,8 @@ def _of_recipe(
 ) -> tuple[list[Entry], Speed, list[str]]:
     if not recipe.stages:
         raise UserError(f"{recipe.name} has no stage that trains anything")
-    parts = shares(recipe.stages)
-    ready = with_room(on_data(recipe, wanted.data, 0, wanted.batch, [1] * len(parts)), wanted.batch)
+    parts, data = shares(recipe.stages), wanted.own.get(name, wanted.data)
+    ready = with_room(on_data(recipe, data, 0, wanted.batch, [1] * len(parts)), wanted.batch)
     check_stages(ready)
     described = describe(ready)
     flops = [float(view.cost.flops.training) if view.cost is not None else 0.0 for view in described.stages]
@@ -160,7 +162,7 @@ def _of_recipe(
     seconds = sum(count * one for count, one in zip(steps, speed.step_seconds))
     entries = []
     for seed in wanted.seeds:
-        placed = on_data(ready, wanted.data, seed, wanted.batch, steps)
+        placed = on_data(ready, data, seed, wanted.batch, steps)
         entries.append(
             Entry(
                 name=name, title=recipe.title, seed=seed, recipe=placed.replace(seed=seed), steps=tuple(steps),
@@ -171,7 +173,7 @@ def _of_recipe(
             )
         )  # fmt: skip
     busy = [BUSY.format(name=name, share=speed.share)] if speed.share < 0.75 else []
-    return entries, speed, [_split(name, ready, steps, speed), *_started(name, recipe, wanted.data), *busy]
+    return entries, speed, [_split(name, ready, steps, speed), *_started(name, recipe, data), *busy]
 
 
 def _split(name: str, recipe: Recipe, steps: Sequence[int], speed: Speed) -> str:

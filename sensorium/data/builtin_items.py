@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from sensorium.data.builtin_names import draw, names
-from sensorium.data.builtin_phrases import CAPTION, COUNTS, SCENE
-from sensorium.data.emoji import EmojiPicture, concept, pictures
+from sensorium.data.builtin_phrases import CAPTION, CATEGORY, COUNTS, SCENE, category_name
+from sensorium.data.emoji import Artist, Concept, EmojiPicture, concept, pictures
 from sensorium.data.scenes import QUADRANTS, Scene, ScenePicture, count_scene, quadrant_scene, scene_pool
 from sensorium.errors import UserError, nearest
 from sensorium.sequence import Media, Sample, Segment
@@ -76,6 +76,28 @@ def _groups(keys: list[str], by_category: bool, rng: random.Random) -> Iterator[
             return
         rng.shuffle(fours)
         yield from fours
+
+
+def category_items(split: str, n: int, seed: int = 0, *, holdout_dev: bool = False) -> list[Sample]:
+    """Which category is it? Eight categories of emoji (flags, of which there are few, are none of them).
+
+    A group has a picture of every category, in random order, so chance is exactly 1/8 when n is a multiple of 8.
+    `info` as in choice_items. Raises UserError for an unknown split.
+    """
+    rng = draw("category", split, seed)
+    drawn: dict[str, list[tuple[Concept, Artist]]] = defaultdict(list)
+    for member, artist in pictures(split, holdout_dev):
+        drawn[member.category].append((member, artist))
+    kinds = sorted(kind for kind in drawn if kind != "Flags")
+    options = [category_name(kind) for kind in kinds]
+    items: list[Sample] = []
+    while len(items) < n:
+        for answer in rng.sample(range(len(kinds)), len(kinds)):
+            member, artist = rng.choice(drawn[kinds[answer]])
+            info = {"family": "category", "key": member.key, "artist": artist}
+            id = f"category/{split}/{seed}/{len(items)}"
+            items.append(_item(EmojiPicture(member.key, artist), CATEGORY[0], options, answer, id, info))
+    return items[:n]
 
 
 def _chunks(keys: list[str]) -> list[tuple[str, ...]]:

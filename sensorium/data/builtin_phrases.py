@@ -124,3 +124,8 @@ wrong year yellow young zero
 """
 WORDS = tuple(_WORDS.split())
 """Words that text scenes show."""
+
+
+def category_name(category: str) -> str:
+    """A category of emoji as an answer says it: "food and drink"."""
+    return category.replace("&", "and").lower()

@@ -3,7 +3,7 @@
 Captions         a picture and its name (LLaVA stage 1: plain), or the question "What is this?" and the name
 EmojiQuestions   several questions about one emoji, in ten languages
 SceneQuestions   several questions about one scene
-choice_items, scene_items   evaluation items with closed sets of options
+category_items, choice_items, scene_items   evaluation items with closed sets of options
 
 What is asked, how it is worded and in which order options stand are functions of the sample's id and the seed. Sources
 of trained splits never name a held-out concept: not as an answer, an option, a keyword or within a question.
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from sensorium.data import builtin_phrases as phrases
 from sensorium.data.boxes import BOX_FORMATS, BoxFormat
-from sensorium.data.builtin_items import choice_items, scene_items, with_shots
+from sensorium.data.builtin_items import category_items, choice_items, scene_items, with_shots
 from sensorium.data.builtin_names import Names, draw, named_pictures, names
 from sensorium.data.builtin_samples import Question, question_sample
 from sensorium.data.builtin_scenes import FAMILY_LAYOUTS, ask_scene
@@ -33,6 +33,7 @@ __all__ = [
     "Captions",
     "EmojiQuestions",
     "SceneQuestions",
+    "category_items",
     "choice_items",
     "scene_items",
     "with_shots",
@@ -177,7 +178,7 @@ def _keywords(member: Concept, language: str, known: Names, rng: random.Random) 
 
 
 def _category(member: Concept, language: str, known: Names, rng: random.Random) -> Question | None:
-    return Question("category", rng.choice(phrases.CATEGORY), member.category.replace("&", "and").lower())
+    return Question("category", rng.choice(phrases.CATEGORY), phrases.category_name(member.category))
 
 
 def _four(member: Concept, known: Names, rng: random.Random) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sensorium.data.questions import choice_items, scene_items, with_shots
+from sensorium.data.questions import category_items, choice_items, scene_items, with_shots
 from sensorium.data.reframe import Aspect, framed
 from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
@@ -24,6 +24,7 @@ class Choice(EvaluationTask):
     """A multiple-choice task on the built-in pictures.
 
     family  emoji: what is it, four names of one subcategory (of one category where concepts are held out);
+            category: which of eight categories it is of;
             count, position: questions on unseen scenes
     shots   emoji: answered questions about trained pictures of other concepts that stand before the item's
     scoring sum: log-probability of the option; mean: per token; prior: sum minus what the same option has behind the
@@ -32,7 +33,7 @@ class Choice(EvaluationTask):
     aspects aspect ratios (height : width) of canvases that pictures are put on; none: as they are
     """
 
-    family: Literal["emoji", "count", "position"]
+    family: Literal["emoji", "category", "count", "position"]
     scoring: Scoring = "sum"
     seed: int = 0
     holdout_dev: bool = False
@@ -47,6 +48,8 @@ class Choice(EvaluationTask):
         if self.family == "emoji":
             items = choice_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
             return with_shots(items, self.shots, self.seed, self.holdout_dev)
+        if self.family == "category":
+            return category_items(self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
         return scene_items(self.family, self.split, self.n, self.seed, holdout_dev=self.holdout_dev)
 
     def run(self, subject: Subject, progress: Progress | None = None) -> TaskResult:
