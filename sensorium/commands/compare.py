@@ -15,6 +15,7 @@ from sensorium.commands.output import console_for, print_json
 from sensorium.commands.show import resolve
 from sensorium.commands.train import INTERRUPTED, own_data
 from sensorium.compare.alike import Data, built_in
+from sensorium.compare.answers import kept_records
 from sensorium.compare.budget import parse_budget
 from sensorium.compare.calibrate import calibrated
 from sensorium.compare.plan import BATCH, COUNT, Wanted, planned
@@ -29,11 +30,13 @@ from sensorium.evaluate.metrics import metric_of
 from sensorium.evaluate.result import Comparison
 from sensorium.evaluate.task import EvaluationTask
 from sensorium.evaluate.tasks.jsonl import Jsonl
-from sensorium.report.data import ReportData
+from sensorium.report.data import ReportData, TaskRecords
 from sensorium.report.environment import environment
 from sensorium.report.write import write_report
 from sensorium.train.recipe import Recipe
 from sensorium.train.trainer import Stopped
+
+OTHER_SEEDS = "The answers shown are those of seed {seed}, or of a design's first seed that was done; all are in rows/."
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def run_compare(given: Comparing, out: Path | None, json: bool) -> None:
     except Stopped as stopped:
         say(f"{stopped}\nthe same command continues")
         raise typer.Exit(INTERRUPTED) from None
-    write_all(found, folder)
+    write_all(found, folder, kept_records(found, folder, plan.tasks))
     if json:
         print_json(found.to_json())
     else:
@@ -77,14 +80,17 @@ def run_compare(given: Comparing, out: Path | None, json: bool) -> None:
         raise UserError("no recipe could be compared: " + "; ".join(f"{row.name}: {row.error}" for row in found.rows))
 
 
-def write_all(found: Comparison, folder: Path) -> None:
-    """compare.json and compare.svg, which the same comparison gives again to the last bit, and the report."""
+def write_all(found: Comparison, folder: Path, records: Sequence[TaskRecords] = ()) -> None:
+    """compare.json and compare.svg, which the same comparison gives again to the last bit, and the report, which also
+    has what was said to each item."""
     write(folder / "compare.json", jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
     write(folder / "compare.svg", plot_svg(found))
     clock = jsonlib.loads((folder / "timing.json").read_text("utf-8"))
     seconds = {f"{row['name']}, seed {row['seed']}": row["seconds"] for row in clock}
-    write_report(folder, ReportData(title=found.title, kind="comparison", comparison=found, seconds=seconds,
-                                    environment=environment()))  # fmt: skip
+    seeds = list(dict.fromkeys(row.seed for row in found.rows if row.seed is not None))
+    notes = [OTHER_SEEDS.format(seed=seeds[0])] if len(seeds) > 1 and records else []
+    write_report(folder, ReportData(title=found.title, kind="comparison", comparison=found, records=records,
+                                    seconds=seconds, environment=environment(), notes=notes))  # fmt: skip
 
 
 def wanted_of(given: Comparing, console: Console) -> Wanted:

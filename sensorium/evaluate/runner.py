@@ -103,7 +103,10 @@ def _entries(task: Asked) -> tuple[list[Entry], list[BadItem]]:
 
 
 def _entry(task: Asked, item: TaskItem, pool: Sequence[TaskItem]) -> Entry:
-    record = Record(id=item.id, part=item.part, group=item.group, pictures=places(item), expected=expected_of(item))
+    record = Record(
+        id=item.id, part=item.part, group=item.group, pictures=places(item), options=list(item.options),
+        expected=expected_of(item),
+    )  # fmt: skip
     entry = Entry(item, record)
     try:
         _look_at(item)  # a picture that is not there is found before anything is asked

@@ -60,7 +60,7 @@ def report_html(data: ReportData) -> str:
     """The page as text."""
     script, style = (_asset(name) for name in ("page.js", "page.css"))
     album = Album()
-    entries = entries_of(data, album)
+    entries, left_out = entries_of(data, album)
     names = list(dict.fromkeys(one.by for entry in entries for one in entry.answers))
     many = any(names)
     shown = {
@@ -75,6 +75,7 @@ def report_html(data: ReportData) -> str:
         "sections": _sections(data),
         "album": album,
         "entries": entries,
+        "left_out": left_out,
         "static": static_entries(entries),
         "page_size": STATIC,
         "records": entries_json(entries, album),
