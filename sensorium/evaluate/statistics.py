@@ -42,6 +42,11 @@ class Score(NamedTuple):
     percent: bool = True
     better: Better = "higher"
 
+    @property
+    def graded(self) -> bool:
+        """Whether it says how good an answer is, not which share of them is right."""
+        return not self.percent or self.better == "lower"
+
 
 def wilson(right: int, n: int, level: float = 0.95) -> Interval:
     """Wilson score interval of a proportion: `right` of `n` items. Never empty, also when none or all are right."""
@@ -224,6 +229,11 @@ class Evaluation:
             margin_low=None if margin is None else margin.low,
             margin_high=None if margin is None else margin.high,
         )
+
+    @property
+    def graded(self) -> bool:
+        """As of a `Score`."""
+        return Score(self.metric, self.percent, self.better).graded
 
     @property
     def beats_blind(self) -> bool:

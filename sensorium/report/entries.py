@@ -11,21 +11,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from sensorium.data.boxes import Box, find_boxes
-from sensorium.evaluate.result import Example, Picture
+from sensorium.evaluate.result import Example, Outcome, Picture, outcome_of
 from sensorium.report.data import ReportData, TaskRecords, label_of
 from sensorium.report.pictures import Album
 from sensorium.report.words import number
 
 if TYPE_CHECKING:
     from sensorium.evaluate.records import Record
-
-Outcome = Literal["right", "wrong", "unread", "error", "open"]
-"""unread: the metric found no answer in what was said; error: nothing was said; open: shown, but not right or wrong."""
 
 STATIC = 24
 """Entries of a page without script, and of one page of the browser."""
@@ -84,7 +81,7 @@ def entries_of(data: ReportData, album: Album) -> tuple[list[Entry], int]:
     are shown are put in the album."""
     recorded = {(one.task, one.split) for one in data.records}
     found: dict[tuple[str, str, str], Entry] = {}
-    graded = {(one.task, one.split): not one.percent or one.better == "lower" for one in _scores(data)}
+    graded = {(one.task, one.split): one.graded for one in _scores(data)}
     for block in data.records:
         shown = block.graded if block.graded is not None else graded.get((block.task, block.split), False)
         for record in block.records:
@@ -160,17 +157,6 @@ def _answer(record: Record, by: str, graded: bool, options: Sequence[str]) -> Gi
         blind_outcome=outcome_of(record.blind_parsed, record.blind_score, "", graded) if blind else None,
         boxes=boxes,
     )
-
-
-def outcome_of(parsed: Any, score: float | None, error: str, graded: bool) -> Outcome:
-    """What became of an answer; half a point is right, as it is in the tables of the runner."""
-    if error:
-        return "error"
-    if parsed is None:
-        return "unread"
-    if graded or score is None:
-        return "open"
-    return "right" if score >= 0.5 else "wrong"
 
 
 def said_text(said: Any, parsed: Any = None, options: Sequence[str] = ()) -> str:

@@ -19,12 +19,13 @@ from read_page import HOSTILE, Page
 
 from sensorium.data.media import PictureFile
 from sensorium.evaluate.item import TaskItem
+from sensorium.evaluate.parts import by_part
 from sensorium.evaluate.records import Record
-from sensorium.evaluate.result import Example, TaskResult
-from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.result import Example, TaskResult, outcome_of
+from sensorium.evaluate.statistics import Evaluation, Score
 from sensorium.report.data import ReportData, TaskRecords, task_records
-from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, outcome_of, said_text
-from sensorium.report.page import breakdown, placed, report_html
+from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, said_text
+from sensorium.report.page import placed, report_html
 from sensorium.report.pictures import Album
 from sensorium.report.write import write_report
 from sensorium.sequence import Segment
@@ -228,13 +229,23 @@ def test_answers_of_several_designs_stand_side_by_side():
     assert len({one["outcome"] for one in kept["entries"][0]["answers"]}) == 2
 
 
-def test_breakdown_counts_parts_and_links_to_them():
-    parts = breakdown(entries_of(evaluated(60), Album())[0])
-    assert [(part.part, part.count) for part in parts] == [("colour", 20), ("count", 20), ("place", 20)]
+def test_the_table_by_part_counts_outcomes_and_links_to_the_answers():
+    data = evaluated(60)
+    (table,) = data.tables
+    assert table.header == ("part", "n", "accuracy", "right", "wrong", "unreadable", "error")
+    assert [row[:2] for row in table.rows] == [("colour", "20"), ("count", "20"), ("place", "20")]
     records = [record(index) for index in range(0, 60, 3)]
-    assert parts[0].counts["right"] == sum(bool(one.score) for one in records)
-    assert parts[0].link("wrong") == "view:show=wrong&task=blocks%0Atest&part=colour"
-    assert breakdown([Entry(task="t", split="s", question="", expected="", part="only")]) == []
+    assert table.rows[0][2] == f"{sum(one.score for one in records) / 20:.1%}"
+    assert int(table.rows[0][3]) == sum(bool(one.score) for one in records)
+    assert sum(map(int, table.rows[0][3:])) == 20
+    links = [attrs["href"] for attrs in Page(report_html(data)).named("a") if "part=colour" in attrs["href"]]
+    assert links[1] == "#view:show=wrong&task=blocks%0Atest&part=colour"
+    assert len(links) == sum(cell != "0" for cell in table.rows[0][3:])
+    data.records = []  # the answers are not in the page
+    assert "part=colour" not in report_html(data)
+    graded = by_part("t", "s", [record(0), record(1)], [Score("CIDEr", False)], lambda members: [1.25])[0]
+    assert (graded.header[2:], graded.rows[0][2]) == (("CIDEr", "unreadable", "error"), "1.25")
+    assert by_part("t", "s", [record(0), record(3)], [Score("accuracy")], lambda members: [1.0]) == []
 
 
 def tags(html):
