@@ -25,11 +25,11 @@ from sensorium.compare.table import table_of
 from sensorium.compare.vary import varied
 from sensorium.config import override
 from sensorium.errors import UserError
-from sensorium.evaluate.asked import Asked
-from sensorium.evaluate.metrics import metric_of
+from sensorium.evaluate.judging import Rated
+from sensorium.evaluate.opening import open_task
+from sensorium.evaluate.records import file_name
 from sensorium.evaluate.result import Comparison
 from sensorium.evaluate.task import EvaluationTask
-from sensorium.evaluate.tasks.jsonl import Jsonl
 from sensorium.report.data import ReportData, TaskRecords
 from sensorium.report.environment import environment
 from sensorium.report.write import write_report
@@ -53,7 +53,7 @@ class Comparing:
     batch: int | None = None
     n: int | None = None
     skip_bad_rows: bool = False
-    tasks: tuple[Path, ...] = ()
+    tasks: tuple[str, ...] = ()
     metric: str | None = None
 
 
@@ -109,18 +109,20 @@ def wanted_of(given: Comparing, console: Console) -> Wanted:
     )  # fmt: skip
 
 
-def own_questions(paths: Sequence[Path], metric: str | None, count: int | None) -> tuple[EvaluationTask, ...] | None:
-    """A user's questions as tasks, all of them or `count` of each; None: the built-in ones. Raises UserError."""
-    tasks = []
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"there is no file {path}: --task is a JSON Lines file of your own questions")
-        source = Jsonl(path=str(path))
-        reads = metric or source.metric_for(source.load().items)
-        tasks.append(Asked(name=path.stem, source=source, metric=metric_of(reads), n=count or 0))
+def own_questions(given: Sequence[str], metric: str | None, count: int | None) -> tuple[EvaluationTask, ...] | None:
+    """Tasks as `sensorium eval --task` opens them, all of their items or `count` of each; None: the built-in ones.
+
+    Raises UserError."""
+    tasks = [open_task(one, metric) for one in given]
     if metric is not None and not tasks:
         raise UserError(f"--metric {metric} reads the answers to --task, which is not given")
-    return tuple(tasks) or None
+    for number, task in enumerate(tasks):
+        if isinstance(task, Rated) or task.metric.judge_needed:
+            raise UserError(f"{task.name} needs a judge, which a comparison does not have: compare without it, then "
+                            "ask each run with sensorium eval RUN --task ... --judge ...")  # fmt: skip
+        if file_name(task.name) in [file_name(other.name) for other in tasks[:number]]:
+            raise UserError(f"two tasks are called {task.name!r}: give one of the files another name")
+    return tuple(task if count is None else task.replace(n=count) for task in tasks) or None
 
 
 def named_recipes(given: Comparing) -> list[tuple[str, Recipe]]:

@@ -22,7 +22,7 @@ def by_part(
     names: Sequence[Score],
     scores: Scores,
     blind: Scores | None = None,
-) -> list[Table]:  # fmt: skip
+) -> list[Table]:
     """Scores, the blind control of the first of them, and counts of outcomes, of every part; no table of only one."""
     parts: dict[str, list[int]] = {}
     for index, record in enumerate(records):

@@ -82,7 +82,7 @@ def run_asked(
 
 def _entries(task: Asked) -> tuple[list[Entry], list[BadItem]]:
     """The items as they will be asked, in the order of their source, and those it could not give."""
-    loaded = task.source.load()
+    loaded = task.source.loaded
     bad, items, seen = list(loaded.bad), [], set()
     for item in loaded.items:
         if item.id in seen:
@@ -98,7 +98,7 @@ def _entries(task: Asked) -> tuple[list[Entry], list[BadItem]]:
         reasons = "; ".join(f"{one.where}: {one.reason}" for one in bad[:3])
         raise UserError(f"task {task.name} has not one item that can be asked" + (f": {reasons}" if reasons else ""))
     source = task.shot_source
-    pool = [] if not task.shots else [one for one in (source.load().items if source else items) if _whole(one)]
+    pool = [] if not task.shots else [one for one in (source.loaded.items if source else items) if _whole(one)]
     return [_entry(task, item, pool) for item in items], bad
 
 

@@ -124,7 +124,7 @@ def test_pictures_that_are_no_longer_those_asked_about_are_not_shown(tmp_path: P
     (block,) = kept_records(found, tmp_path, (task,))
     assert list(block.items) == ["1"]
     file.unlink()
-    (block,) = kept_records(found, tmp_path, (task,))
+    (block,) = kept_records(found, tmp_path, (Asked(name="mine", source=Jsonl(path=str(file)), metric=task.metric),))
     assert (len(block.records), block.items) == (2, {})
 
 
