@@ -77,8 +77,8 @@ class Entry:
 
 
 def entries_of(data: ReportData, album: Album) -> tuple[list[Entry], int]:
-    """Items with records, then examples of what has none, and how many there was no room for. Pictures of those that
-    are shown are put in the album."""
+    """Examples of what has no records, which are few and come first, then items with records; and how many there was no
+    room for. Pictures of those that are shown are put in the album."""
     recorded = {(one.task, one.split) for one in data.records}
     found: dict[tuple[str, str, str], Entry] = {}
     graded = {(one.task, one.split): one.graded for one in _scores(data)}
@@ -91,7 +91,7 @@ def entries_of(data: ReportData, album: Album) -> tuple[list[Entry], int]:
             found[key].answers.append(_answer(record, block.by, shown, found[key].options))
     # An item without a name of its own is in no records: what was drawn of a task that has them is among them.
     examples = [_example(one, album) for one in data.examples if (one.task, one.split) not in recorded]
-    every = [*found.values(), *examples]
+    every = [*examples, *found.values()]
     entries = _with_room(every)
     album.make(_in_turn(entries))
     return entries, len(every) - len(entries)

@@ -217,8 +217,8 @@ def test_examples_of_tasks_with_records_are_not_shown_twice():
     kept = Example(task="training rows", split="train", question="q", answer="a", expected="b", part="p", score=0.25)
     data.examples = [kept, Example(task="blocks", split="test", question="q", answer="a", expected="b")]
     entries, _ = entries_of(data, Album())
-    assert [entry.task for entry in entries] == ["blocks"] * 5 + ["training rows"]
-    assert (entries[-1].part, entries[-1].answers[0].score) == ("p", "0.250")
+    assert [entry.task for entry in entries] == ["training rows"] + ["blocks"] * 5
+    assert (entries[0].part, entries[0].answers[0].score) == ("p", "0.250")
 
 
 def test_answers_of_several_designs_stand_side_by_side():
