@@ -14,10 +14,10 @@ from sensorium.errors import UserError
 from sensorium.evaluate.answerer import ENDPOINT, Answerer, Said, question_key
 from sensorium.evaluate.blind import blinded
 from sensorium.evaluate.item import BadItem, TaskItem
-from sensorium.evaluate.parts import by_part
+from sensorium.evaluate.parts import Scores, by_part
 from sensorium.evaluate.records import Answer, AnswerCache, Record, RecordFile, plain
 from sensorium.evaluate.result import Example, Table, TaskResult
-from sensorium.evaluate.statistics import Evaluation, evaluations
+from sensorium.evaluate.statistics import Evaluation, Floats, evaluations
 from sensorium.evaluate.task import Progress, drawn
 from sensorium.evaluate.wording import expected_of, places, shown_answer, words_of
 from sensorium.infer.likelihoods import Likelihoods
@@ -269,11 +269,12 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reade
         seed=task.seed,
     )
     records = [entry.record for entry in entries]
-    control = None if blind is None else lambda members: task.metric.scores(blind[members].sum(0))
-    parts = by_part(
-        task.name, task.split, records, task.metric.names,
-        lambda members: task.metric.scores(rows[members].sum(0)), control,
-    )  # fmt: skip
+
+    def together(of: Floats) -> Scores:
+        return lambda members: task.metric.scores(of[members].sum(0)).tolist()
+
+    beside = None if blind is None else together(blind)
+    parts = by_part(task.name, task.split, records, task.metric.names, together(rows), beside)
     tables = [*parts, *task.metric.tables(items, rows), _counts(task, entries, bad)]
     examples = [_example(task, entry, found) for entry in drawn(entries)]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
