@@ -154,7 +154,8 @@ def compare(
         typer.Option(metavar="PATH=a,b,c", help="Values of one field or part of one recipe, in place of recipes."),
     ] = None,
     task: Annotated[
-        list[Path] | None, typer.Option(help="Ask your own questions, rows of JSON Lines. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE", help="Ask FILE.jsonl of your own questions, FILE.toml. Repeatable."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What reads the answers to --task: exact, vqa, choice ...")] = None,
     set_: Overrides = None,

@@ -11,6 +11,7 @@ from sensorium.errors import UserError
 from sensorium.evaluate.judging import Rated
 from sensorium.evaluate.opening import open_task
 from sensorium.evaluate.records import read_records
+from sensorium.evaluate.tasks.jsonl import Jsonl
 from sensorium.recipes.clip import clip
 from sensorium.recipes.llava import llava
 from sensorium.train.build import build_model, tokenizer_of
@@ -43,11 +44,14 @@ def knows(body, number):
     return 200, completion(f"Thing {n}."), {}
 
 
-def test_own_rows_behind_an_endpoint(rows, capsys):
+def test_own_rows_behind_an_endpoint(rows, capsys, monkeypatch):
+    read, load = [], Jsonl.load
+    monkeypatch.setattr(Jsonl, "load", lambda source: read.append(source.path) or load(source))
     with endpoint(knows) as (url, seen):
         asked = ["eval", "--endpoint", url, "--model", "some/model", "--task", rows / "mine.jsonl", "--json"]
         assert run(*asked) == 0
         first = json.loads(capsys.readouterr().out)
+        assert read == [str(rows / "mine.jsonl")]  # which metric fits, and the questions, in one reading
         count = len(seen)
         assert run(*asked, "--out", rows / "again") == 0  # all of it is in the cache
         assert len(seen) == count == 12

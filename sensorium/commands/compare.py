@@ -15,6 +15,7 @@ from sensorium.commands.output import console_for, print_json
 from sensorium.commands.show import resolve
 from sensorium.commands.train import INTERRUPTED, own_data
 from sensorium.compare.alike import Data, built_in
+from sensorium.compare.answers import kept_records
 from sensorium.compare.budget import parse_budget
 from sensorium.compare.calibrate import calibrated
 from sensorium.compare.plan import BATCH, COUNT, Wanted, planned
@@ -24,16 +25,18 @@ from sensorium.compare.table import table_of
 from sensorium.compare.vary import varied
 from sensorium.config import override
 from sensorium.errors import UserError
-from sensorium.evaluate.asked import Asked
-from sensorium.evaluate.metrics import metric_of
+from sensorium.evaluate.judging import Rated
+from sensorium.evaluate.opening import open_task
+from sensorium.evaluate.records import file_name
 from sensorium.evaluate.result import Comparison
 from sensorium.evaluate.task import EvaluationTask
-from sensorium.evaluate.tasks.jsonl import Jsonl
-from sensorium.report.data import ReportData
+from sensorium.report.data import ReportData, TaskRecords
 from sensorium.report.environment import environment
 from sensorium.report.write import write_report
 from sensorium.train.recipe import Recipe
 from sensorium.train.trainer import Stopped
+
+OTHER_SEEDS = "The answers shown are those of seed {seed}, or of a design's first seed that was done; all are in rows/."
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Comparing:
     batch: int | None = None
     n: int | None = None
     skip_bad_rows: bool = False
-    tasks: tuple[Path, ...] = ()
+    tasks: tuple[str, ...] = ()
     metric: str | None = None
 
 
@@ -67,7 +70,7 @@ def run_compare(given: Comparing, out: Path | None, json: bool) -> None:
     except Stopped as stopped:
         say(f"{stopped}\nthe same command continues")
         raise typer.Exit(INTERRUPTED) from None
-    write_all(found, folder)
+    write_all(found, folder, kept_records(found, folder, plan.tasks))
     if json:
         print_json(found.to_json())
     else:
@@ -77,14 +80,17 @@ def run_compare(given: Comparing, out: Path | None, json: bool) -> None:
         raise UserError("no recipe could be compared: " + "; ".join(f"{row.name}: {row.error}" for row in found.rows))
 
 
-def write_all(found: Comparison, folder: Path) -> None:
-    """compare.json and compare.svg, which the same comparison gives again to the last bit, and the report."""
+def write_all(found: Comparison, folder: Path, records: Sequence[TaskRecords] = ()) -> None:
+    """compare.json and compare.svg, which the same comparison gives again to the last bit, and the report, which also
+    has what was said to each item."""
     write(folder / "compare.json", jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
     write(folder / "compare.svg", plot_svg(found))
     clock = jsonlib.loads((folder / "timing.json").read_text("utf-8"))
     seconds = {f"{row['name']}, seed {row['seed']}": row["seconds"] for row in clock}
-    write_report(folder, ReportData(title=found.title, kind="comparison", comparison=found, seconds=seconds,
-                                    environment=environment()))  # fmt: skip
+    seeds = list(dict.fromkeys(row.seed for row in found.rows if row.seed is not None))
+    notes = [OTHER_SEEDS.format(seed=seeds[0])] if len(seeds) > 1 and records else []
+    write_report(folder, ReportData(title=found.title, kind="comparison", comparison=found, records=records,
+                                    seconds=seconds, environment=environment(), notes=notes))  # fmt: skip
 
 
 def wanted_of(given: Comparing, console: Console) -> Wanted:
@@ -103,18 +109,20 @@ def wanted_of(given: Comparing, console: Console) -> Wanted:
     )  # fmt: skip
 
 
-def own_questions(paths: Sequence[Path], metric: str | None, count: int | None) -> tuple[EvaluationTask, ...] | None:
-    """A user's questions as tasks, all of them or `count` of each; None: the built-in ones. Raises UserError."""
-    tasks = []
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"there is no file {path}: --task is a JSON Lines file of your own questions")
-        source = Jsonl(path=str(path))
-        reads = metric or source.metric_for(source.load().items)
-        tasks.append(Asked(name=path.stem, source=source, metric=metric_of(reads), n=count or 0))
+def own_questions(given: Sequence[str], metric: str | None, count: int | None) -> tuple[EvaluationTask, ...] | None:
+    """Tasks as `sensorium eval --task` opens them, all of their items or `count` of each; None: the built-in ones.
+
+    Raises UserError."""
+    tasks = [open_task(one, metric) for one in given]
     if metric is not None and not tasks:
         raise UserError(f"--metric {metric} reads the answers to --task, which is not given")
-    return tuple(tasks) or None
+    for number, task in enumerate(tasks):
+        if isinstance(task, Rated) or task.metric.judge_needed:
+            raise UserError(f"{task.name} needs a judge, which a comparison does not have: compare without it, then "
+                            "ask each run with sensorium eval RUN --task ... --judge ...")  # fmt: skip
+        if file_name(task.name) in [file_name(other.name) for other in tasks[:number]]:
+            raise UserError(f"two tasks are called {task.name!r}: give one of the files another name")
+    return tuple(task if count is None else task.replace(n=count) for task in tasks) or None
 
 
 def named_recipes(given: Comparing) -> list[tuple[str, Recipe]]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from sensorium.compare.answers import keep_records
 from sensorium.compare.plan import Entry
 from sensorium.compare.significance import Scored
-from sensorium.evaluate.choice import Choice, run_choice
-from sensorium.evaluate.result import ComparedRow
+from sensorium.evaluate.records import Record
+from sensorium.evaluate.result import ComparedRow, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import EvaluationTask, Subject
 from sensorium.hub.cache import cache_root
@@ -33,12 +34,25 @@ class Answered:
     items        (label of the task, scores of its items), where the task tells items apart
     samples      trained on
     seconds      of training steps, by the clock; not part of the table, which a second run repeats
+    records      what was said to each item, by the label of the task; kept in files of their own, and not read with the
+                 row
     """
 
     evaluations: list[Evaluation]
     items: list[Scored]
     samples: int
     seconds: float
+    records: dict[str, list[Record]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Sequence[TaskResult], samples: int, seconds: float) -> Answered:
+        told = [one for one in results if one.records and one.evaluations]
+        return cls(
+            evaluations=[one for result in results for one in result.evaluations],
+            items=[_scored(one) for one in told if any(record.score is not None for record in one.records)],
+            records={label_of(one.evaluations[0]): one.records for one in told},
+            samples=samples, seconds=seconds,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         items = [
@@ -73,31 +87,21 @@ def work(entry: Entry, folder: Path, tasks: Sequence[EvaluationTask], console: C
     # what was saved, so that a row that was stopped between training and asking says the same
     recipe, model, tokenizer = load_checkpoint(folder)
     subject = subject_of(recipe, model, tokenizer, cache_root() / "features")
-    evaluations, items = ask(tasks, subject)
-    return Answered(evaluations=evaluations, items=items, samples=samples, seconds=seconds)
+    return Answered.of(ask(tasks, subject), samples, seconds)
 
 
-def ask(tasks: Sequence[EvaluationTask], subject: Subject) -> tuple[list[Evaluation], list[Scored]]:
-    """What a trained model says to every task, and the score of every item where the task gives it."""
-    evaluations: list[Evaluation] = []
-    items: list[Scored] = []
-    for task in tasks:
-        if isinstance(task, Choice):
-            result = run_choice(subject.engine, task)
-            found = [result.evaluation()]
-            scores = np.array([[float(item.info["answer"] == one) for item, one in zip(result.items, result.chosen)]])
-            items.append(Scored(label_of(found[0]), tuple(item.id for item in result.items), scores))
-        else:
-            told = task.run(subject)
-            found = told.evaluations
-            rows = [one for one in told.records if one.score is not None]
-            if rows and found:
-                groups = tuple(one.group or one.id for one in rows) if any(one.group for one in rows) else None
-                scores = np.array([[float(one.score or 0.0) for one in rows]])
-                ids, lower = tuple(one.id for one in rows), found[0].better == "lower"
-                items.append(Scored(label_of(found[0]), ids, scores, groups, lower))
-        evaluations += found
-    return evaluations, items
+def ask(tasks: Sequence[EvaluationTask], subject: Subject) -> list[TaskResult]:
+    """What a trained model says to every task."""
+    return [task.run(subject) for task in tasks]
+
+
+def _scored(told: TaskResult) -> Scored:
+    """The score of every item that has one."""
+    rows = [one for one in told.records if one.score is not None]
+    groups = tuple(one.group or one.id for one in rows) if any(one.group for one in rows) else None
+    scores = np.array([[float(one.score or 0.0) for one in rows]])
+    headline = told.evaluations[0]
+    return Scored(label_of(headline), tuple(one.id for one in rows), scores, groups, headline.better == "lower")
 
 
 def kept(path: Path) -> Answered | None:
@@ -106,8 +110,8 @@ def kept(path: Path) -> Answered | None:
 
 
 def keep(path: Path, answered: Answered) -> None:
-    """Write a finished row, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a finished row, whole or not at all, and before it what was said, so that a row that is there has it."""
+    keep_records(path.with_suffix(""), answered.records)
     draft = path.with_name(f".{path.name}")
     draft.write_text(json.dumps(answered.to_json(), ensure_ascii=False), "utf-8")
     os.replace(draft, path)

@@ -174,5 +174,8 @@ class Asked(EvaluationTask):
             raise UserError(f"{self.shots} examples are asked for, there are {len(fitting)} about something else")
         return random.Random(f"{self.seed} {item.id}").sample(fitting, self.shots)
 
+    def shown_items(self) -> dict[str, TaskItem]:
+        return {one.id: one for one in self.source.loaded.items}
+
     def run(self, subject: Subject, progress: Progress | None = None) -> TaskResult:
         return run_asked(self, Local(subject), progress=progress)

@@ -10,9 +10,12 @@ from pydantic import Field
 
 from sensorium.data.questions import category_items, choice_items, scene_items, with_shots
 from sensorium.data.reframe import Aspect, framed
+from sensorium.evaluate.item import TaskItem
+from sensorium.evaluate.records import Record, plain
 from sensorium.evaluate.result import Example, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import SHOWN, EvaluationTask, Progress, Subject, drawn, shuffled
+from sensorium.evaluate.wording import expected_of, places, words_of
 from sensorium.infer.engine import Engine
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.sequence import Sample
@@ -54,23 +57,45 @@ class Choice(EvaluationTask):
 
     def run(self, subject: Subject, progress: Progress | None = None) -> TaskResult:
         result = run_choice(subject.engine, self, progress)
-        return TaskResult([result.evaluation()], result.examples())
+        items = {item.id: _shown(item) for item in result.items}
+        return TaskResult([result.evaluation()], result.examples(), records=result.records(), items=items)
+
+    def shown_items(self) -> dict[str, TaskItem]:
+        return {item.id: _shown(item) for item in self.items()}
 
 
 @dataclass(slots=True)
 class ChoiceResult:
-    """Items with the option chosen with the right picture and with another sample's picture."""
+    """Items with the option chosen with the right picture and with another sample's picture, and how likely each option
+    was then."""
 
     task: Choice
     items: list[Sample]
     chosen: list[int]
     blind: list[int]
+    said: list[Likelihoods]
+    blind_said: list[Likelihoods]
 
     def evaluation(self) -> Evaluation:
         right = [float(item.info["answer"] == choice) for item, choice in zip(self.items, self.chosen)]
         control = [float(item.info["answer"] == choice) for item, choice in zip(self.items, self.blind)]
         chance = [1 / len(item.info["options"]) for item in self.items]
         return Evaluation.of(self.task.name, self.task.split, right, blind=control, chance=chance)
+
+    def records(self) -> list[Record]:
+        """Every item as it was asked and answered; what is read in an answer is the number of the option chosen."""
+        found = []
+        for index, item in enumerate(self.items):
+            shown, chosen, blind = _shown(item), self.chosen[index], self.blind[index]
+            found.append(
+                Record(
+                    id=item.id, prompt=words_of(item), pictures=places(shown), options=list(shown.options),
+                    said=plain(self.said[index]), parsed=chosen, score=float(chosen == shown.answer),
+                    expected=expected_of(shown), blind_said=plain(self.blind_said[index]), blind_parsed=blind,
+                    blind_score=float(blind == shown.answer),
+                )
+            )  # fmt: skip
+        return found
 
     def examples(self, count: int = SHOWN) -> list[Example]:
         """Some of the items as they are."""
@@ -92,6 +117,17 @@ class ChoiceResult:
             options=options,
             pictures=[segment.data for segment in item.segments if segment.kind == "image"],
         )
+
+
+def _shown(item: Sample) -> TaskItem:
+    """An item as reports show it: all its pictures, those of shots too."""
+    return TaskItem(
+        id=item.id,
+        question=item.info["question"],
+        media=tuple(segment for segment in item.segments if segment.kind == "image"),
+        options=tuple(item.info["options"]),
+        answer=item.info["answer"],
+    )
 
 
 def run_choice(engine: Engine, task: Choice, progress: Progress | None = None) -> ChoiceResult:
@@ -117,9 +153,10 @@ def run_choice(engine: Engine, task: Choice, progress: Progress | None = None) -
                 before = behind[_question(item)].sums
                 return max(range(len(before)), key=lambda option: scores.sums[option] - before[option])
 
-    chosen = [choose(item, scores) for item, scores in zip(items, scored)]
-    blind = [choose(item, scores) for item, scores in zip(items, scored[len(items) :])]
-    return ChoiceResult(task, items, chosen, blind)
+    said, blind_said = scored[: len(items)], scored[len(items) : 2 * len(items)]
+    chosen = [choose(item, scores) for item, scores in zip(items, said)]
+    blind = [choose(item, scores) for item, scores in zip(items, blind_said)]
+    return ChoiceResult(task, items, chosen, blind, said, blind_said)
 
 
 def _question(item: Sample) -> tuple[str, tuple[str, ...]]:

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from sensorium.data.emoji import Concept, EmojiPicture, pictures
 from sensorium.errors import UserError
+from sensorium.evaluate.item import PLACE, TaskItem
+from sensorium.evaluate.records import Record
 from sensorium.evaluate.result import Example, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import EvaluationTask, Progress, Subject, drawn, shuffled
+from sensorium.evaluate.wording import places
 from sensorium.infer.vectors import picture_vectors, text_vectors
 from sensorium.objectives.contrastive import similarity
+from sensorium.sequence import Segment
 
 TEMPLATES = ("{name}", "a picture of {name}", "an emoji of {name}", "a drawing of {name}", "this is {name}")
 
@@ -93,7 +97,35 @@ class ZeroShot(EvaluationTask):
             hits = ranks(score(each[:, number], image), own) < 1
             rows.append((template, f"{float(hits.double().mean()):.1%}"))
         table = Table(f"Zero-shot among {self.classes}, {self.split}, by prompt", ("prompt", "right"), tuple(rows))
-        return TaskResult([one], examples, [table])
+        records = [self._record(items[i], said[int(seen[i].argmax())], said[int(blind[i].argmax())],
+                                bool(right[i]), bool(control[i])) for i in range(len(items))]  # fmt: skip
+        return TaskResult([one], examples, [table], records=records, items=self._shown(items))
+
+    def shown_items(self) -> dict[str, TaskItem]:
+        return self._shown(self.items())
+
+    def _shown(self, items: list[tuple[Concept, EmojiPicture, int]]) -> dict[str, TaskItem]:
+        return {one.id: one for one in map(self._item, items)}
+
+    def _item(self, item: tuple[Concept, EmojiPicture, int]) -> TaskItem:
+        concept, picture, _ = item
+        return TaskItem(
+            id=f"zero_shot/{self.split}/{picture.artist}/{concept.key}",
+            question=f"{PLACE}Which of {self.classes} names?",
+            media=(Segment("image", picture, role="user"),),
+            answers=(concept.captions["en"],),
+            group=concept.key,
+        )
+
+    def _record(
+        self, item: tuple[Concept, EmojiPicture, int], said: str, blind: str, right: bool, blind_right: bool
+    ) -> Record:
+        asked = self._item(item)
+        return Record(
+            id=asked.id, group=asked.group, prompt=asked.question, pictures=places(asked), said=said, parsed=said,
+            score=float(right), expected=asked.answers[0], blind_said=blind, blind_parsed=blind,
+            blind_score=float(blind_right),
+        )  # fmt: skip
 
     def _example(
         self, item: tuple[Concept, EmojiPicture, int], names: list[str], seen: Tensor, blind: Tensor, right: bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from sensorium.config import Config
@@ -75,6 +76,11 @@ class TaskSource(Config):
     def load(self) -> Items:
         """Raises UserError when there is no such file, or it is of another format; a bad item is counted in `bad`."""
         raise TypeError(f"{self.tag()} describes no questions")
+
+    @cached_property
+    def loaded(self) -> Items:
+        """What `load` gives, read once for this value: a task is opened by it (which metric fits), then asked."""
+        return self.load()
 
     def metric_for(self, items: Sequence[TaskItem]) -> str:
         """The name of the metric that fits these items; a source of one benchmark has always the same."""

@@ -121,8 +121,7 @@ def _named(name: str, source: TaskSource, metric: str | None) -> Asked:
 
 def _usual_metric(source: TaskSource) -> str:
     """What the source says fits it, or its items."""
-    fitting = getattr(source, "metric_for", None)
-    return fitting(source.load().items) if fitting is not None else type(source).metric
+    return source.metric_for(source.loaded.items)
 
 
 def _split(source: TaskSource) -> str:

@@ -27,6 +27,7 @@ class Record:
 
     prompt    the conversation as words, media as <image>
     pictures  where they are
+    options   of a multiple choice
     said      the answer as it came; of likelihoods {"sums", "counts"} over the options; None: there is none
     parsed    what the metric read in it; None: it could not be read
     score     by the metric's headline; None until all is said, and for an item that was never asked
@@ -41,6 +42,7 @@ class Record:
     group: str = ""
     prompt: str = ""
     pictures: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
     said: Any = None
     parsed: Any = None
     score: float | None = None
@@ -108,15 +110,20 @@ class RecordFile:
 
     def finish(self, records: Iterable[Record]) -> None:
         """All of it, at once or not at all."""
-        beside = self.path.with_name(self.path.name + ".part")
-        with open(beside, "wb") as file:
-            file.writelines(record.line() for record in records)
-        os.replace(beside, self.path)
+        write_records(self.path, records)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         self._lock.release()
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """A file with a line for each record, whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        file.writelines(record.line() for record in records)
+    os.replace(beside, path)
 
 
 def read_records(path: Path) -> list[Record]:

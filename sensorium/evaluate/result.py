@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
@@ -59,13 +59,37 @@ class Example:
         self.blind_right = None if self.blind_right is None else bool(self.blind_right)
 
 
+Outcome = Literal["right", "wrong", "unread", "error", "open"]
+"""unread: the metric found no answer in what was said; error: nothing was said; open: shown, but not right or wrong."""
+OUTCOME_WORDS: dict[Outcome, str] = {
+    "right": "right", "wrong": "wrong", "unread": "unreadable", "error": "error", "open": "not scored",
+}  # fmt: skip
+
+
+def outcome_of(parsed: Any, score: float | None, error: str, graded: bool) -> Outcome:
+    """What became of an answer; half a point is right. graded: scores are not of right and wrong."""
+    if error:
+        return "error"
+    if parsed is None:
+        return "unread"
+    if graded or score is None:
+        return "open"
+    return "right" if score >= 0.5 else "wrong"
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Further numbers of a task, for people: every row has a cell for each name in the header."""
+    """Further numbers of a task, for people: every row has a cell for each name in the header.
+
+    of      task and split whose parts the rows are, by their first cells; None: rows are something else
+    counts  which outcomes the last columns then count
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    of: tuple[str, str] | None = None
+    counts: tuple[Outcome, ...] = ()
 
 
 @dataclass(slots=True)

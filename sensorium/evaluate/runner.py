@@ -14,18 +14,18 @@ from sensorium.errors import UserError
 from sensorium.evaluate.answerer import ENDPOINT, Answerer, Said, question_key
 from sensorium.evaluate.blind import blinded
 from sensorium.evaluate.item import BadItem, TaskItem
+from sensorium.evaluate.parts import Scores, by_part
 from sensorium.evaluate.records import Answer, AnswerCache, Record, RecordFile, plain
 from sensorium.evaluate.result import Example, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation, Floats, evaluations
 from sensorium.evaluate.task import Progress, drawn
-from sensorium.evaluate.wording import expected_of, places, shown, shown_answer, words_of
+from sensorium.evaluate.wording import expected_of, places, shown_answer, words_of
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.sequence import Media, Sample
 
 if TYPE_CHECKING:
     from sensorium.evaluate.asked import Asked
 
-PARTS = 100  # rows of a table by part at most
 Reader = Callable[[Sequence[tuple[TaskItem, Answer]]], list[Any]]
 """Items with what was said of them -> what is read in it, in plain JSON; None where nothing can be."""
 
@@ -82,7 +82,7 @@ def run_asked(
 
 def _entries(task: Asked) -> tuple[list[Entry], list[BadItem]]:
     """The items as they will be asked, in the order of their source, and those it could not give."""
-    loaded = task.source.load()
+    loaded = task.source.loaded
     bad, items, seen = list(loaded.bad), [], set()
     for item in loaded.items:
         if item.id in seen:
@@ -98,12 +98,15 @@ def _entries(task: Asked) -> tuple[list[Entry], list[BadItem]]:
         reasons = "; ".join(f"{one.where}: {one.reason}" for one in bad[:3])
         raise UserError(f"task {task.name} has not one item that can be asked" + (f": {reasons}" if reasons else ""))
     source = task.shot_source
-    pool = [] if not task.shots else [one for one in (source.load().items if source else items) if _whole(one)]
+    pool = [] if not task.shots else [one for one in (source.loaded.items if source else items) if _whole(one)]
     return [_entry(task, item, pool) for item in items], bad
 
 
 def _entry(task: Asked, item: TaskItem, pool: Sequence[TaskItem]) -> Entry:
-    record = Record(id=item.id, part=item.part, group=item.group, pictures=places(item), expected=expected_of(item))
+    record = Record(
+        id=item.id, part=item.part, group=item.group, pictures=places(item), options=list(item.options),
+        expected=expected_of(item),
+    )  # fmt: skip
     entry = Entry(item, record)
     try:
         _look_at(item)  # a picture that is not there is found before anything is asked
@@ -265,9 +268,15 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reade
         groups=groups if len(set(groups)) < len(groups) else None,
         seed=task.seed,
     )
-    tables = [*_by_part(task, entries, rows, blind), *task.metric.tables(items, rows), _counts(task, entries, bad)]
-    examples = [_example(task, entry, found) for entry in drawn(entries)]
     records = [entry.record for entry in entries]
+
+    def together(of: Floats) -> Scores:
+        return lambda members: task.metric.scores(of[members].sum(0)).tolist()
+
+    beside = None if blind is None else together(blind)
+    parts = by_part(task.name, task.split, records, task.metric.names, together(rows), beside)
+    tables = [*parts, *task.metric.tables(items, rows), _counts(task, entries, bad)]
+    examples = [_example(task, entry, found) for entry in drawn(entries)]
     records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
     items = {entry.item.id: entry.item for entry in entries}
     return TaskResult(found, examples, tables, records=records, items=items)
@@ -279,28 +288,6 @@ def _control(entry: Entry, unknown: bool) -> Any:
     if entry.blind_said is None or (unknown and (own is None or other is None)):
         return own
     return other
-
-
-def _by_part(task: Asked, entries: list[Entry], rows: Floats, blind: Floats | None) -> list[Table]:
-    """Scores of each sub-task, where there are several."""
-    parts: dict[str, list[int]] = {}
-    for index, entry in enumerate(entries):
-        parts.setdefault(entry.item.part, []).append(index)
-    if len(parts) < 2:
-        return []
-    names = task.metric.names
-    lines = []
-    for part, members in list(parts.items())[:PARTS]:
-        cells = [part or "(none)", str(len(members))]
-        cells += [shown(value, name.percent) for value, name in zip(task.metric.scores(rows[members].sum(0)), names)]
-        if blind is not None:
-            cells.append(shown(task.metric.scores(blind[members].sum(0))[0], names[0].percent))
-        unread = sum(entries[index].record.parsed is None for index in members)
-        lines.append((*cells, str(unread)))
-    control = () if blind is None else ("blind",)
-    header = ("part", "n", *(name.name for name in names), *control, "without an answer that can be read")
-    left = f", the first {PARTS} of {len(parts)}" if len(parts) > PARTS else ""
-    return [Table(f"{task.name} {task.split} by part{left}", header, tuple(lines))]
 
 
 def _counts(task: Asked, entries: list[Entry], bad: list[BadItem]) -> Table:

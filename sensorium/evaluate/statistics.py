@@ -42,6 +42,11 @@ class Score(NamedTuple):
     percent: bool = True
     better: Better = "higher"
 
+    @property
+    def graded(self) -> bool:
+        """Whether it says how good an answer is, not which share of them is right."""
+        return not self.percent or self.better == "lower"
+
 
 def wilson(right: int, n: int, level: float = 0.95) -> Interval:
     """Wilson score interval of a proportion: `right` of `n` items. Never empty, also when none or all are right."""
@@ -70,12 +75,14 @@ def bootstrap(
     independent, and an interval that takes them to be is too narrow. Values that are all alike give an empty interval.
     """
     array = _vector(values, "values")
-    sums, counts = _by_group(array, groups)
-    draws = _draws(len(sums), resamples, seed)
-    means = np.concatenate([sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) for drawn in draws])
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(array.mean()), float(low), float(high))
+    rows = np.stack([array, np.ones_like(array)], axis=1)
+    (found,) = bootstrap_scores(rows, _mean, groups, level=level, resamples=resamples, seed=seed)
+    return found._replace(mean=float(array.mean()))  # summed in pairs: nearer than row after row
+
+
+def _mean(sums: Floats) -> Floats:
+    """(..., 2) a sum and a count -> (..., 1)."""
+    return sums[..., :1] / sums[..., 1:]
 
 
 def mean_interval(
@@ -90,8 +97,8 @@ def mean_interval(
     binary = bool(np.isin(array, (0.0, 1.0)).all())
     if binary and groups is None:
         return wilson(int(array.sum()), len(array), level)
-    if binary and array.min() == array.max():
-        units = len(_by_group(array, groups)[0])
+    if binary and groups is not None and array.min() == array.max():
+        units = int(_numbered(groups, len(array)).max()) + 1
         return wilson(units * int(array[0]), units, level)
     return bootstrap(array, groups, level=level, seed=seed)
 
@@ -224,6 +231,11 @@ class Evaluation:
             margin_low=None if margin is None else margin.low,
             margin_high=None if margin is None else margin.high,
         )
+
+    @property
+    def graded(self) -> bool:
+        """As of a `Score`."""
+        return Score(self.metric, self.percent, self.better).graded
 
     @property
     def beats_blind(self) -> bool:
@@ -364,11 +376,3 @@ def _scores(values: ArrayLike, name: str) -> Floats:
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"{name} must lie in [0, 1] (not percents); given {array.min():g} to {array.max():g}")
     return array
-
-
-def _by_group(array: Floats, groups: Sequence[Hashable] | None) -> tuple[Floats, Floats]:
-    """Sum and item count of every group (G), groups in order of first appearance."""
-    if groups is None:
-        return array, np.ones_like(array)
-    index = _numbered(groups, len(array))
-    return np.bincount(index, weights=array).astype(np.float64), np.bincount(index).astype(np.float64)

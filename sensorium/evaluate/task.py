@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from sensorium.config import Config
+from sensorium.evaluate.item import TaskItem
 from sensorium.evaluate.result import TaskResult
 from sensorium.infer.engine import Engine
 from sensorium.models.wiring import Wiring
@@ -56,6 +57,11 @@ class EvaluationTask(Config):
     def run(self, subject: Subject, progress: Progress | None = None) -> TaskResult:
         """Ask the model. Raises UserError when it is of a kind that cannot be asked this."""
         raise NotImplementedError(f"{self.tag()} asks nothing")
+
+    def shown_items(self) -> dict[str, TaskItem]:
+        """What it asks by the ids of its records, with the pictures, for a report of answers that were kept without
+        them; empty where it keeps none. Raises UserError where questions of a file cannot be read."""
+        return {}
 
 
 def shuffled(count: int, seed: int) -> list[int]:

@@ -11,7 +11,7 @@ from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.report import svg
 from sensorium.report.data import headline_rows, label_of
-from sensorium.report.scatter import Mark, cost_label, scatter
+from sensorium.report.scatter import Mark, Scatter, cost_label
 from sensorium.report.words import bare_text, compact, duration, margin_text, plain_name, score_text
 
 COSTS = ("trained", "parameters", "FLOPs", "samples", "steps", "time", "samples/s", "memory", "tokens/picture")
@@ -120,31 +120,42 @@ def bar(score: Evaluation, scale: tuple[float, float]) -> Markup:
     )  # fmt: skip
 
 
-def plots(comparison: Comparison) -> list[tuple[str, Markup]]:
+def styles_of(comparison: Comparison) -> dict[str, str]:
+    """Design -> the CSS class of its colour."""
+    return {row.name: f"c{index % 8}" for index, row in enumerate(headline_rows(comparison))}
+
+
+def plots(comparison: Comparison) -> list[tuple[str, Scatter]]:
     """(task, plot) for each task: score against cost."""
+    return [(task, plot_of(comparison, task)) for task in tasks_of(comparison)]
+
+
+def plot_of(comparison: Comparison, task: str) -> Scatter:
+    """Score on one task against cost; of a mean over seeds with the score of each."""
     rows = [row for row in headline_rows(comparison) if row.scores]
-    style = {row.name: f"c{index % 8}" for index, row in enumerate(headline_rows(comparison))}
     label, costs = cost_axis(rows)
-    drawn = []
-    for task, like in tasks_of(comparison).items():
-        marks, chance = [], None
-        for row, cost in zip(rows, costs):
-            score = next((score for score in row.scores if label_of(score) == task), None)
-            if score is not None:
-                chance = score.chance if chance is None else chance
-                marks.append(Mark(row.name, cost, score.score, score.low, score.high, style[row.name]))
-        name = plain_name(task)
-        drawing = scatter(
-            marks,
-            title=f"{name}: score by {label}",
-            x_label=label,
-            y_label="score, %" if like.percent else like.metric,
-            words=lambda value, like=like: bare_text(like, value),
-            chance=chance,
-            scale=100.0 if like.percent else 1.0,
-        )
-        drawn.append((task, drawing))
-    return drawn
+    like, styles = tasks_of(comparison)[task], styles_of(comparison)
+    marks, chance = [], None
+    for row, cost in zip(rows, costs):
+        score = _on(row, task)
+        if score is not None:
+            chance = score.chance if chance is None else chance
+            own = [one for one in comparison.rows if one.name == row.name and row.seed is None and one.seed is not None]
+            seeds = [found.score for one in own if (found := _on(one, task)) is not None]
+            marks.append(Mark(row.name, cost, score.score, score.low, score.high, styles[row.name], seeds))
+    return Scatter(
+        marks=marks,
+        title=f"{plain_name(task)}: score by {label}",
+        x_label=label,
+        y_label="score, %" if like.percent else like.metric,
+        words=lambda value: bare_text(like, value),
+        chance=chance,
+        scale=100.0 if like.percent else 1.0,
+    )
+
+
+def _on(row: ComparedRow, task: str) -> Evaluation | None:
+    return next((score for score in row.scores if label_of(score) == task), None)
 
 
 def cost_axis(rows: Sequence[ComparedRow]) -> tuple[str, list[float]]:

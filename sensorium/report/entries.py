@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from sensorium.data.boxes import Box, find_boxes
-from sensorium.evaluate.result import Example, Picture
+from sensorium.evaluate.result import Example, Outcome, Picture, outcome_of
 from sensorium.report.data import ReportData, TaskRecords, label_of
 from sensorium.report.pictures import Album
 from sensorium.report.words import number
@@ -24,13 +24,10 @@ from sensorium.report.words import number
 if TYPE_CHECKING:
     from sensorium.evaluate.records import Record
 
-Outcome = Literal["right", "wrong", "unread", "error", "open"]
-"""unread: the metric found no answer in what was said; error: nothing was said; open: shown, but not right or wrong."""
-
 STATIC = 24
 """Entries of a page without script, and of one page of the browser."""
 MOST = 10_000
-"""Entries of a report."""
+"""Answers of a report."""
 LETTERS = 3_000_000
 """Characters of all texts, about."""
 
@@ -73,24 +70,47 @@ class Entry:
                 return one.outcome
         return "right"
 
+    @property
+    def differs(self) -> bool:
+        """Whether one answer is right where another is not."""
+        return len({one.outcome == "right" for one in self.answers}) > 1
 
-def entries_of(data: ReportData, album: Album) -> list[Entry]:
-    """Items with records, then examples of what has none. Their pictures are put in the album."""
+
+def entries_of(data: ReportData, album: Album) -> tuple[list[Entry], int]:
+    """Examples of what has no records, which are few and come first, then items with records; and how many there was no
+    room for. Pictures of those that are shown are put in the album."""
     recorded = {(one.task, one.split) for one in data.records}
     found: dict[tuple[str, str, str], Entry] = {}
-    graded = {(one.task, one.split): not one.percent or one.better == "lower" for one in _scores(data)}
+    graded = {(one.task, one.split): one.graded for one in _scores(data)}
     for block in data.records:
         shown = block.graded if block.graded is not None else graded.get((block.task, block.split), False)
         for record in block.records:
             key = (block.task, block.split, record.id)
             if key not in found:
                 found[key] = _item(block, record, album)
-            found[key].answers.append(_answer(record, block.by, shown))
+            found[key].answers.append(_answer(record, block.by, shown, found[key].options))
     # An item without a name of its own is in no records: what was drawn of a task that has them is among them.
     examples = [_example(one, album) for one in data.examples if (one.task, one.split) not in recorded]
-    entries = [*found.values(), *examples][:MOST]
+    every = [*examples, *found.values()]
+    entries = _with_room(every)
     album.make(_in_turn(entries))
-    return entries
+    return entries, len(every) - len(entries)
+
+
+def _with_room(entries: list[Entry]) -> list[Entry]:
+    """As many as a page can carry, of every task in turn, in their order."""
+    if sum(len(entry.answers) for entry in entries) <= MOST:
+        return entries
+    by: dict[tuple[str, str], list[int]] = {}
+    for index, entry in enumerate(entries):
+        by.setdefault((entry.task, entry.split), []).append(index)
+    room, kept = MOST, []
+    for index in (one for together in zip_longest(*by.values()) for one in together if one is not None):
+        room -= len(entries[index].answers)
+        if room < 0:
+            break
+        kept.append(index)
+    return [entries[index] for index in sorted(kept)]
 
 
 def _scores(data: ReportData) -> Iterable[Any]:
@@ -115,59 +135,54 @@ def _item(block: TaskRecords, record: Record, album: Album) -> Entry:
         part=record.part,
         question=record.prompt,
         expected=record.expected,
-        options=item.options if item is not None else (),
+        options=item.options if item is not None else record.options,
         pictures=[album.add(one) for one in pictures],
         boxes=item.boxes if item is not None else [one.box for one in find_boxes(record.expected)],
     )
 
 
-def _answer(record: Record, by: str, graded: bool) -> Given:
+def _answer(record: Record, by: str, graded: bool, options: Sequence[str]) -> Given:
     boxes = _boxes(record.parsed) or (
         [one.box for one in find_boxes(record.said)] if isinstance(record.said, str) else []
     )
     blind = record.blind_said is not None
     return Given(
         by=by,
-        said=said_text(record.said),
+        said=said_text(record.said, record.parsed, options),
         outcome=outcome_of(record.parsed, record.score, record.error, graded),
-        read=_read_text(record),
+        read=_read_text(record, options),
         score="" if record.score is None or (not graded and record.score in (0.0, 1.0)) else number(record.score),
         error=record.error,
-        blind=said_text(record.blind_said) if blind else None,
+        blind=said_text(record.blind_said, record.blind_parsed, options) if blind else None,
         blind_outcome=outcome_of(record.blind_parsed, record.blind_score, "", graded) if blind else None,
         boxes=boxes,
     )
 
 
-def outcome_of(parsed: Any, score: float | None, error: str, graded: bool) -> Outcome:
-    """What became of an answer; half a point is right, as it is in the tables of the runner."""
-    if error:
-        return "error"
-    if parsed is None:
-        return "unread"
-    if graded or score is None:
-        return "open"
-    return "right" if score >= 0.5 else "wrong"
-
-
-def said_text(said: Any) -> str:
-    """What was said; of likelihoods which option is the likeliest, and by how much."""
+def said_text(said: Any, parsed: Any = None, options: Sequence[str] = ()) -> str:
+    """What was said; of likelihoods the option that was chosen, where that is known, and how likely each is."""
     if isinstance(said, Mapping) and said.get("sums"):
         sums = [float(one) for one in said["sums"]]
-        return ", ".join(f"{_letter(index)} {value:.2f}" for index, value in enumerate(sums)) + " (log-likelihoods)"
+        likely = ", ".join(f"{_letter(index)} {value:.2f}" for index, value in enumerate(sums))
+        chosen = f"{_letter(parsed)}: {options[parsed]}; " if _chooses(parsed, options) else ""
+        return f"{chosen}{likely} (log-likelihoods)"
     return "" if said is None else str(said)
+
+
+def _chooses(parsed: Any, options: Sequence[str]) -> bool:
+    return isinstance(parsed, int) and 0 <= parsed < len(options)
 
 
 def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
-def _read_text(record: Record) -> str:
+def _read_text(record: Record, options: Sequence[str]) -> str:
     """What the metric read, where that is not what was said anyway."""
     if record.parsed is None or record.parsed == record.said:
         return ""
     if isinstance(record.said, Mapping) and isinstance(record.parsed, int):
-        return _letter(record.parsed)
+        return "" if _chooses(record.parsed, options) else _letter(record.parsed)
     if isinstance(record.parsed, str):
         inside = isinstance(record.said, str) and record.parsed.lower() in record.said.lower()
         return "" if inside else record.parsed
@@ -209,12 +224,13 @@ def _example(one: Example, album: Album) -> Entry:
 
 
 def _in_turn(entries: Sequence[Entry]) -> Iterable[int]:
-    """Places of pictures: those of the entries shown first, then of each outcome in turn, so that none goes without."""
+    """Places of pictures: those of the entries shown first, then of each outcome in turn, so that none goes without,
+    nor those on which designs differ."""
     for entry in static_entries(entries):
         yield from entry.pictures
-    by: dict[Outcome, list[Entry]] = {}
+    by: dict[tuple[Outcome, bool], list[Entry]] = {}
     for entry in entries:
-        by.setdefault(entry.outcome, []).append(entry)
+        by.setdefault((entry.outcome, entry.differs), []).append(entry)
     for together in zip_longest(*by.values()):
         for entry in together:
             if entry is not None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,17 +14,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sensorium.data.boxes import Box
+from sensorium.evaluate.result import Outcome, Table
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.report import svg
 from sensorium.report.charts import loss_chart, rate_chart
 from sensorium.report.comparison import COSTS, bar, matrices, plots, scale_of, table_of, tasks_of
 from sensorium.report.curves import smoothing_window
 from sensorium.report.data import ReportData, final_loss, summary, verdict
-from sensorium.report.entries import STATIC, Entry, entries_json, entries_of, static_entries
+from sensorium.report.entries import STATIC, entries_json, entries_of, static_entries
 from sensorium.report.pictures import Album, thumbnail
 from sensorium.report.words import bare_text, compact, duration, margin_text, plain_name, score_text
 
-OUTCOME_WORDS = {"right": "right", "wrong": "wrong", "unread": "unreadable", "error": "error", "open": "not scored"}
 SHOWS = {
     "all": "all",
     "right": "right",
@@ -40,27 +38,11 @@ SHOWS = {
 MANY = {"right": "all right", "wrong": "some wrong", "differ": "designs differ"}
 
 
-@dataclass(frozen=True)
-class Part:
-    """How the answers to one part of a task came out, by one row of a comparison."""
-
-    task: str
-    split: str
-    part: str
-    count: int
-    counts: Counter[str]
-
-    def link(self, show: str) -> str:
-        """The fragment of the view with these answers."""
-        view = {"show": show, "task": f"{self.task}\n{self.split}", "part": self.part}
-        return "view:" + urlencode(view, errors="replace")  # a model may say half of a surrogate pair
-
-
 def report_html(data: ReportData) -> str:
     """The page as text."""
     script, style = (_asset(name) for name in ("page.js", "page.css"))
     album = Album()
-    entries = entries_of(data, album)
+    entries, left_out = entries_of(data, album)
     names = list(dict.fromkeys(one.by for entry in entries for one in entry.answers))
     many = any(names)
     shown = {
@@ -75,6 +57,7 @@ def report_html(data: ReportData) -> str:
         "sections": _sections(data),
         "album": album,
         "entries": entries,
+        "left_out": left_out,
         "static": static_entries(entries),
         "page_size": STATIC,
         "records": entries_json(entries, album),
@@ -82,8 +65,7 @@ def report_html(data: ReportData) -> str:
         "names": names,
         "shows": list((SHOWS | (MANY if many else {})).items()),
         "has_boxes": any(entry.boxes or any(one.boxes for one in entry.answers) for entry in entries),
-        "breakdown": [] if many else breakdown(entries),
-        "outcome_words": OUTCOME_WORDS,
+        "tasks_shown": set() if many else {(entry.task, entry.split) for entry in entries},
     }
     if data.comparison is not None:
         tasks = tasks_of(data.comparison)
@@ -108,8 +90,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     functions = (
-        bar, bare_text, compact, duration, loss_chart, margin_text, own_scale, placed, plain_name, rate_chart,
-        report_link, score_text, thumbnail, verdict,
+        bar, bare_text, compact, duration, loss_chart, margin_text, outcome_link, own_scale, placed, plain_name,
+        rate_chart, report_link, score_text, shares, thumbnail, verdict,
     )  # fmt: skip
     made.filters |= {function.__name__: function for function in functions} | {"policy_hash": _policy_hash}
     return made
@@ -135,18 +117,22 @@ def _sections(data: ReportData) -> list[tuple[str, str]]:
     return [(place, name) for place, name, there in wanted if there]
 
 
-def breakdown(entries: Sequence[Entry]) -> list[Part]:
-    """Outcomes by task and part, of tasks that have several parts."""
-    found: dict[tuple[str, str, str], Counter[str]] = {}
-    for entry in entries:
-        if entry.part:
-            found.setdefault((entry.task, entry.split, entry.part), Counter())[entry.outcome] += 1
-    several = Counter((task, split) for task, split, _ in found)
-    return [
-        Part(task, split, part, counts.total(), counts)
-        for (task, split, part), counts in found.items()
-        if several[task, split] > 1
-    ]
+def outcome_link(table: Table, row: Sequence[str], column: int, shown: Collection[tuple[str, str]]) -> str:
+    """The fragment of the view with the answers that a cell of a table by part counts; "" where it counts none, or they
+    are not in the page (`shown`: tasks and splits that are)."""
+    place = column - len(row) + len(table.counts)
+    if table.of is None or table.of not in shown or place < 0 or not row[0] or row[column] == "0":
+        return ""
+    view = {"show": table.counts[place], "task": "\n".join(table.of), "part": row[0]}
+    return "view:" + urlencode(view, errors="replace")  # a model may say half of a surrogate pair
+
+
+def shares(table: Table, row: Sequence[str]) -> list[tuple[Outcome, float]]:
+    """Of a part, in percent: how many of its answers came out in each way; empty where not all are counted."""
+    if "right" not in table.counts:
+        return []
+    counts = [int(cell) for cell in row[len(row) - len(table.counts) :]]
+    return [(one, 100 * count / (sum(counts) or 1)) for one, count in zip(table.counts, counts)]
 
 
 def own_scale(evaluation: Evaluation) -> tuple[float, float]:

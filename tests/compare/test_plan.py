@@ -166,14 +166,21 @@ def test_mistakes_of_the_command_are_said(tmp_path: Path):
     with pytest.raises(UserError, match="name one"):
         named_recipes(Comparing(("llava", "fuyu"), "10s", "tiny", vary="seed=1,2"))
     with pytest.raises(UserError, match="no file"):
-        own_questions([tmp_path / "none.jsonl"], None, None)
+        own_questions([str(tmp_path / "none.jsonl")], None, None)
     with pytest.raises(UserError, match="not given"):
         own_questions([], "exact", None)
     assert own_questions([], None, None) is None
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "Two and two?", "answer": "four"}\n')
-    (task,) = own_questions([path], "exact", 5) or ()
+    (task,) = own_questions([str(path)], "exact", 5) or ()
     assert (task.name, task.n) == ("mine", 5)
+    described = tmp_path / "described.toml"
+    described.write_text('n = 7\n[source]\ntask = "jsonl"\npath = "mine.jsonl"\n')
+    assert [one.n for one in own_questions([str(path), str(described)], None, None) or ()] == [0, 7]
+    with pytest.raises(UserError, match="two tasks are called 'mine'"):
+        own_questions([str(path), str(path)], None, None)
+    with pytest.raises(UserError, match="mine needs a judge"):
+        own_questions([str(path)], "clipscore", None)
     assert seeds_of("0,2,1") == (0, 2, 1)
     for text in ("", "a", "1,1", "-1"):
         with pytest.raises(UserError, match="seeds"):

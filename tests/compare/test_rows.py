@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scripted
 from train.tiny_training import Pictures, tiny_model, tiny_recipe, tiny_stage
 
+from sensorium.commands.compare import write_all
 from sensorium.compare import calibrate, row
 from sensorium.compare.alike import Data
+from sensorium.compare.answers import keep_records, kept_records
 from sensorium.compare.budget import parse_budget
 from sensorium.compare.calibrate import Speed, measure
 from sensorium.compare.plan import Plan, Wanted, planned
 from sensorium.compare.run import compare
 from sensorium.connectors.mlp import MLP
+from sensorium.evaluate.asked import Asked
 from sensorium.evaluate.choice import Choice
+from sensorium.evaluate.metrics import metric_of
+from sensorium.evaluate.records import Record
+from sensorium.evaluate.result import Comparison
+from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.tasks.jsonl import Jsonl
 
 ASKED = (Choice(name="names", family="emoji", split="val_artist", n=4),)
 
@@ -60,6 +71,61 @@ def test_twice_it_says_the_same_also_when_it_was_stopped_before_a_row_was_asked(
     again = compare(plan, tmp_path / "cut", "test", scripted.QUIET)
     assert len(asked) == 3  # the first row was not asked again
     assert again.to_json() == whole.to_json()
+    told = sorted((tmp_path / "whole/rows").glob("*/*.jsonl"))
+    assert [one.relative_to(tmp_path / "whole/rows").as_posix() for one in told] == [
+        "deep-seed0/names_val_artist.jsonl", "one-seed0/names_val_artist.jsonl",
+    ]  # fmt: skip
+    for one in told:
+        assert (tmp_path / "cut" / one.relative_to(tmp_path / "whole")).read_bytes() == one.read_bytes()
+
+
+def test_what_every_design_said_is_kept_and_shown_side_by_side(plan: Plan, tmp_path: Path):
+    out = tmp_path / "out"
+    found = compare(plan, out, "test", scripted.QUIET)
+    blocks = kept_records(found, out, plan.tasks)
+    assert [(one.task, one.split, one.by) for one in blocks] == [("names", "val_artist", by) for by in ("one", "deep")]
+    for block, scored in zip(blocks, found.rows):
+        assert np.mean([record.score for record in block.records]) == scored.scores[0].score
+        assert np.mean([record.blind_score for record in block.records]) == scored.scores[0].blind
+        for record in block.records:
+            chosen = max(range(4), key=record.said["sums"].__getitem__)
+            assert (len(record.options), record.parsed) == (4, chosen)
+            assert record.score == float(record.options[chosen] == record.expected)
+            assert record.prompt.startswith("<image>")
+            assert len(block.items[record.id].media) == len(record.pictures) == 1
+    write_all(found, out, blocks)
+    page = (out / "report.html").read_text("utf-8")
+    (kept,) = re.findall(r'<script type="application/json" id="records">(.*?)</script>', page, re.DOTALL)
+    entries = json.loads(kept)["entries"]
+    assert [[one["by"] for one in entry["answers"]] for entry in entries] == [[0, 1]] * 4
+    assert page.count("data:image/webp") == 4
+    for folder in ("one-seed0", "deep-seed0"):  # a folder from before answers were kept
+        shutil.rmtree(out / "rows" / folder)
+    again = compare(plan, out, "test", scripted.QUIET)
+    assert again.to_json() == found.to_json()
+    assert kept_records(again, out, plan.tasks) == []
+    write_all(again, out)
+    assert "No answers were recorded" in (out / "report.html").read_text("utf-8")
+
+
+def test_pictures_that_are_no_longer_those_asked_about_are_not_shown(tmp_path: Path):
+    pictures = ["moved.png", str(tmp_path / "1.png")]
+    asked = [Record(id=str(number), pictures=[one], said="a", score=1.0) for number, one in enumerate(pictures)]
+    keep_records(tmp_path / "rows/good-seed0", {"mine test": asked})
+    (row,) = compare(scripted.plan(("good",)), tmp_path / "other", "test", scripted.QUIET, scripted.Worker()).rows
+    row.scores = [Evaluation.of("mine", "test", [1.0, 1.0])]
+    found = Comparison(title="t", budget="b", data="d", rows=[row], differences=[], notes=[])
+    file = tmp_path / "mine.jsonl"
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(b"a picture")
+    rows = [{"id": "0", "image": "0.png"}, {"id": "1", "image": "1.png"}]
+    file.write_text("\n".join(json.dumps({**one, "question": "What?", "answer": "a"}) for one in rows))
+    task = Asked(name="mine", source=Jsonl(path=str(file)), metric=metric_of("exact"))
+    (block,) = kept_records(found, tmp_path, (task,))
+    assert list(block.items) == ["1"]
+    file.unlink()
+    (block,) = kept_records(found, tmp_path, (Asked(name="mine", source=Jsonl(path=str(file)), metric=task.metric),))
+    assert (len(block.records), block.items) == (2, {})
 
 
 def test_a_speed_is_measured_for_each_stage(plan: Plan, monkeypatch: pytest.MonkeyPatch):

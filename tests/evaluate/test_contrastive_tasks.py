@@ -69,7 +69,14 @@ def test_what_is_wrong_counts_item_by_item(monkeypatch, subject):
     task = ZeroShot(split="dev_artist", n=50)
     wrong = frozenset(concept.key for concept, _, _ in task.items()[:10])
     knowing(monkeypatch, wrong)
-    assert task.run(subject).evaluations[0].score == pytest.approx(0.8)
+    result = task.run(subject)
+    assert result.evaluations[0].score == pytest.approx(0.8)
+    records = {one.id: one for one in result.records}
+    assert records.keys() == result.items.keys() == task.shown_items().keys()
+    assert {one.group for one in result.records if not one.score} == wrong
+    assert all(one.said == one.expected for one in result.records if one.score)
+    assert all(one.blind_said == one.expected for one in result.records if one.blind_score)
+    assert all(len(result.items[one.id].media) == 1 for one in result.records)
 
 
 def test_retrieval_finds_each_picture_once_and_blind_finds_none(monkeypatch, subject):

@@ -103,6 +103,13 @@ def test_paired_difference_is_tighter_than_unpaired():
     assert mean_interval(model).low < mean_interval(blind).high
 
 
+def test_a_mean_is_a_score_of_two_sums():
+    values, groups = np.random.default_rng(5).random(60), (np.arange(60) // 3).tolist()
+    (found,) = bootstrap_scores(np.stack([values, np.ones(60)], 1), lambda sums: sums[..., :1] / sums[..., 1:], groups)
+    assert bootstrap(values, groups)[1:] == found[1:]
+    assert bootstrap(values, groups).mean == values.mean() == pytest.approx(found.mean)
+
+
 def test_same_seed_same_interval_other_seed_other():
     scores = np.random.default_rng(4).random(300)
     assert bootstrap(scores, seed=7) == bootstrap(scores, seed=7)

@@ -7,9 +7,10 @@ import random
 from PIL import Image, ImageDraw
 
 from sensorium.data.boxes import format_box
+from sensorium.evaluate.parts import by_part
 from sensorium.evaluate.records import Record
 from sensorium.evaluate.result import ComparedRow, Comparison, Difference
-from sensorium.evaluate.statistics import Evaluation, Interval
+from sensorium.evaluate.statistics import Evaluation, Interval, Score
 from sensorium.report.data import ReportData, TaskRecords
 
 COLOURS = ("red", "green", "blue", "orange", "purple")
@@ -70,6 +71,10 @@ def evaluated(count=200, folder=None, word=""):
         title=f"An evaluation{word}", kind="evaluation",
         evaluations=[evaluation(records, f"blocks{word}", chance=0.2), graded],
         records=[TaskRecords(task=f"blocks{word}", split="test", records=records)],
+        tables=by_part(
+            f"blocks{word}", "test", records, [Score("accuracy")],
+            lambda members: [sum(records[index].score or 0 for index in members) / len(members)],
+        ),
         environment={"cpu": f"made up{word}", "torch": "2"},
     )  # fmt: skip
 

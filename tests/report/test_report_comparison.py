@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
 from made_reports import compared, evaluated
 from read_page import HOSTILE, Page
 
+from sensorium.compare.plot import COLOURS, plot_svg
 from sensorium.evaluate.result import Comparison, Difference
 from sensorium.evaluate.statistics import Evaluation, Interval
 from sensorium.report.comparison import bar, cost_axis, matrices, plots, scale_of, table_of, tasks_of
 from sensorium.report.data import ReportData, summary, verdict
 from sensorium.report.markdown import report_markdown
-from sensorium.report.scatter import HEIGHT, WIDTH, Mark, cost_label, scatter
+from sensorium.report.scatter import HEIGHT, WIDTH, Area, Mark, Scatter, cost_label
 from sensorium.report.words import margin_text, number, score_text
 from sensorium.report.write import write_report
 
@@ -142,8 +144,8 @@ def test_names_of_a_plot_lie_on_nothing(count):
         )
         for index in range(count)
     ]
-    drawn = scatter(marks, title="t", x_label="x", y_label="y", words=lambda value: f"{value:.2f}", scale=100)
-    root = ElementTree.fromstring(str(drawn))
+    drawn = Scatter(marks=marks, title="t", x_label="x", y_label="y", words=lambda value: f"{value:.2f}", scale=100)
+    root = ElementTree.fromstring(str(drawn.svg()))
     names = [text for text in root.iter("text") if "name" in text.get("class", "")]
     assert [text.text for text in names] != []
     boxes = []
@@ -160,7 +162,7 @@ def test_names_of_a_plot_lie_on_nothing(count):
 
 
 def test_plots_need_scores_and_costs():
-    assert "no design has a score" in scatter([], title="t", x_label="", y_label="", words=words_of)
+    assert "no design has a score" in Scatter(marks=[], title="t", x_label="", y_label="", words=words_of).svg()
     comparison = compared(10).comparison
     assert comparison is not None
     assert (
@@ -172,6 +174,27 @@ def test_plots_need_scores_and_costs():
         row.flops = 1e13
     assert cost_axis(comparison.rows[:5])[0] == "seconds of training"
     assert [cost_label(value) for value in (300, 12_000, 2.5e13, 1e9)] == ["300", "12k", "2.5e13", "1e9"]
+
+
+def test_one_plot_is_drawn_in_the_page_and_in_a_drawing_for_itself():
+    comparison = compared(10, seeds=3).comparison
+    assert comparison is not None
+    ((_, plot), _) = plots(comparison)
+    small, large = (ElementTree.fromstring(f"<g>{''.join(plot.parts(area))}</g>") for area in
+                    (Area(560, 58, 544, 14, 274), Area(900, 64, 876, 74, 366)))  # fmt: skip
+    for drawn in (small, large):
+        assert len([one for one in drawn.iter("g") if one.get("opacity")]) == 2 * 5  # two seeds of five designs
+        assert len([one for one in drawn.iter("g") if not one.get("opacity")]) - 1 == 5
+    names = [[one.text for one in drawn.iter("text") if "name" in one.get("class", "")] for drawn in (small, large)]
+    assert sorted(map(str, names[0])) == sorted(map(str, names[1]))
+    across = [float(one.get("cx", "")) for one in large.iter("circle")]
+    assert all(64 <= place <= 876 for place in across)
+    assert max(across) > 560
+    drawing = plot_svg(comparison)
+    for part in plot.parts(Area(900, 64, 876, 74, 366)):
+        assert part in drawing
+    style = files("sensorium.report").joinpath("page.css").read_text("utf-8")
+    assert all(f"--c{number}: {colour};" in style for number, colour in enumerate(COLOURS))
 
 
 def test_markdown_of_a_comparison_is_whole_and_quotes_what_is_not_its_own():

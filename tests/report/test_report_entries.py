@@ -19,12 +19,13 @@ from read_page import HOSTILE, Page
 
 from sensorium.data.media import PictureFile
 from sensorium.evaluate.item import TaskItem
+from sensorium.evaluate.parts import by_part
 from sensorium.evaluate.records import Record
-from sensorium.evaluate.result import Example, TaskResult
-from sensorium.evaluate.statistics import Evaluation
+from sensorium.evaluate.result import Example, TaskResult, outcome_of
+from sensorium.evaluate.statistics import Evaluation, Score
 from sensorium.report.data import ReportData, TaskRecords, task_records
-from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, outcome_of, said_text
-from sensorium.report.page import breakdown, placed, report_html
+from sensorium.report.entries import STATIC, Entry, Given, entries_json, entries_of, said_text
+from sensorium.report.page import placed, report_html
 from sensorium.report.pictures import Album
 from sensorium.report.write import write_report
 from sensorium.sequence import Segment
@@ -38,7 +39,7 @@ def stored(html):
 
 def of(record, **fields):
     data = ReportData(title="t", records=[TaskRecords(task="t", split="s", records=[record], **fields)])
-    (entry,) = entries_of(data, Album())
+    ((entry,), _) = entries_of(data, Album())
     return entry
 
 
@@ -75,7 +76,7 @@ def test_scores_that_are_not_of_right_and_wrong_are_numbers():
     cider = Evaluation(task="t", split="s", n=1, score=1.2, low=1, high=2, metric="CIDEr", percent=False)
     made = Record(id="a", said="a cat", parsed="a cat", score=1.234)
     data = ReportData(title="t", evaluations=[cider], records=[TaskRecords(task="t", split="s", records=[made])])
-    (entry,) = entries_of(data, Album())
+    ((entry,), _) = entries_of(data, Album())
     assert (entry.outcome, entry.answers[0].score) == ("open", "1.234")
     assert of(made).outcome == "right"
     assert of(made, graded=True).outcome == "open"
@@ -97,7 +98,7 @@ def test_items_bring_their_options_boxes_and_pictures(tmp_path):
         title="t", records=[TaskRecords(task="t", split="s", records=[record(0)], items={"made-0000": item})]
     )
     album = Album()
-    (entry,) = entries_of(data, album)
+    ((entry,), _) = entries_of(data, album)
     assert (entry.options, entry.boxes, len(entry.pictures)) == (("cat", "dog"), (box,), 1)
     assert album.urls[0].startswith("data:image/webp")
     (tmp_path / "a.png").unlink()
@@ -110,6 +111,12 @@ def test_likelihoods_are_said_by_option():
     made = Record(id="a", said={"sums": [-3.25, -1.5], "counts": [2, 2]}, parsed=1, score=1.0)
     assert said_text(made.said) == "A -3.25, B -1.50 (log-likelihoods)"
     assert of(made).answers[0].read == "B"
+    made.options, made.blind_said, made.blind_parsed = ["cat", "dog"], {"sums": [-1, -2], "counts": [2, 2]}, 0
+    entry = of(made)
+    (answer,) = entry.answers
+    said = "B: dog; A -3.25, B -1.50 (log-likelihoods)"
+    assert (entry.options, answer.said, answer.read) == (["cat", "dog"], said, "")
+    assert answer.blind == "A: cat; A -1.00, B -2.00 (log-likelihoods)"
 
 
 def test_boxes_are_those_of_the_record_in_any_convention():
@@ -160,7 +167,7 @@ def test_each_outcome_has_pictures_before_any_has_all():
     records = [Record(id=str(i), said="", parsed="", score=float(i < 290)) for i in range(300)]
     data = ReportData(title="t", records=[TaskRecords(task="t", split="s", records=records, items=items)])
     album = Album(most=STATIC + 20)
-    entries = entries_of(data, album)
+    entries, _ = entries_of(data, album)
     shown = [entry.outcome for entry in entries if album.urls[entry.pictures[0]]]
     assert (len(shown), shown.count("wrong")) == (STATIC + 20, 10)
 
@@ -173,18 +180,45 @@ def test_long_texts_and_many_records_are_cut_and_said_to_be(monkeypatch):
     monkeypatch.setattr("sensorium.report.entries.LETTERS", 80_000)
     many = [Record(id=str(number), prompt="x" * 3000) for number in range(205)]
     album = Album()
-    entries = entries_of(ReportData(title="t", records=[TaskRecords(task="t", split="s", records=many)]), album)
-    assert len(entries) == 200
+    data = ReportData(title="t", records=[TaskRecords(task="t", split="s", records=many)])
+    entries, left_out = entries_of(data, album)
+    assert (len(entries), left_out) == (200, 5)
     assert len(entries_json(entries, album)) < 120_000
+
+
+def test_what_there_is_room_for_is_of_every_task_and_counts_all_answers(monkeypatch):
+    monkeypatch.setattr("sensorium.report.entries.MOST", 50)
+    records = [record(index) for index in range(20)]
+    blocks = [TaskRecords(task=task, split="s", records=records, by=by) for by in "abc" for task in ("one", "two")]
+    data = ReportData(title="t", records=blocks)
+    entries, left_out = entries_of(data, Album())
+    assert [entry.task for entry in entries] == ["one"] * 8 + ["two"] * 8  # 48 answers
+    assert left_out == 24
+    assert "24 items were left out" in "".join(Page(report_html(data)).text)
+
+
+def test_items_on_which_designs_differ_have_pictures():
+    media = [Segment("image", Image.new("RGB", (8, 8), (i % 256, i // 256, 0)), "user") for i in range(300)]
+    items = {str(index): TaskItem(id=str(index), media=(one,)) for index, one in enumerate(media)}
+
+    def block(by, right):
+        told = [Record(id=str(index), said="", parsed="", score=float(index in right)) for index in range(300)]
+        return TaskRecords(task="t", split="s", records=told, items=items, by=by)
+
+    album = Album(most=STATIC + 20)
+    data = ReportData(title="t", records=[block("one", ()), block("other", range(290, 300))])
+    entries, _ = entries_of(data, album)
+    shown = [entry for entry in entries if album.urls[entry.pictures[0]]]
+    assert (len(shown), sum(entry.differs for entry in shown)) == (STATIC + 20, 10)
 
 
 def test_examples_of_tasks_with_records_are_not_shown_twice():
     data = evaluated(5)
     kept = Example(task="training rows", split="train", question="q", answer="a", expected="b", part="p", score=0.25)
     data.examples = [kept, Example(task="blocks", split="test", question="q", answer="a", expected="b")]
-    entries = entries_of(data, Album())
-    assert [entry.task for entry in entries] == ["blocks"] * 5 + ["training rows"]
-    assert (entries[-1].part, entries[-1].answers[0].score) == ("p", "0.250")
+    entries, _ = entries_of(data, Album())
+    assert [entry.task for entry in entries] == ["training rows"] + ["blocks"] * 5
+    assert (entries[0].part, entries[0].answers[0].score) == ("p", "0.250")
 
 
 def test_answers_of_several_designs_stand_side_by_side():
@@ -195,13 +229,23 @@ def test_answers_of_several_designs_stand_side_by_side():
     assert len({one["outcome"] for one in kept["entries"][0]["answers"]}) == 2
 
 
-def test_breakdown_counts_parts_and_links_to_them():
-    parts = breakdown(entries_of(evaluated(60), Album()))
-    assert [(part.part, part.count) for part in parts] == [("colour", 20), ("count", 20), ("place", 20)]
+def test_the_table_by_part_counts_outcomes_and_links_to_the_answers():
+    data = evaluated(60)
+    (table,) = data.tables
+    assert table.header == ("part", "n", "accuracy", "right", "wrong", "unreadable", "error")
+    assert [row[:2] for row in table.rows] == [("colour", "20"), ("count", "20"), ("place", "20")]
     records = [record(index) for index in range(0, 60, 3)]
-    assert parts[0].counts["right"] == sum(bool(one.score) for one in records)
-    assert parts[0].link("wrong") == "view:show=wrong&task=blocks%0Atest&part=colour"
-    assert breakdown([Entry(task="t", split="s", question="", expected="", part="only")]) == []
+    assert table.rows[0][2] == f"{sum(one.score for one in records) / 20:.1%}"
+    assert int(table.rows[0][3]) == sum(bool(one.score) for one in records)
+    assert sum(map(int, table.rows[0][3:])) == 20
+    links = [attrs["href"] for attrs in Page(report_html(data)).named("a") if "part=colour" in attrs["href"]]
+    assert links[1] == "#view:show=wrong&task=blocks%0Atest&part=colour"
+    assert len(links) == sum(cell != "0" for cell in table.rows[0][3:])
+    data.records = []  # the answers are not in the page
+    assert "part=colour" not in report_html(data)
+    graded = by_part("t", "s", [record(0), record(1)], [Score("CIDEr", False)], lambda members: [1.25])[0]
+    assert (graded.header[2:], graded.rows[0][2]) == (("CIDEr", "unreadable", "error"), "1.25")
+    assert by_part("t", "s", [record(0), record(3)], [Score("accuracy")], lambda members: [1.0]) == []
 
 
 def tags(html):

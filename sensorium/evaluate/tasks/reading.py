@@ -39,6 +39,8 @@ class FileTask(TaskSource):
     """The files as published, for people."""
     files: ClassVar[tuple[str, ...]] = ()
     """Patterns of the file's published names, the likeliest first."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """The same of a folder that has a file for each part, in the order in which they are read."""
     shelves: ClassVar[tuple[str, ...]] = ()
     """Published names of the folder of the pictures."""
 
@@ -74,6 +76,25 @@ class FileTask(TaskSource):
         for where, row in rows:
             found.add(where, read, row)
         return found.given(f"{self.path} as {self.title}", self.layout)
+
+    def gathered_parts(self, part_of: Callable[[str], str], read: Callable[[str, int, Any], TaskItem]) -> Items:
+        """The rows of the file, or of the files of all parts that the folder has.
+
+        part_of  a file's name -> its part
+        read     part, number of the row in its file from 1, row -> what is asked; raises BadRow
+        """
+        paths = [self.path]
+        if os.path.isdir(self.path):
+            inside = glob.escape(self.path)
+            paths = [path for one in self.parts for path in sorted(glob.glob(os.path.join(inside, one)))]
+            if not paths:
+                raise UserError(f"{self.path} has no file for {self.title}; expected {self.layout}")
+        rows: Iterator[Row] = (
+            (where, row if isinstance(row, BadRow) else (part_of(os.path.basename(path)), number, row))
+            for path in dict.fromkeys(paths)
+            for number, (where, row) in enumerate(rows_of(path), 1)
+        )
+        return self.gathered(rows, lambda row, where: read(*row))
 
 
 Reads = Callable[[Any, str], TaskItem | Iterable[TaskItem]]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from sensorium.data.formats.files import scan
 from sensorium.data.formats.rows import BadRow, show
 from sensorium.errors import UserError
 from sensorium.evaluate.item import Items, TaskItem
-from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Row, keyed, rows_of, shown
+from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, keyed, rows_of, shown
 from sensorium.evaluate.tasks.values import id_in, label_in, list_in, member, proper, text_in, texts_in, words
 
 SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPEG", ".gif")
@@ -276,20 +275,18 @@ class ChartQA(FileTask):
     metric: ClassVar[str] = "relaxed"
     asks: ClassVar[str] = ONE_WORD
     layout: ClassVar[str] = "test_human.json, test_augmented.json and png/ with pictures"
+    parts: ClassVar[tuple[str, ...]] = ("test_human.json", "test_augmented.json")
     shelves: ClassVar[tuple[str, ...]] = ("png", "images")
 
     def load(self) -> Items:
         pictures = self.shelf()
 
-        def read(given: Any, where: str) -> TaskItem:
-            part, number, row = given
-            if isinstance(row, BadRow):
-                raise row
+        def read(part: str, number: int, row: Any) -> TaskItem:
             name = text_in(row, "imgname")
             label = member(row, "label")
             label = str(label) if isinstance(label, int | float) and not isinstance(label, bool) else label
             return TaskItem(
-                id=f"{part}/{number}",
+                id=f"{part}/{number}",  # questions have no ids of their own
                 question=text_in(row, "query"),
                 media=shown(pictures.first(name + suffix for suffix in SUFFIXES)),
                 answers=(words(label, "label"),),
@@ -297,18 +294,4 @@ class ChartQA(FileTask):
                 part=part,
             )
 
-        return self.gathered(self._rows(), read)
-
-    def _rows(self) -> Iterator[Row]:
-        """Questions have no ids of their own: they are numbered in their file."""
-        paths = [self.path]
-        if os.path.isdir(self.path):
-            named = [os.path.join(self.path, f"test_{part}.json") for part in ("human", "augmented")]
-            paths = [path for path in named if os.path.exists(path)]
-            if not paths:
-                raise UserError(f"{self.path} has no file for {self.title}; expected {self.layout}")
-        for path in paths:
-            stem = os.path.splitext(os.path.basename(path))[0]
-            part = stem.rsplit("_", 1)[-1]
-            for number, (where, row) in enumerate(rows_of(path), 1):
-                yield where, (part, number, row)
+        return self.gathered_parts(lambda name: os.path.splitext(name)[0].rsplit("_", 1)[-1], read)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from sensorium.data.formats.captions import PICTURE_SUFFIXES
@@ -13,7 +11,7 @@ from sensorium.data.formats.rows import BadRow, show
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import PLACE, Items, TaskItem
 from sensorium.evaluate.metrics.yesno import MME_TASKS
-from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Pictures, Row, rows_of, shown, text_of
+from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Pictures, rows_of, shown, text_of
 from sensorium.evaluate.tasks.values import id_in, label_in, member, text_in, words
 
 
@@ -112,15 +110,13 @@ class POPE(FileTask):
     metric: ClassVar[str] = "pope"
     asks: ClassVar[str] = ONE_WORD
     layout: ClassVar[str] = "coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json and val2014/"
+    parts: ClassVar[tuple[str, ...]] = ("*adversarial*.json*", "*popular*.json*", "*random*.json*")
     shelves: ClassVar[tuple[str, ...]] = ("val2014", "images")
 
     def load(self) -> Items:
         pictures = self.shelf()
 
-        def read(given: Any, where: str) -> TaskItem:
-            part, row = given
-            if isinstance(row, BadRow):
-                raise row
+        def read(part: str, number: int, row: Any) -> TaskItem:
             name, label = text_in(row, "image"), text_in(row, "label").strip().lower()
             if label not in ("yes", "no"):
                 raise BadRow(f"label must be yes or no, found {show(row['label'])}")
@@ -134,19 +130,12 @@ class POPE(FileTask):
                 part=part,
             )
 
-        return self.gathered(self._rows(), read)
+        return self.gathered_parts(_setting, read)
 
-    def _rows(self) -> Iterator[Row]:
-        paths = [self.path]
-        if os.path.isdir(self.path):
-            there = sorted(glob.glob(os.path.join(glob.escape(self.path), "*.json*")))
-            paths = [path for path in there if SETTING.search(os.path.basename(path))]
-            if not paths:
-                raise UserError(f"{self.path} has no file for {self.title}; expected {self.layout}")
-        for path in paths:
-            setting = SETTING.search(os.path.basename(path))
-            for where, row in rows_of(path):
-                yield where, (setting[0] if setting else "", row)
+
+def _setting(name: str) -> str:
+    found = SETTING.search(name)
+    return found[0] if found else ""
 
 
 STATEMENT = "{statement}"
