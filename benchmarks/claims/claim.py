@@ -84,6 +84,10 @@ class Scores:
         return np.mean([self[name] for name in names], axis=0)
 
 
+def _questions() -> Data:
+    return Data(questions(), questions(), "categories of emoji, counting in scenes")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """
@@ -104,7 +108,7 @@ class Claim:
     designs: Sequence[tuple[str, Recipe]]
     effects: Callable[[Scores], list[Effect]]
     samples: int
-    data: Data = Data(questions(), questions(), "categories of emoji, counting in scenes")
+    data: Data = field(default_factory=_questions)
     own: Mapping[str, Data] = field(default_factory=dict)
     tasks: tuple[EvaluationTask, ...] = asked(COUNT)
     points: bool = True
@@ -123,8 +127,8 @@ class Tested:
     seeds: int
 
 
-def test(claim: Claim, folder: Path, console: Console, seeds: Sequence[int] = (0,)) -> Tested:
-    """Train and ask what is not done yet in `folder`, and judge. Raises UserError when a design could not be trained."""
+def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[int] = (0,)) -> Tested:
+    """Train and ask what is not done yet in `folder`, and judge. Raises UserError when a design cannot be trained."""
     began = time.monotonic()
     wanted = Wanted(
         recipes=claim.designs, budget=Budget(claim.samples, "samples"), seeds=tuple(seeds), data=claim.data,

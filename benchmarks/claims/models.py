@@ -21,10 +21,11 @@ from sensorium.nn.backbone import Backbone, llama
 from sensorium.render import Template
 from sensorium.train.recipe import Recipe, Stage
 
-BATCH, COUNT = 32, 240
+BATCH, COUNT = 16, 160
 """Pictures of a step; items of a task, a multiple of the numbers of options (8, 5)."""
-RATE, VISION = 2e-3, 1e-4
-"""Peak learning rates of what starts random and of the pretrained encoder."""
+RATES = {"encoders.*": 1e-4, "*gate": 3e-2, "*": 2e-3}
+"""Peak learning rates: of the pretrained encoder; of gates, which start at zero and move by about their rate a step; of
+all else, which starts random."""
 SCENES = 1500
 """Different ones: every picture is encoded once, which costs more than a step on features that are known."""
 
@@ -52,7 +53,7 @@ def small_llava(
         encoders={"image": vision(side)}, connectors={"image": connector or MLP.Config()},
         backbone=backbone or language(), **fields,  # type: ignore[arg-type]
     )  # fmt: skip
-    stage = Stage(name="instruct", train=train, lr={"encoders.*": VISION, "*": RATE}, data=questions(), steps=1)
+    stage = Stage(name="instruct", train=train, lr=RATES, data=questions(), steps=1)
     return Recipe(
         name=name, title=name, paper="", family="claims", size="small", model=model, stages=(stage,),
         template=Template(media={"image": ("", "\n")}), init={"encoders.image": EFFICIENTNET_LITE0},

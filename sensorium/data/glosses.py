@@ -53,7 +53,9 @@ class Glosses(SourceConfig):
 
 class _Glosses:
     def __init__(self, config: Glosses) -> None:
-        self.rows = [one for one in glosses(config.root) if (fraction_of(one.id) >= HELD_OUT) == (config.split == "val")]
+        self.rows = [
+            one for one in glosses(config.root) if (fraction_of(one.id) >= HELD_OUT) == (config.split == "val")
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)
