@@ -344,9 +344,10 @@ def convert(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="decode, prefill, serving, memory, startup, loading or stages.")],
+    name: Annotated[str, typer.Argument(help="decode, prefill, serving, memory, startup, loading, quantize, stages, claims.")],
 ) -> None:
-    """Measure this package beside others on the same weights. What follows the name is the benchmark's: NAME --help."""
+    """Measure this package beside others on the same weights; claims: test what surveys say. What follows the name is
+    the benchmark's own: NAME --help."""
     from sensorium.commands.bench import run_bench
 
     raise typer.Exit(run_bench(name, context.args))

@@ -19,8 +19,8 @@ from sensorium.compare.significance import Scored, differences, interval, means
 from sensorium.errors import UserError
 from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation, Interval
-from sensorium.report.data import label_of
-from sensorium.report.words import duration
+from sensorium.report.data import label_of, unlearned
+from sensorium.report.words import duration, plain_name
 from sensorium.train.trainer import Stopped
 
 AVERAGE = "average"
@@ -29,6 +29,10 @@ SPEEDS = "calibrations"
 HOLM = (
     "A margin has its own 95 % interval, by paired bootstrap over the same items{seeds}; a design is called better "
     "only after Holm's correction over all {count} margins."
+)
+UNLEARNED = (
+    "No design is above its blind control on {tasks}: within this budget nothing was learned that this asks, and its "
+    "scores say nothing about designs. Give a larger budget, or pretrained parts (--size small)."
 )
 ONE_SEED = "One seed: intervals are about items, and say nothing about the luck of a seed."
 
@@ -131,6 +135,9 @@ def _together(plan: Plan, answered: Sequence[Answered | None], errors: Sequence[
     notes = list(plan.notes)
     if found:
         notes.append(HOLM.format(seeds=" and over seeds" if many else "", count=len(found)))
+    idle = [plain_name(label) for label in unlearned(rows)]
+    if idle:
+        notes.append(UNLEARNED.format(tasks=", ".join(idle)))
     if not many:
         notes.append(ONE_SEED)
     return Comparison(

@@ -160,6 +160,14 @@ def _training_summary(stages: Sequence[StageSpeed]) -> str:
     return f"Trained in {counted} for {took}, {steps:,} steps on {samples:,} samples."
 
 
+def unlearned(rows: Sequence[ComparedRow]) -> list[str]:
+    """Labels of the tasks with a blind control that no design beats."""
+    learned: dict[str, bool] = {}
+    for score in (score for row in rows for score in row.scores if score.margin is not None):
+        learned[label_of(score)] = learned.get(label_of(score), False) or score.beats_blind
+    return [label for label, beaten in learned.items() if not beaten]
+
+
 def _comparison_summary(comparison: Comparison) -> str:
     rows = headline_rows(comparison)
     scored = [row for row in rows if row.scores]
@@ -168,6 +176,8 @@ def _comparison_summary(comparison: Comparison) -> str:
         return text + "None of them has a score."
     task = label_of(scored[0].scores[0])
     found = [(row, one) for row in scored for one in row.scores if label_of(one) == task]
+    if task in unlearned(rows):
+        text += f"On {plain_name(task)} no design is above its blind control: nothing was learned that it asks. "
     better = max if found[0][1].better == "higher" else min
     best, score = better(found, key=lambda pair: pair[1].score)
     equal = [row.name for row, one in found if one.score == score.score]

@@ -42,7 +42,7 @@ def percent(value: float) -> str:
 
 def points(value: float) -> str:
     """A difference of two scores in percentage points: +37.1."""
-    return f"{value * 100:+.1f}".replace("-", "\u2212")
+    return f"{round(value * 100, 1) + 0.0:+.1f}".replace("-", "\u2212")  # + 0.0: no -0.0
 
 
 def plain_name(name: str) -> str:

@@ -17,7 +17,7 @@ from sensorium.evaluate.statistics import Evaluation
 from sensorium.recipes.catalog import find
 
 RECIPE = find("llava", "tiny")
-RIGHT = {"good": 0.8, "fair": 0.55, "poor": 0.5}
+RIGHT = {"good": 0.8, "fair": 0.55, "poor": 0.5, "idle": 0.25}
 ITEMS = 120
 QUIET = Console(quiet=True)
 

@@ -40,6 +40,13 @@ def test_rows_have_scores_and_costs_and_the_better_design_is_named(tmp_path: Pat
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_what_no_design_learned_is_said(tmp_path: Path):
+    [said] = [note for note in done(scripted.plan(("idle",)), tmp_path / "idle").notes if "blind control" in note]
+    assert "on names val, places val: within this budget" in said
+    found = done(scripted.plan(("idle", "good")), tmp_path / "one")
+    assert not any("blind control" in note for note in found.notes)
+
+
 def test_stopped_between_rows_it_goes_on_and_says_the_same(tmp_path: Path):
     whole = done(scripted.plan(), tmp_path / "whole")
     with pytest.raises(Stopped):

@@ -22,6 +22,7 @@ from sensorium.data.questions import (
     Captions,
     EmojiQuestions,
     SceneQuestions,
+    category_items,
     choice_items,
     scene_items,
 )
@@ -233,6 +234,27 @@ def test_choice_items_are_at_chance_for_every_blind_preference(split):
     expected = {"val_artist": {"twitter"}, "val_concept": {"fluent", "google", "twitter"}}
     expected |= {"dev_artist": {"google"}, "dev_concept": {"fluent", "google"}}
     assert artists == expected[split]
+
+
+@pytest.mark.parametrize("split", ["val_artist", "val_concept", "dev_artist", "dev_concept"])
+def test_category_items_are_at_chance_for_every_blind_preference(split):
+    items = category_items(split, 160, seed=1, holdout_dev=split.startswith("dev"))
+    answers = [item.info["answer"] for item in items]
+    options = {tuple(item.info["options"]) for item in items}
+    assert len(items) == 160
+    assert [len(one) for one in options] == [8]
+    assert all(sorted(answers[start : start + 8]) == list(range(8)) for start in range(0, 160, 8))
+    for item in items:
+        member, name = concept(item.info["key"]), item.info["options"][item.info["answer"]]
+        assert name == member.category.replace("&", "and").lower()
+        assert item.segments[0].data == EmojiPicture(member.key, item.info["artist"])
+    keys = {(item.info["key"], item.info["artist"]) for item in items}
+    assert {split_of(key) for key, _ in keys} == {"val_concept" if split == "val_concept" else "train"}
+    # as they are trained on: question and answer are those of a question of the category family
+    trained = EmojiQuestions(families=("category",), questions_per_picture=1).build()
+    asked = [trained[number].segments[1:] for number in range(0, len(trained), 7)]
+    assert {one[0].data for one in asked} > {items[0].info["question"]}
+    assert {one[1].data for one in asked} >= set(items[0].info["options"])
 
 
 def test_trained_choice_items_mostly_stay_within_a_subcategory():

@@ -104,6 +104,15 @@ def test_a_design_is_not_called_best_without_saying_what_is_undecided():
     assert "llava, twin share the best score" in summary(equal)
 
 
+def test_where_nothing_was_learned_the_summary_says_so_first():
+    data = compared(120)
+    assert data.comparison is not None
+    assert "nothing was learned" not in summary(data)
+    for row in data.comparison.rows:
+        row.scores = [replace(one, margin=0.0, margin_low=-0.1, margin_high=0.1) for one in row.scores]
+    assert "no design is above its blind control: nothing was learned that it asks." in summary(data)
+
+
 def test_verdicts_and_numbers_of_other_metrics():
     lower = Evaluation(task="t", split="s", n=1, score=0.2, low=0.1, high=0.3, blind=0.9, margin=-0.7, margin_low=-0.8,
                        margin_high=-0.6, metric="WER", better="lower")  # fmt: skip
