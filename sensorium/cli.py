@@ -344,7 +344,9 @@ def convert(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="decode, prefill, serving, memory, startup, loading, quantize, stages, claims.")],
+    name: Annotated[
+        str, typer.Argument(help="decode, prefill, serving, memory, startup, loading, quantize, stages, claims.")
+    ],
 ) -> None:
     """Measure this package beside others on the same weights; claims: test what surveys say. What follows the name is
     the benchmark's own: NAME --help."""

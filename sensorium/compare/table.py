@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -67,14 +68,20 @@ def in_words(one: Difference) -> str:
     return f"{first} is better than {second}: {margin} for {one.one}"
 
 
+def _table(title: str) -> Table:
+    """With a column of designs, whose names are broken only where nothing else would be left; no frame, which would
+    take what a terminal of 80 columns has for the numbers."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("design", overflow="fold", min_width=12)
+    return table
+
+
 def table_of(comparison: Comparison) -> RenderableType:
     """Scores, then costs, then what is sure of the differences."""
     many = any(row.seed is None for row in comparison.rows)
     tasks = list(tasks_of(comparison)) or ["score"]
-    scores = Table(title=f"{comparison.title}: scores in %, 95 % intervals", title_justify="left")
-    costs = Table(title=f"costs ({comparison.budget})", title_justify="left")
-    scores.add_column("design", overflow="fold")
-    costs.add_column("design", overflow="fold")
+    scores = _table(f"{comparison.title}: scores in %, 95 % intervals")
+    costs = _table(f"costs ({comparison.budget})")
     for task in tasks:
         scores.add_column(plain_name(task), overflow="fold")
     for name in COSTS:

@@ -5,6 +5,7 @@ from sensorium.data.formats.chat import ChatJsonl, LlavaJson
 from sensorium.data.formats.check import Report, check
 from sensorium.data.formats.detect import open_data
 from sensorium.data.formats.parquet import Parquet
+from sensorium.data.formats.questions import QuestionJsonl
 from sensorium.data.formats.vqa import Vqa
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LlavaJson",
     "Parquet",
     "PictureFolder",
+    "QuestionJsonl",
     "Report",
     "Vqa",
     "check",

@@ -7,8 +7,8 @@ Rules, in order:
 4. a folder with exactly one .jsonl or .json file: that file
 5. a file that begins with PAR1: Parquet
 6. one JSON object with the arrays `questions`: Vqa; `images` and `annotations`: CocoCaptions
-7. JSON Lines or an array whose rows have `messages`: ChatJsonl; `conversations`: LlavaJson; a picture and a text
-   column: PictureFolder with that table
+7. JSON Lines or an array whose rows have `messages`: ChatJsonl; `conversations`: LlavaJson; `question` and `answer` or
+   `answers`: QuestionJsonl; a picture and a text column: PictureFolder with that table
 8. a .csv with a picture and a text column: PictureFolder with that table
 Anything else is a UserError that says what was found.
 """
@@ -36,6 +36,7 @@ from sensorium.data.formats.captions import (
 from sensorium.data.formats.chat import ChatJsonl, LlavaJson
 from sensorium.data.formats.files import JsonRows, first_character, scan
 from sensorium.data.formats.parquet import Parquet, guess_columns
+from sensorium.data.formats.questions import QuestionJsonl
 from sensorium.data.formats.vqa import Vqa, picture_name
 from sensorium.data.media import Limits
 from sensorium.data.source import RowError, SourceConfig
@@ -210,15 +211,20 @@ class _Guess:
             return ChatJsonl(path=path, picture_root=self.root, limits=self.limits)
         if "conversations" in seen:
             return LlavaJson(path=path, picture_root=self.root, limits=self.limits)
+        if "question" in seen and ("answer" in seen or "answers" in seen):
+            return QuestionJsonl(path=path, picture_root=self.root, limits=self.limits)
         columns = self.table_columns(list(seen))
         if columns is not None:
             return self.table(path, columns)
         if not seen and problem is not None:
             raise UserError(str(problem))
-        known = ("messages", "conversations", *PICTURE_COLUMNS, *TEXT_COLUMNS)
+        known = ("messages", "conversations", "question", "answer", *PICTURE_COLUMNS, *TEXT_COLUMNS)
         hints = "; ".join(f"{rows.where(seen[key])}: {hint}" for key in seen if (hint := _hint(key, known)))
         keys = ", ".join(map(repr, seen)) or "none"
-        expected = "expected rows with messages (chat), conversations (LLaVA), or file_name and text (captions)"
+        expected = (
+            "expected rows with messages (chat), conversations (LLaVA), question and answer, or file_name and text "
+            "(captions)"
+        )
         raise UserError(f"{hints or rows.where(0)}: {expected}; the keys are {keys}")
 
     def csv(self, path: str) -> PictureFolder:

@@ -1,0 +1,86 @@
+"""Questions and answers in one flat row, as `sensorium eval --task` reads them: one file trains and another asks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from sensorium.data.formats.base import FileSource, JsonSource
+from sensorium.data.formats.files import JsonRows
+from sensorium.data.formats.rows import BadRow, RowReader, show
+from sensorium.sequence import Sample
+
+KEYS = ("image", "images", "question", "answer", "answers", "choices", "id", "group", "part")
+
+
+class QuestionJsonl(FileSource):
+    """One question a row, as JSON Lines or one JSON array: {"image" or "images", "question", "answer"}.
+
+    question  `<image>` is the place of a picture; pictures without one stand before the question
+    answer    text or a number; with "choices" the text of one of them, its letter ("B") or its number from 0
+    answers   several right ones: what is trained is the one that is given most often, of equals the first
+
+    picture_root  folder that relative picture paths start from; None: the folder of the file
+    """
+
+    picture_root: str | None = None
+
+    def build(self) -> QuestionSource:
+        return QuestionSource(self)
+
+
+class QuestionSource(JsonSource):
+    def __init__(self, config: QuestionJsonl):
+        root = os.path.dirname(config.path) if config.picture_root is None else config.picture_root
+        super().__init__(JsonRows(config.path), RowReader(root, config.path, config.limits))
+
+    def read(self, row: dict[str, Any], where: str) -> Sample:
+        self.reader.keys(row, KEYS, ("question",))
+        question = row["question"]
+        if not isinstance(question, str) or not question.strip():
+            raise BadRow(f"question must be text that is not empty, found {show(question)}")
+        if row.get("image") is not None and row.get("images") is not None:
+            raise BadRow("both image and images: give one of them")
+        given = row.get("images", row.get("image"))
+        pictures = given if isinstance(given, list) else [] if given is None else [given]
+        if "<image>" not in question:
+            question = "<image>" * len(pictures) + question
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer_of(row)}]
+        known = {"id": row["id"]} if "id" in row else {}
+        return self.reader.chat({"messages": turns, "images": pictures, **known}, where)
+
+
+def answer_of(row: dict[str, Any]) -> str:
+    """What is trained. Raises BadRow."""
+    if row.get("answers") is not None and row.get("answer") is None:
+        several = row["answers"]
+        if not isinstance(several, list) or not several:
+            raise BadRow(f"answers must be a list with at least one text, found {show(several)}")
+        (answer, _), *_ = Counter(_words(one, "an answer") for one in several).most_common(1)
+        return answer
+    if row.get("answer") is None:
+        raise BadRow("neither answer nor answers: without one there is nothing to learn")
+    choices = row.get("choices")
+    if choices is None:
+        return _words(row["answer"], "answer")
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise BadRow(f"choices must be a list of at least two texts, found {show(choices)}")
+    options = [_words(one, "a choice") for one in choices]
+    answer = row["answer"]
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if not 0 <= answer < len(options):
+            raise BadRow(f"answer {answer} is the number of no choice: there are {len(options)}, from 0 on")
+        return options[answer]
+    if answer in options:
+        return str(answer)
+    place = ord(answer) - ord("A") if isinstance(answer, str) and len(answer) == 1 else -1
+    if not 0 <= place < len(options):
+        raise BadRow(f"answer {show(answer)} is none of the choices: {', '.join(map(show, options[:8]))}")
+    return options[place]
+
+
+def _words(value: Any, what: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise BadRow(f"{what} must be text or a number, found {show(value)}")
+    return str(value)
