@@ -37,7 +37,7 @@ class TextSkill(EvaluationTask):
         texts = self.documents()
         lost = losses(subject.engine, texts)
         records = [
-            Record(id=f"{self.name}/{number}", prompt=text, score=value, expected=text)
+            Record(id=f"{self.name}/{number}", prompt=text, parsed=value, score=value, expected=text)
             for number, (text, value) in enumerate(zip(texts, lost, strict=True))
         ]
         mean = bootstrap(lost)

@@ -15,12 +15,13 @@ from rich.console import Console
 from sensorium.compare.answers import keep_records
 from sensorium.compare.plan import Entry
 from sensorium.compare.significance import Scored
-from sensorium.evaluate.records import Record
+from sensorium.evaluate.records import BAD, Record
 from sensorium.evaluate.result import ComparedRow, TaskResult
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.evaluate.task import EvaluationTask, Subject
 from sensorium.hub.cache import cache_root
 from sensorium.report.data import label_of
+from sensorium.report.words import plain_name
 from sensorium.train.ask import subject_of
 from sensorium.train.checkpoint import load_checkpoint
 from sensorium.train.trainer import open_run, train
@@ -34,6 +35,8 @@ class Answered:
     items        (label of the task, scores of its items), where the task tells items apart
     samples      trained on
     seconds      of training steps, by the clock; not part of the table, which a second run repeats
+    lost         what could not be asked or read, in words
+    unasked      rows that hold no question, in words; the same for every design
     records      what was said to each item, by the label of the task; kept in files of their own, and not read with the
                  row
     """
@@ -42,6 +45,8 @@ class Answered:
     items: list[Scored]
     samples: int
     seconds: float
+    lost: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
     records: dict[str, list[Record]] = field(default_factory=dict)
 
     @classmethod
@@ -51,6 +56,8 @@ class Answered:
             evaluations=[one for result in results for one in result.evaluations],
             items=[_scored(one) for one in told if any(record.score is not None for record in one.records)],
             records={label_of(one.evaluations[0]): one.records for one in told},
+            lost=[line for one in told for line in _lost(one)],
+            unasked=[line for one in told for line in _unasked(one)],
             samples=samples, seconds=seconds,
         )  # fmt: skip
 
@@ -60,7 +67,8 @@ class Answered:
              "groups": None if one.groups is None else list(one.groups), "lower": one.lower}
             for one in self.items
         ]  # fmt: skip
-        return {"samples": self.samples, "seconds": self.seconds, "items": items,
+        return {"samples": self.samples, "seconds": self.seconds, "lost": self.lost, "unasked": self.unasked,
+                "items": items,
                 "evaluations": [one.to_json() for one in self.evaluations]}  # fmt: skip
 
     @classmethod
@@ -71,7 +79,8 @@ class Answered:
             for one in kept["items"]
         ]  # fmt: skip
         evaluations = [Evaluation(**one) for one in kept["evaluations"]]
-        return cls(evaluations=evaluations, items=items, samples=kept["samples"], seconds=kept["seconds"])
+        lost = {name: kept.get(name, []) for name in ("lost", "unasked")}  # older rows have neither
+        return cls(evaluations=evaluations, items=items, samples=kept["samples"], seconds=kept["seconds"], **lost)
 
 
 Worker = Callable[[Entry, Path, Sequence[EvaluationTask], Console], Answered]
@@ -102,6 +111,31 @@ def _scored(told: TaskResult) -> Scored:
     scores = np.array([[float(one.score or 0.0) for one in rows]])
     headline = told.evaluations[0]
     return Scored(label_of(headline), tuple(one.id for one in rows), scores, groups, headline.better == "lower")
+
+
+def _unasked(told: TaskResult) -> list[str]:
+    """Rows of the source that hold no question: they are in no score, so they are named."""
+    bad = [f"{one.id}: {one.error.removeprefix(BAD)}" for one in told.records if one.error.startswith(BAD)]
+    return [f"{_name(told)}: {_some(bad, 'row')} without a question, not asked"] if bad else []
+
+
+def _lost(told: TaskResult) -> list[str]:
+    """Items that a design could not be asked, and answers that could not be read: all were counted as wrong."""
+    asked = [one for one in told.records if not one.error.startswith(BAD)]
+    failed = [f"{one.id}: {one.error}" for one in asked if one.error]
+    unread = [f"{one.id}: {str(one.said)[:40]!r}" for one in asked if not one.error and one.parsed is None]
+    lines = [f"{_some(failed, 'item')} that could not be asked"] if failed else []
+    lines += [f"{_some(unread, 'answer')} that could not be read"] if unread else []
+    return [f"{_name(told)}: {line}, counted as wrong" for line in lines]
+
+
+def _name(told: TaskResult) -> str:
+    return plain_name(label_of(told.evaluations[0]))
+
+
+def _some(found: Sequence[str], what: str) -> str:
+    """3 answers (the first: ...)"""
+    return f"{len(found)} {what}{'s' if len(found) > 1 else ''} (the first: {found[0][:200]})"
 
 
 def kept(path: Path) -> Answered | None:

@@ -28,7 +28,7 @@ SPEEDS = "calibrations"
 """Where a comparison keeps the speeds that it was planned with."""
 HOLM = (
     "A margin has its own 95 % interval, by paired bootstrap over the same items{seeds}; a design is called better "
-    "only after Holm's correction over all {count} margins."
+    "only after Holm's correction over all margins ({count})."
 )
 UNLEARNED = (
     "No design is above its blind control on {tasks}: within this budget nothing was learned that this asks, and its "
@@ -132,7 +132,7 @@ def _together(plan: Plan, answered: Sequence[Answered | None], errors: Sequence[
             stacked = _stacked(done)
             designs.append((name, [*stacked, *([pooled(stacked)] if _average(done[0]) else [])]))
     found = differences(designs)
-    notes = list(plan.notes)
+    notes = [*plan.notes, *_lost(plan, answered)]
     if found:
         notes.append(HOLM.format(seeds=" and over seeds" if many else "", count=len(found)))
     idle = [plain_name(label) for label in unlearned(rows)]
@@ -144,6 +144,17 @@ def _together(plan: Plan, answered: Sequence[Answered | None], errors: Sequence[
         title=title, budget=f"{plan.wanted.budget} each", data=plan.wanted.data.title, rows=rows, differences=found,
         notes=notes,
     )  # fmt: skip
+
+
+def _lost(plan: Plan, answered: Sequence[Answered | None]) -> list[str]:
+    """What is in no score, or counts as wrong without being an answer: of the questions, then of each design."""
+    done = [(entry, one) for entry, one in zip(plan.entries, answered) if one is not None]
+    many = len(plan.wanted.seeds) > 1
+    unasked = list(dict.fromkeys(line for _, one in done for line in one.unasked))
+    lost = [
+        (f"{entry.name}, seed {entry.seed}" if many else entry.name, line) for entry, one in done for line in one.lost
+    ]
+    return [f"{line}." for line in unasked] + [f"{name}: {line}." for name, line in lost]
 
 
 def _average(answered: Answered) -> list[Evaluation]:

@@ -19,6 +19,8 @@ from sensorium.errors import UserError
 from sensorium.infer.likelihoods import Likelihoods
 
 Answer = str | Likelihoods
+BAD = "bad item: "
+"""What the error of a row that holds no question begins with: it was never asked, and is in no score."""
 
 
 @dataclass(kw_only=True)

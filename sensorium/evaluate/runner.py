@@ -15,7 +15,7 @@ from sensorium.evaluate.answerer import ENDPOINT, Answerer, Said, question_key
 from sensorium.evaluate.blind import blinded
 from sensorium.evaluate.item import BadItem, TaskItem
 from sensorium.evaluate.parts import Scores, by_part
-from sensorium.evaluate.records import Answer, AnswerCache, Record, RecordFile, plain
+from sensorium.evaluate.records import BAD, Answer, AnswerCache, Record, RecordFile, plain
 from sensorium.evaluate.result import Example, Table, TaskResult
 from sensorium.evaluate.statistics import Evaluation, Floats, evaluations
 from sensorium.evaluate.task import Progress, drawn
@@ -277,7 +277,7 @@ def _result(task: Asked, entries: list[Entry], bad: list[BadItem], reader: Reade
     parts = by_part(task.name, task.split, records, task.metric.names, together(rows), beside)
     tables = [*parts, *task.metric.tables(items, rows), _counts(task, entries, bad)]
     examples = [_example(task, entry, found) for entry in drawn(entries)]
-    records += [Record(id=one.where, error=f"bad item: {one.reason}") for one in bad]
+    records += [Record(id=one.where, error=f"{BAD}{one.reason}") for one in bad]
     items = {entry.item.id: entry.item for entry in entries}
     return TaskResult(found, examples, tables, records=records, items=items)
 

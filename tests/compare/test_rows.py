@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,24 @@ def test_pictures_that_are_no_longer_those_asked_about_are_not_shown(tmp_path: P
     file.unlink()
     (block,) = kept_records(found, tmp_path, (Asked(name="mine", source=Jsonl(path=str(file)), metric=task.metric),))
     assert (len(block.records), block.items) == (2, {})
+
+
+def test_what_could_not_be_asked_or_read_is_told_of(plan: Plan, tmp_path: Path):
+    file = tmp_path / "mine.jsonl"
+    rows = [{"question": "Is it?", "answer": "yes"}, {"image": "gone.png", "question": "Is it?", "answer": "yes"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    task = Asked(name="mine", split="own", source=Jsonl(path=str(file)), metric=metric_of("pope"))
+    asked = replace(plan, tasks=(task,))
+    told = compare(asked, tmp_path / "out", "test", scripted.QUIET)
+    assert [row.scores[0].n for row in told.rows] == [1, 1]
+    lost = [note for note in told.notes if note.startswith(("mine", "one: mine", "deep: mine"))]
+    assert lost[0].startswith("mine own: 1 row (the first: ")
+    assert "gone.png" in lost[0]
+    assert lost[0].endswith("without a question, not asked.")
+    # models that say what comes: neither yes nor no
+    assert [note.partition(" (")[0] for note in lost[1:]] == ["one: mine own: 1 answer", "deep: mine own: 1 answer"]
+    assert all(note.endswith("that could not be read, counted as wrong.") for note in lost[1:])
+    assert compare(asked, tmp_path / "out", "test", scripted.QUIET).to_json() == told.to_json()  # of kept rows, too
 
 
 def test_a_speed_is_measured_for_each_stage(plan: Plan, monkeypatch: pytest.MonkeyPatch):
