@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.claims.claim import Tested, put_to_test
+from benchmarks.claims.claim import Judged, put_to_test
 from benchmarks.claims.designs import CLAIMS
 from benchmarks.claims.table import document, in_words
 from sensorium.commands.compare import seeds_of
@@ -31,7 +31,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no claim {unknown[0]!r}: choose of {', '.join(CLAIMS)}")
     seeds, console = seeds_of(options.seeds), Console()
-    done: list[Tested] = []
+    done: list[Judged] = []
     for letter in options.claims or CLAIMS:
         found = put_to_test(CLAIMS[letter](), options.out / letter, console, seeds)
         console.print(table_of(found.comparison))

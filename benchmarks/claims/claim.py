@@ -115,7 +115,7 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
+class Judged:
     """A claim with what was measured. idle: tasks that nobody learned. minutes: of all calls that this took."""
 
     claim: Claim
@@ -127,7 +127,7 @@ class Tested:
     seeds: int
 
 
-def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[int] = (0,)) -> Tested:
+def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[int] = (0,)) -> Judged:
     """Train and ask what is not done yet in `folder`, and judge. Raises UserError when a design cannot be trained."""
     began = time.monotonic()
     wanted = Wanted(
@@ -151,7 +151,7 @@ def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[in
             learned[items.label] = learned.get(items.label, False) or score.blind is None or score.beats_blind
     counted = [label for label, known in learned.items() if known]
     effects = claim.effects(Scores(found, counted)) if counted else []
-    return Tested(
+    return Judged(
         claim=claim, comparison=comparison, effects=effects, verdict=verdict(effects), seeds=len(seeds),
         idle=[label for label, known in learned.items() if not known], minutes=_minutes(folder, began),
     )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.claims.claim import Effect, Tested
+import torch
+
+from benchmarks.claims.claim import Effect, Judged
 from sensorium.compare.run import AVERAGE
 from sensorium.compare.table import cost_cells, score_cell
 from sensorium.evaluate.result import ComparedRow
@@ -26,13 +28,13 @@ large one makes of it; a claim that is not reproduced here may hold where it was
 """
 
 
-def document(tested: Sequence[Tested]) -> str:
-    facts = environment()
+def document(tested: Sequence[Judged]) -> str:
+    facts, threads = environment(), torch.get_num_threads()
     command = f"sensorium bench claims {' '.join(one.claim.letter for one in tested)}"
     many = max(one.seeds for one in tested) > 1
     lines = [
         HEAD.format(
-            command=command, minutes=sum(one.minutes for one in tested), place=facts["cpu"],
+            command=command, minutes=sum(one.minutes for one in tested), place=f"{facts['cpu']}, {threads} thread{'s' if threads > 1 else ''}",
             seeds=" and over seeds" if many else " (one seed: its luck is in none of them)",
         ),
         "| | claim | effect | measured (95 %) | verdict | minutes |", "|-|-|-|-|-|-:|",
@@ -45,7 +47,7 @@ def document(tested: Sequence[Tested]) -> str:
     return "\n".join(lines) + "\n" + "".join(_section(one) for one in tested)
 
 
-def _section(one: Tested) -> str:
+def _section(one: Judged) -> str:
     claim = one.claim
     lines = [
         "", f"## {claim.letter}. {claim.says}", "", f"Source: {claim.source}.", "", claim.protocol, "",
@@ -73,13 +75,13 @@ def _row(row: ComparedRow, tasks: Sequence[str]) -> str:
     return f"| {row.name} | {' | '.join(found[task] for task in tasks)} | {trained} | {flops} | {samples} | {tokens} |"
 
 
-def measured(effect: Effect, one: Tested) -> str:
+def measured(effect: Effect, one: Judged) -> str:
     found = effect.interval
     if one.claim.points:
         return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def in_words(one: Tested) -> str:
+def in_words(one: Judged) -> str:
     lines = [f"{one.claim.letter}. {one.claim.says} {one.verdict} ({one.minutes:.0f} min)"]
     return "\n".join(lines + [f"  {effect.name}: {measured(effect, one)}" for effect in one.effects])
