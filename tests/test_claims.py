@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims.claim import REFUTED, REPRODUCED, UNDECIDED, Claim, Effect, Scores, Judged, verdict
+from benchmarks.claims.claim import REFUTED, REPRODUCED, UNDECIDED, Claim, Effect, Judged, Scores, verdict
 from benchmarks.claims.designs import CLAIMS
 from benchmarks.claims.models import asked
 from benchmarks.claims.table import document, in_words
