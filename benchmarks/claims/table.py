@@ -34,7 +34,7 @@ def document(tested: Sequence[Judged]) -> str:
     many = max(one.seeds for one in tested) > 1
     lines = [
         HEAD.format(
-            command=command, minutes=sum(one.minutes for one in tested), 
+            command=command, minutes=sum(one.minutes for one in tested),
             place=f"{facts['cpu']}, {threads} thread{'s' if threads > 1 else ''}",
             seeds=" and over seeds" if many else " (one seed: its luck is in none of them)",
         ),
