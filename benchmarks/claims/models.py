@@ -53,7 +53,7 @@ def small_llava(
         encoders={"image": vision(side)}, connectors={"image": connector or MLP.Config()},
         backbone=backbone or language(), **fields,  # type: ignore[arg-type]
     )  # fmt: skip
-    stage = Stage(name="instruct", train=train, lr=RATES, data=questions(), steps=1)
+    stage = Stage(**{"name": "instruct", "train": train, "lr": RATES, "data": questions(), "steps": 1})
     return Recipe(
         name=name, title=name, paper="", family="claims", size="small", model=model, stages=(stage,),
         template=Template(media={"image": ("", "\n")}), init={"encoders.image": EFFICIENTNET_LITE0},
