@@ -200,7 +200,8 @@ def sizes() -> Claim:
         letter="e", designs=_named(designs), effects=effects, samples=SAMPLES,
         says="A larger language model helps.", source="LLaVA-1.5, arXiv 2310.03744, section 4; MM1, section 5",
         protocol="Three Llamas, of 96 x 2, 192 x 4 and 320 x 6 (width x blocks), everything else the same. The source "
-        "compares pretrained language models, which differ in what they know as well; these all start random.",
+        "compares pretrained language models, which differ in what they know as well; these all start random. One "
+        "learning rate for all, chosen for the middle one: a larger one may want a lower.",
     )  # fmt: skip
 
 
