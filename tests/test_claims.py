@@ -95,8 +95,10 @@ def told(claim: Claim, seeds=1) -> Judged:
         seconds=1.0, samples_per_second=64.0, peak_memory=10**8, tokens_per_picture=16.0,
     )  # fmt: skip
     comparison = Comparison(title="Claim", budget="", data="", rows=[row], differences=[], notes=[])
-    return Judged(claim=claim, comparison=comparison, effects=[effect(0.1)], verdict=REPRODUCED, idle=["x"],
-                  minutes=12.4, seeds=seeds)  # fmt: skip
+    return Judged(
+        claim=claim, comparison=comparison, effects=[effect(0.1)], verdict=REPRODUCED, idle=["x"], blank=["y"],
+        minutes=12.4, seeds=seeds,
+    )  # fmt: skip
 
 
 def test_the_document_has_verdicts_effects_designs_and_minutes():
@@ -108,6 +110,7 @@ def test_the_document_has_verdicts_effects_designs_and_minutes():
     assert "50.0 [" in found
     assert "blind 0.0" in found
     assert "nothing learned it: x" in found
+    assert "nothing is decided: y." in found
     assert in_words(told(CLAIMS["e"]())).startswith("e. A larger language model helps. reproduced (12 min)")
 
 

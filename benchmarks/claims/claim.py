@@ -23,7 +23,7 @@ from sensorium.commands.compare import write_all
 from sensorium.compare.alike import Data
 from sensorium.compare.budget import Budget
 from sensorium.compare.calibrate import calibrated
-from sensorium.compare.plan import Wanted, planned
+from sensorium.compare.plan import Plan, Wanted, planned
 from sensorium.compare.row import kept
 from sensorium.compare.run import SPEEDS, compare, write
 from sensorium.compare.significance import Scored, means
@@ -116,13 +116,19 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A claim with what was measured. idle: tasks that nobody learned. minutes: of all calls that this took."""
+    """A claim with what was measured.
+
+    idle     tasks that no design learned
+    blank    designs that learned no task: what they score says that they were not trained well, and nothing else
+    minutes  of all calls that this took
+    """
 
     claim: Claim
     comparison: Comparison
     effects: list[Effect]
     verdict: str
     idle: list[str]
+    blank: list[str]
     minutes: float
     seeds: int
 
@@ -141,20 +147,36 @@ def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[in
     failed = [f"{row.name}: {row.error}" for row in comparison.rows if row.error]
     if failed:
         raise UserError(f"claim {claim.letter} is not tested: {'; '.join(failed)}")
+    found, learned = _answers(plan, folder)
+    tasks = {label: any(label in known for known in learned.values()) for label in _labels(found)}
+    counted = [label for label, known in tasks.items() if known]
+    blank = [name for name, known in learned.items() if not known]
+    effects = claim.effects(Scores(found, counted)) if counted else []
+    return Judged(
+        claim=claim, comparison=comparison, effects=effects, verdict=UNDECIDED if blank else verdict(effects),
+        idle=[label for label, known in tasks.items() if not known], blank=blank, minutes=_minutes(folder, began),
+        seeds=len(seeds),
+    )  # fmt: skip
+
+
+def _answers(plan: Plan, folder: Path) -> tuple[dict[str, list[list[Scored]]], dict[str, set[str]]]:
+    """Of each design: the scores of every seed, and the tasks that it learned, with any seed: those in which it beats
+    its blind control, or that have none."""
     found: dict[str, list[list[Scored]]] = {}
-    learned: dict[str, bool] = {}
+    learned: dict[str, set[str]] = {}
     for entry in plan.entries:
         answered = kept(folder / "rows" / f"{entry.place}.json")
         assert answered is not None
         found.setdefault(entry.name, []).append(answered.items)
-        for score, items in zip(answered.evaluations, answered.items, strict=True):
-            learned[items.label] = learned.get(items.label, False) or score.blind is None or score.beats_blind
-    counted = [label for label, known in learned.items() if known]
-    effects = claim.effects(Scores(found, counted)) if counted else []
-    return Judged(
-        claim=claim, comparison=comparison, effects=effects, verdict=verdict(effects), seeds=len(seeds),
-        idle=[label for label, known in learned.items() if not known], minutes=_minutes(folder, began),
-    )  # fmt: skip
+        pairs = zip(answered.evaluations, answered.items, strict=True)
+        known = {items.label for score, items in pairs if score.blind is None or score.beats_blind}
+        learned.setdefault(entry.name, set()).update(known)
+    return found, learned
+
+
+def _labels(found: Mapping[str, Sequence[Sequence[Scored]]]) -> list[str]:
+    [first, *_] = found.values()
+    return [one.label for one in first[0]]
 
 
 def verdict(effects: Sequence[Effect]) -> str:

@@ -20,7 +20,8 @@ that was fixed before anything was trained (benchmarks/claims/designs.py). **Rep
 a 95 % interval above zero. **Not reproduced**: one has its interval below zero, with Bonferroni's correction. **Not
 decidable**: these items do not tell. Intervals are of a paired bootstrap over the same items{seeds}. A
 task that no design has learned (none beats its blind control, the same model with pictures shuffled across items) tells
-nothing and is left out.
+nothing and is left out; where a design has learned no task, nothing is decided, since it may only have been trained
+badly.
 
 What this can say is narrow: language models of two million parameters that start random, a pretrained encoder of three
 million, emoji and scenes of them, minutes of training. It tests how a picture gets into a language model, not what a
@@ -54,6 +55,7 @@ def _section(one: Judged) -> str:
         "", f"## {claim.letter}. {claim.says}", "", f"Source: {claim.source}.", "", claim.protocol, "",
         f"**{one.verdict[0].upper()}{one.verdict[1:]}.**", "",
         *([f"Left out, since nothing learned it: {', '.join(one.idle)}.", ""] if one.idle else []),
+        *([f"Learned nothing, so nothing is decided: {', '.join(one.blank)}.", ""] if one.blank else []),
         f"| effect | {'points' if claim.points else 'nats per byte'} (95 %) | decides |", "|-|-|-|",
     ]  # fmt: skip
     lines += [
