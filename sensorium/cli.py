@@ -310,7 +310,9 @@ def check(
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Pretrained parts, `stamps`, or recipes (their parts). Without a name: list them."),
+        typer.Argument(
+            help="Pretrained parts, `stamps`, `wordnet`, or recipes (their parts). Without a name: list them."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -98,6 +98,7 @@ class Claim:
     samples   that each is trained on
     effects   of the scores
     data      of all; own: of some designs alone
+    needs     fetches what the data needs, once
     points    scores are shares, and effects points; otherwise nats
     """
 
@@ -111,6 +112,7 @@ class Claim:
     data: Data = field(default_factory=_questions)
     own: Mapping[str, Data] = field(default_factory=dict)
     tasks: tuple[EvaluationTask, ...] = asked(COUNT)
+    needs: Callable[[], object] = lambda: None
     points: bool = True
 
 
@@ -136,6 +138,7 @@ class Judged:
 def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[int] = (0,)) -> Judged:
     """Train and ask what is not done yet in `folder`, and judge. Raises UserError when a design cannot be trained."""
     began = time.monotonic()
+    claim.needs()
     wanted = Wanted(
         recipes=claim.designs, budget=Budget(claim.samples, "samples"), seeds=tuple(seeds), data=claim.data,
         own=claim.own, tasks=claim.tasks, language=False, batch=BATCH, count=COUNT,

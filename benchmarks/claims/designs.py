@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks.claims.claim import Claim, Effect, Scores
@@ -12,10 +14,11 @@ from sensorium.connectors.base import Connector
 from sensorium.connectors.pool import AveragePool
 from sensorium.connectors.qformer import QFormer
 from sensorium.connectors.resampler import Resampler
-from sensorium.data.glosses import Glosses, PicturedGlosses
+from sensorium.data.glosses import Glosses, PicturedGlosses, install
 from sensorium.data.mixture import Mixture, Part
 from sensorium.data.questions import Captions, SceneQuestions
 from sensorium.data.source import SourceConfig
+from sensorium.hub import fetch_package
 from sensorium.recipes.flamingo import with_reading
 from sensorium.train.recipe import Recipe
 
@@ -126,6 +129,7 @@ def mixtures() -> Claim:
 
     return Claim(
         letter="c", designs=_named(designs), effects=effects, samples=240 * BATCH, own=own, points=False,
+        needs=partial(install, fetch_package),
         tasks=(TextSkill(name="definitions", split="val", n=480), TextSkill(name="plain English", split="all", n=0)),
         says="Interleaved documents, and text alone in tuning, protect the language model's own skill.",
         source="VILA, arXiv 2312.07533, sections 3.2 and 3.3",

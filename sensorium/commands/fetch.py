@@ -15,7 +15,7 @@ from sensorium.hub import fetch, fetch_package
 from sensorium.hub.catalog import CATALOG
 from sensorium.hub.pretrained import Pretrained
 
-STAMPS = "stamps"
+STAMPS, WORDNET = "stamps", "wordnet"
 
 
 def run_fetch(names: list[str], json: bool) -> None:
@@ -43,11 +43,15 @@ def _jobs(name: str) -> dict[str, Callable[[Downloads], Path]]:
         return {name: partial(_part, CATALOG[name])}
     if name == STAMPS:
         return {STAMPS: _stamps}
+    if name == WORDNET:
+        return {WORDNET: _wordnet}
     from sensorium.recipes.catalog import find, names
 
     known = names()
     if name not in known:
-        raise UserError(f"there is nothing called {name!r} to fetch: {nearest(name, [*CATALOG, STAMPS, *known])}")
+        raise UserError(
+            f"there is nothing called {name!r} to fetch: {nearest(name, [*CATALOG, STAMPS, WORDNET, *known])}"
+        )
     return {part.name: partial(_part, part) for part in find(name, "small").init.values()}
 
 
@@ -61,6 +65,12 @@ def _stamps(progress: Downloads) -> Path:
     return install(partial(fetch_package, progress=progress)).root
 
 
+def _wordnet(progress: Downloads) -> Path:
+    from sensorium.data.glosses import install
+
+    return install(partial(fetch_package, progress=progress))
+
+
 def _list(json: bool) -> None:
     entries: list[dict[str, Any]] = [
         {
@@ -72,10 +82,13 @@ def _list(json: bool) -> None:
         }
         for part in CATALOG.values()
     ]
+    from sensorium.data import glosses
     from sensorium.data.stamps import ARCHIVE_BYTES, PACKAGE
 
     title = "photographs and drawings named in up to 77 languages"
     entries.append({"name": STAMPS, "title": title, "licence": "GPL-2.0", "bytes": ARCHIVE_BYTES, "package": PACKAGE})
+    entries.append({"name": WORDNET, "title": "definitions of English words", "licence": "WordNet",
+                    "bytes": glosses.ARCHIVE_BYTES, "package": glosses.PACKAGE})  # fmt: skip
     if json:
         print_json(entries)
         return

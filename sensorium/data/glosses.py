@@ -1,12 +1,13 @@
 """Definitions of English words from WordNet 3.0: plain text, and documents in which pictures stand among it.
 
-Debian package `wordnet-base` (WordNet licence, 6 MB), fetched when it is first asked for, never part of this project.
+Debian package `wordnet-base` (WordNet licence, 6 MB), fetched when asked for, never part of this project.
 117,659 definitions, many with examples (Fellbaum 1998, WordNet: An Electronic Lexical Database).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,12 +16,15 @@ from pydantic import Field
 
 from sensorium.data.builtin_names import draw, named_pictures
 from sensorium.data.emoji import HELD_OUT, EmojiPicture, fraction_of
+from sensorium.data.fetched import cache_folder, link
 from sensorium.data.source import SourceConfig
-from sensorium.hub import fetch_package
+from sensorium.errors import UserError
 from sensorium.sequence import Sample, Segment
 
-PACKAGE = "wordnet-base"
-FILES = ("usr/share/wordnet/data.*",)
+NAME, PACKAGE = "wordnet", "wordnet-base"
+ARCHIVE_BYTES = 6_467_132  # of version 1:3.0-37
+FOLDER = "usr/share/wordnet"
+FILES = (f"{FOLDER}/data.*",)
 
 GlossSplit = Literal["train", "val"]
 
@@ -41,7 +45,7 @@ class Glosses(SourceConfig):
     """Text alone: a word, and what it means.
 
     split  val: the words whose fraction (sha256 of the definition's id) is 0.85 or more, never trained on
-    root   the package's tree; None: it is fetched
+    root   the package's tree; None: where `sensorium fetch wordnet` puts it
     """
 
     split: GlossSplit = "train"
@@ -106,13 +110,22 @@ class _PicturedGlosses:
         return Sample(tuple(segments), id=id, source="pictured glosses")
 
 
+def install(fetch_package: Callable[..., Path]) -> Path:
+    """Fetch the package once and link it into the cache. `fetch_package` is sensorium.hub.fetch_package, or stands for
+    it; it raises UserError when no client or no network is there."""
+    return link(fetch_package("debian", PACKAGE, files=FILES, size=ARCHIVE_BYTES), NAME)
+
+
 @cache
 def glosses(root: str | None = None) -> tuple[Gloss, ...]:
-    """All definitions, nouns first, in the order of the files. Raises UserError when the package cannot be fetched."""
-    tree = Path(root) if root is not None else fetch_package("debian", PACKAGE, files=FILES)
+    """All definitions, nouns first, in the order of the files. Raises UserError where the package is not."""
+    tree = Path(root) if root is not None else cache_folder(NAME)
+    if not (tree / FOLDER / "data.noun").is_file():
+        where = f"run `sensorium fetch {NAME}` (6 MB)" if root is None else f"expected the Debian package {PACKAGE}"
+        raise UserError(f"WordNet is not at {tree}: {where}")
     found = []
     for kind in ("noun", "verb", "adj", "adv"):
-        for line in (tree / f"usr/share/wordnet/data.{kind}").read_text("utf-8").splitlines():
+        for line in (tree / FOLDER / f"data.{kind}").read_text("utf-8").splitlines():
             if line.startswith("  "):  # the licence
                 continue
             fields, _, text = line.partition(" | ")

@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import Field
 
 from sensorium.data.emoji import DEV_CONCEPT, HELD_OUT
+from sensorium.data.fetched import cache_folder, link
 from sensorium.data.formats.base import RowSource
 from sensorium.data.formats.rows import BadRow, RowReader
 from sensorium.data.media import Limits
@@ -26,7 +27,7 @@ from sensorium.data.source import SourceConfig
 from sensorium.errors import UserError, nearest
 from sensorium.sequence import Sample
 
-PACKAGE = "tuxpaint-stamps-default"
+NAME, PACKAGE = "stamps", "tuxpaint-stamps-default"
 ARCHIVE_BYTES = 160_880_444  # of version 2022.06.04-1; for the progress bar
 FILES = ("*/stamps/*.png", "*/stamps/*.svg", "*/stamps/*.txt", "*/copyright")
 TRANSLATION = re.compile(r"([a-z]{2,3}(?:_[A-Z]{2})?(?:@[a-z]+)?)\.utf8=(.*)")
@@ -142,17 +143,9 @@ def in_split(key: str, split: Split, holdout_dev: bool = False) -> bool:
     }[split]
 
 
-def cache_folder() -> Path:
-    """Where the set lies: data/stamps in `SENSORIUM_CACHE`, else in the user's cache folder."""
-    given = os.environ.get("SENSORIUM_CACHE")
-    if given:
-        return Path(given).expanduser() / "data" / "stamps"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sensorium" / "data" / "stamps"
-
-
 def find_stamps(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder that holds the categories: `root` itself or inside a package's tree. Raises UserError."""
-    start = Path(root).expanduser() if root is not None else cache_folder()
+    start = Path(root).expanduser() if root is not None else cache_folder(NAME)
     if root is None and not start.is_dir():
         raise UserError(
             f"the stamps set is not on this machine ({start}): run `sensorium fetch stamps` (161 MB, GPL-2)"
@@ -210,15 +203,5 @@ def install(fetch_package: Callable[..., Path], files: Sequence[str] = FILES) ->
     """
     package = fetch_package("debian", PACKAGE, files=files, size=ARCHIVE_BYTES)
     found = read_stamps(package)
-    target = cache_folder()
-    if not target.is_dir() or target.resolve() != Path(package).resolve():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}-{os.getpid()}")
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(Path(package).resolve(), target_is_directory=True)
-        try:
-            beside.replace(target)
-        except OSError as error:
-            beside.unlink()
-            raise UserError(f"{target} is in the way: move it away and fetch again ({error})") from error
+    link(package, NAME)
     return StampSet(find_stamps(), found.stamps, found.drawings, found.lost)

@@ -4,8 +4,9 @@ import pytest
 
 from sensorium.config import from_json
 from sensorium.data.emoji import HELD_OUT, fraction_of
-from sensorium.data.glosses import Gloss, Glosses, PicturedGlosses, glosses
+from sensorium.data.glosses import FILES, PACKAGE, Gloss, Glosses, PicturedGlosses, glosses, install
 from sensorium.data.source import SourceConfig
+from sensorium.errors import UserError
 
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by  \n"
 NOUNS = """\
@@ -63,3 +64,24 @@ def test_pictures_stand_behind_the_definition_of_what_they_show(root):
     assert source[3] == config.build()[3]
     with pytest.raises(IndexError):
         source[20]
+
+
+def test_it_is_fetched_once_and_found_under_its_name(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("SENSORIUM_CACHE", str(tmp_path))
+    glosses.cache_clear()
+    with pytest.raises(UserError, match="run `sensorium fetch wordnet`"):
+        Glosses().build()
+    asked = []
+
+    def fetch_package(kind, name, **options):
+        asked.append((kind, name, options["files"]))
+        return root
+
+    place = install(fetch_package)
+    assert asked == [("debian", PACKAGE, FILES)]
+    assert place == tmp_path / "data/wordnet"
+    assert glosses() == glosses(root)
+    assert install(fetch_package) == place  # again, nothing is in the way
+    glosses.cache_clear()
+    with pytest.raises(UserError, match="expected the Debian package"):
+        glosses(str(tmp_path / "elsewhere"))
