@@ -8,6 +8,8 @@ model, not about what that knows. Learning rates and lengths were chosen on the 
 
 from __future__ import annotations
 
+from typing import Any
+
 from sensorium.connectors.base import Connector
 from sensorium.connectors.mlp import MLP
 from sensorium.data.mixture import Mixture, Part
@@ -46,12 +48,12 @@ def small_llava(
     connector: Connector.Config | None = None,
     backbone: Backbone.Config | None = None,
     train: tuple[str, ...] = ("connectors.*", "backbone.*"),
-    **fields: object,
+    **fields: Any,
 ) -> Recipe:
     """One stage of the questions, of one step: a comparison says how many. `fields` are those of Fused.Config."""
     model = Fused.Config(
         encoders={"image": vision(side)}, connectors={"image": connector or MLP.Config()},
-        backbone=backbone or language(), **fields,  # type: ignore[arg-type]
+        backbone=backbone or language(), **fields,
     )  # fmt: skip
     stage = Stage(**{"name": "instruct", "train": train, "lr": RATES, "data": questions(), "steps": 1})
     return Recipe(

@@ -8,6 +8,7 @@ from typing import Any
 from sensorium.data.formats.base import FileSource, JsonSource
 from sensorium.data.formats.files import JsonRows
 from sensorium.data.formats.rows import RowReader
+from sensorium.data.media import Limits
 from sensorium.sequence import Sample
 
 
@@ -33,7 +34,7 @@ class ChatJsonl(FileSource):
 
 class ChatSource(JsonSource):
     def __init__(self, config: ChatJsonl):
-        super().__init__(JsonRows(config.path), _reader(config))
+        super().__init__(JsonRows(config.path), reader_of(config.path, config.picture_root, config.limits))
 
     def read(self, row: dict[str, Any], where: str) -> Sample:
         return self.reader.chat(row, where)
@@ -55,12 +56,12 @@ class LlavaJson(FileSource):
 
 class LlavaSource(JsonSource):
     def __init__(self, config: LlavaJson):
-        super().__init__(JsonRows(config.path), _reader(config))
+        super().__init__(JsonRows(config.path), reader_of(config.path, config.picture_root, config.limits))
 
     def read(self, row: dict[str, Any], where: str) -> Sample:
         return self.reader.conversation(row, where)
 
 
-def _reader(config: ChatJsonl | LlavaJson) -> RowReader:
-    root = os.path.dirname(config.path) if config.picture_root is None else config.picture_root
-    return RowReader(root, config.path, config.limits)
+def reader_of(path: str, picture_root: str | None, limits: Limits) -> RowReader:
+    """Of a file of rows, whose relative picture paths start from a given folder, else from its own."""
+    return RowReader(os.path.dirname(path) if picture_root is None else picture_root, path, limits)

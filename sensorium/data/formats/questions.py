@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
 from sensorium.data.formats.base import FileSource, JsonSource
+from sensorium.data.formats.chat import reader_of
 from sensorium.data.formats.files import JsonRows
-from sensorium.data.formats.rows import BadRow, RowReader, show
+from sensorium.data.formats.rows import BadRow, show
 from sensorium.sequence import Sample
 
 KEYS = ("image", "images", "question", "answer", "answers", "choices", "id", "group", "part")
@@ -32,8 +32,7 @@ class QuestionJsonl(FileSource):
 
 class QuestionSource(JsonSource):
     def __init__(self, config: QuestionJsonl):
-        root = os.path.dirname(config.path) if config.picture_root is None else config.picture_root
-        super().__init__(JsonRows(config.path), RowReader(root, config.path, config.limits))
+        super().__init__(JsonRows(config.path), reader_of(config.path, config.picture_root, config.limits))
 
     def read(self, row: dict[str, Any], where: str) -> Sample:
         self.reader.keys(row, KEYS, ("question",))
