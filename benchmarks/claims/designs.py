@@ -79,7 +79,7 @@ def fusion() -> Claim:
         "tokens: Q-Former": small_llava("blip-2", connector=_connector("Q-Former", 16, 128)),
         "features: cross-attention": small_llava(
             "flamingo", connector=_connector("resampler", 16, 128), memory=("image",),
-            backbone=with_reading(plain, every=1, heads=6, head_width=32),
+            backbone=with_reading(plain, every=1, heads=3, head_width=32),
         ),
         "features: visual expert": small_llava(
             "cogvlm", routes={"image": 1}, together=("image",),
@@ -142,8 +142,8 @@ def mixtures() -> Claim:
 
 
 def _tuned(rates: dict[str, float]) -> Recipe:
-    recipe = small_llava("vila")
-    [stage] = recipe.stages
+    recipe = small_llava("vila", backbone=language(192, 4))  # one that can hold some English
+    stage = recipe.stages[0].replace(start=None)
     return recipe.replace(
         stages=(stage.replace(name="language", train=("backbone.*",)), stage.replace(name="tune", lr=rates))
     )
@@ -173,8 +173,9 @@ def unfreezing() -> Claim:
         letter="d", designs=_named(designs), effects=effects, samples=2 * SAMPLES, own=own,
         says="Unfreezing the encoder helps with fine captions.",
         source="ShareGPT4V, arXiv 2311.12793, section 5.3",
-        protocol="Stage 1 reads scenes with captions, brief (one thing) or fine (everything and where it is), and "
-        "trains all but the encoder, or all; stage 2 is the questions, with the encoder frozen for all.",
+        protocol="Scenes with captions, brief (one thing) or fine (everything and where it is): stage 1 trains all but "
+        "the encoder on them, stage 2 goes on so, or trains the encoder too; stage 3 is the questions, with the encoder "
+        "as it then is, frozen. A third of the samples each.",
     )  # fmt: skip
 
 
@@ -182,7 +183,10 @@ def _aligned(state: str) -> Recipe:
     recipe = small_llava("sharegpt4v")
     [stage] = recipe.stages
     encoder = ("encoders.*",) if state == "unfrozen" else ()
-    return recipe.replace(stages=(stage.replace(name="align", train=(*encoder, *stage.train)), stage))
+    going = stage.replace(start=None)
+    return recipe.replace(
+        stages=(stage.replace(name="connect"), going.replace(name="align", train=(*encoder, *stage.train)), going)
+    )
 
 
 def sizes() -> Claim:

@@ -22,6 +22,7 @@ from sensorium.render import Renderer
 from sensorium.sequence import MediaError
 from sensorium.train.build import tokenizer_of
 from sensorium.train.recipe import Recipe, Stage
+from sensorium.train.warm import RidgeStart
 
 LONGEST_ROWS = 64
 """Rows of a source that are looked at for the longest sample: sixteen rows longer than it are not met by chance."""
@@ -97,11 +98,16 @@ def on_data(recipe: Recipe, data: Data, order: int, batch: int, steps: Sequence[
         fields = {
             "data": Stream.over(source, order, taken.get(which, 0)),
             "steps": steps[index], "epochs": None, "items": batch, "accumulate": 1, "max_tokens": None,
-            "evaluations": (), "start": None if data.own else stage.start,
+            "evaluations": (), "start": None if data.own and has_own_data(stage) else stage.start,
         }  # fmt: skip
         taken[which] = taken.get(which, 0) + steps[index] * batch
         stages.append(stage.replace(**fields))
     return recipe.replace(stages=tuple(stages), evaluations=(), figures=())
+
+
+def has_own_data(stage: Stage) -> bool:
+    """Whether its start is fitted to pictures of its own, and not to those that the stage trains on."""
+    return isinstance(stage.start, RidgeStart)
 
 
 def with_room(recipe: Recipe, batch: int) -> Recipe:

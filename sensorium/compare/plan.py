@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sensorium.compare.alike import Data, built_in, on_data, questions, with_language, with_room
+from sensorium.compare.alike import Data, built_in, has_own_data, on_data, questions, with_language, with_room
 from sensorium.compare.budget import Budget, shares, steps_of
 from sensorium.compare.calibrate import Speed
 from sensorium.errors import UserError
@@ -185,12 +185,11 @@ def _split(name: str, recipe: Recipe, steps: Sequence[int], speed: Speed) -> str
 
 
 def _started(name: str, recipe: Recipe, data: Data) -> list[str]:
-    started = [stage.name for stage in recipe.stages if stage.start is not None]
-    if not started:
-        return []
-    if data.own:
-        return [f"{name}: no closed-form start, which is fitted to the built-in pictures."]
-    return [f"{name}: the closed-form start before {', '.join(started)} is outside the budget."]
+    started = [stage for stage in recipe.stages if stage.start is not None]
+    left = [stage for stage in started if data.own and has_own_data(stage)]
+    done = [stage.name for stage in started if stage not in left]
+    notes = [f"{name}: no closed-form start, which is fitted to the built-in pictures."] if left else []
+    return [*notes, *([f"{name}: the start before {', '.join(done)} is outside the budget."] if done else [])]
 
 
 def _trained(described: Description, recipe: Recipe) -> int:

@@ -111,8 +111,9 @@ class Endpoint:
             while not stop.is_set() and (number := waiting.get()) is not None:
                 try:
                     result: Said | Exception = self._said(samples[number], sampling, stop)
-                except Exception as result_:
-                    result = result_
+                except Exception as error:  # it ends the call: nobody takes another question
+                    stop.set()
+                    result = error
                 done.put((number, result))
 
         for _ in range(count):

@@ -17,7 +17,7 @@ from sensorium.nn.lora import LoRA
 from sensorium.objectives.base import Objective
 from sensorium.objectives.language import NextToken
 from sensorium.render import Template
-from sensorium.train.warm import RidgeStart
+from sensorium.train.warm import Start
 
 Size = Literal["tiny", "small", "paper"]
 
@@ -39,7 +39,7 @@ class Stage(Config):
                 same name are the same parts, and stay what the stage made of them (BLIP-2 trains its Q-Former without a
                 language model first)
     evaluations  what this stage's wiring is asked when the stage is done; a recipe's own are asked of the last one
-    start       closed-form start of a connector before the first step
+    start       what is done to a connector before the first step
     checkpointing  recompute block activations in the backward pass
     ema         decay of a moving average of the weights, which becomes the weights when the stage is done; None: there
                 is none. At 0-based step s it is at most (1 + s) / (10 + s), so that the beginning is soon forgotten
@@ -67,7 +67,7 @@ class Stage(Config):
     checkpointing: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     adapters: dict[str, LoRA] = {}
-    start: RidgeStart | None = None
+    start: Start | None = None
     wiring: Wiring.Config | None = None
     evaluations: tuple[EvaluationTask, ...] = ()
     published: str = ""

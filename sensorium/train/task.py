@@ -93,13 +93,13 @@ def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
     if kind is None:
         return
     if kind not in kinds:
-        raise UserError(f"stage {stage.name!r}: a ridge start of {kind!r}, the model reads {sorted(kinds)}")
+        raise UserError(f"stage {stage.name!r}: a start of {kind!r}, the model reads {sorted(kinds)}")
     if any(stage.trains(name) for name in names if name.startswith(f"encoders.{kind}.")):
-        raise UserError(f"stage {stage.name!r}: a ridge start needs the {kind} encoder frozen")
+        raise UserError(f"stage {stage.name!r}: a start needs the {kind} encoder frozen")
     fitted = ".".join(filter(None, ("connectors", kind, stage.start.layer if stage.start is not None else "")))
     if not all(stage.trains(name) for name in names if name.startswith(f"{fitted}.")):
         raise UserError(
-            f"stage {stage.name!r}: a ridge start sets {fitted}, which the stage does not train: add "
+            f"stage {stage.name!r}: a start sets {fitted}, which the stage does not train: add "
             f"'{fitted}.*' to its `train`"
         )
 

@@ -28,7 +28,6 @@ from sensorium.train.optim import Optimizer
 from sensorium.train.parallel import ALONE, Ranks, check_shares
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.task import Task, check_stages, precision_of, set_precision
-from sensorium.train.warm import ridge_start
 
 
 class Stopped(Exception):
@@ -231,16 +230,17 @@ class _StageLoop:
             optimizer.close()
 
     def _warm(self) -> None:
-        """The closed-form start of a connector, where the stage asks for one."""
+        """The start of a connector, where the stage asks for one."""
         start = self.stage.start
         if start is None:
             return
+        assert self.stage.data is not None
         with self.run_.phases(f"{self.stage.name} start"):
             if self.ranks.leader:
-                ridge_start(start, self.task.model, self.run_.tokenizer, self.task.encoders[start.kind])
+                start.fit(self.task.model, self.run_.tokenizer, self.task.encoders[start.kind], self.stage.data)
             self.ranks.copy_leaders(self.task.model.connectors[start.kind])
         if self.console is not None:
-            self.console.print(f"{self.stage.name}: connectors.{start.kind} fitted in closed form")
+            self.console.print(f"{self.stage.name}: connectors.{start.kind} {start.done}")
 
     def _loop(self, optimizer: Optimizer, feed: Feed, result: StageResult, start: int, position: int) -> None:
         clock = self.run_.phases(self.stage.name)

@@ -1,34 +1,56 @@
-"""A closed-form start for a linear connector.
+"""What is done to a connector before gradient descent. No published model starts like this: recipes that do say so.
 
-Before gradient descent, the connector is fitted by ridge regression so that a picture's tokens come as near as they can
-to the mean word embedding of its caption, in the language model's own input space. A language model that has never seen
-a picture then reads pictures as vague words from the first step on, and concepts that no caption named land near their
-neighbours. That a linear map carries so far is known from DeViSE (Frome et al. 2013) and LiMBeR (Merullo et al. 2023);
-no published LLaVA starts like this, so recipes that do say so.
+RidgeStart    a linear layer is fitted by ridge regression so that a picture's tokens come as near as they can to the
+              mean word embedding of its caption, in the language model's own input space. A language model that has
+              never seen a picture then reads pictures as vague words from the first step on, and concepts that no
+              caption named land near their neighbours. That a linear map carries so far is known from DeViSE (Frome et
+              al. 2013) and LiMBeR (Merullo et al. 2023)
+CentredStart  what all features have in common is taken away: features of a convnet are positive, and two thirds of
+              their power says nothing about a picture. Statistics of data for the first layer are known from
+              data-dependent initialisation (Krähenbühl et al. 2016, arXiv 1511.06856)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sensorium.config import Config
 from sensorium.connectors.base import Connector
-from sensorium.data.source import SourceConfig
+from sensorium.data.source import RowError, SourceConfig
 from sensorium.encoders.base import Encoder
 from sensorium.errors import UserError
 from sensorium.models.wiring import Wiring
+from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features
-from sensorium.sequence import Sample
+from sensorium.sequence import Item, MediaError, Sample
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.features import FrozenEncoder
 
 
-class RidgeStart(Config):
-    """Fit `connectors.<kind>` on picture-caption pairs before a stage begins.
+class Start(Config):
+    """Of `connectors.<kind>`, before a stage begins that trains it and not the encoder.
+
+    layer  name of the layer that is set; "": see there
+    batch  items encoded at a time
+    """
+
+    kind: str = "image"
+    layer: str = ""
+    batch: int = 32
+    done: ClassVar[str]
+    """What has been done, in words."""
+
+    def fit(self, model: Wiring, tokenizer: Tokenizer, frozen: FrozenEncoder, data: SourceConfig) -> None:
+        """Set the layer; data: of the stage. Raises UserError when the connector or the data do not bear it."""
+        raise NotImplementedError(f"{self.tag()} says not what it does")
+
+
+class RidgeStart(Start):
+    """Fit `connectors.<kind>` on picture-caption pairs.
 
     data   pairs: samples with one item of `kind`, and a text that is said about it, an answer or a plain caption; of a
            mixture every row counts once
@@ -36,23 +58,37 @@ class RidgeStart(Config):
            follows from it
     ridge  regularisation relative to the mean variance of a feature
     gain   factor on the fitted slope
-    layer  name of the linear layer that is fitted, which reads equally many rows of every item (a resampler's `enter`,
-           a Q-Former's `out`); "": the connector's only one
+    layer  a linear one, which reads equally many rows of every item (a resampler's `enter`, a Q-Former's `out`); "":
+           the connector's only one
     centre leave out the mean of all captions, so that what the layer makes of pictures has mean zero
-    batch  items encoded at a time
     words  a phrase for each row of a parameter of the connector, {"place": ("top left", ...)}: the rows start as the
            phrases' mean word embeddings, less the mean of them all
     """
 
     data: SourceConfig
-    kind: str = "image"
     tokens: Literal["all", "last"] = "all"
     ridge: float = 0.1
     gain: float = 1.0
-    layer: str = ""
     centre: bool = False
-    batch: int = 32
     words: dict[str, tuple[str, ...]] = {}
+    done: ClassVar[str] = "fitted in closed form"
+
+    def fit(self, model: Wiring, tokenizer: Tokenizer, frozen: FrozenEncoder, data: SourceConfig) -> None:
+        ridge_start(self, model, tokenizer, frozen)
+
+
+class CentredStart(Start):
+    """Make what the first layer says of a picture vary around zero, with standard deviation one over all its numbers.
+
+    layer  a linear one or a LayerNorm, with a bias; "": the first that reads features
+    count  rows of the stage's data, spread evenly, whose items are looked at
+    """
+
+    count: int = 256
+    done: ClassVar[str] = "centred on the features"
+
+    def fit(self, model: Wiring, tokenizer: Tokenizer, frozen: FrozenEncoder, data: SourceConfig) -> None:
+        centred_start(self, model, frozen, data)
 
 
 @torch.no_grad()
@@ -101,6 +137,72 @@ def ridge_start(
         param.copy_(vectors - vectors.mean(0))
 
 
+@torch.no_grad()
+def centred_start(start: CentredStart, model: Wiring, frozen: FrozenEncoder, data: SourceConfig) -> None:
+    """Set weight and bias of the layer. Raises UserError when there is none, or the data has no items of the kind."""
+    connector = model.connectors[start.kind]
+    assert isinstance(connector, Connector)
+    items, rows = _spread(start, data, frozen)
+    if len(items) < 2:
+        raise UserError(f"a centred start wants some {start.kind}s; {rows} rows of the stage's data have {len(items)}")
+    said: list[Tensor] = []
+    layer = None
+    for first in range(0, len(items), start.batch):
+        features = _encoded(items[first : first + start.batch], frozen)
+        layer = layer or _first(start, connector, features)
+        said.append(layer(_inputs(connector, layer, features)).float())
+    assert layer is not None
+    values = torch.cat(said)
+    mean = values.mean(0)
+    scale = (values - mean).square().mean().rsqrt()
+    layer.weight.mul_(scale)
+    layer.bias.sub_(mean.to(layer.bias.dtype)).mul_(scale)
+
+
+def _spread(start: CentredStart, data: SourceConfig, frozen: FrozenEncoder) -> tuple[list[Item], int]:
+    """The items of some rows, without those that cannot be read, which training skips too; how many rows were read."""
+    source = data.build()
+    rows = torch.linspace(0, len(source) - 1, min(start.count, len(source))).long().unique().tolist()
+    items: list[Item] = []
+    for row in rows:
+        try:
+            items += [frozen.load(one.data) for one in source[row].segments if one.kind == start.kind]
+        except (RowError, MediaError):
+            continue
+    return items, len(rows)
+
+
+def _first(start: CentredStart, connector: Connector, features: Features) -> nn.Module:
+    """The layer that is named, or the first with weight and bias whose input depends on the features."""
+    layers = {
+        name: part for name, part in connector.named_modules()
+        if isinstance(part, nn.Linear | nn.LayerNorm | Norm) and getattr(part, "bias", None) is not None
+    }  # fmt: skip
+    if start.layer:
+        if start.layer not in layers:
+            raise UserError(f"the {start.kind} connector has no layer {start.layer!r} with a bias: one of {list(layers)}")
+        return layers[start.layer]
+    reached: list[nn.Module] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda part, inputs: reached.append(part) if inputs[0].requires_grad else None)
+        for part in layers.values()
+    ]
+    learned = [param for param in connector.parameters() if param.requires_grad]
+    try:
+        connector.requires_grad_(False)  # so that the features alone make an input depend on something
+        with torch.enable_grad():
+            values = features.values.detach().to(next(connector.parameters()).dtype).requires_grad_()
+            connector(Features(values, features.grids))
+    finally:
+        for param in learned:
+            param.requires_grad_()
+        for hook in hooks:
+            hook.remove()
+    if not reached:
+        raise UserError(f"no layer of the {start.kind} connector that reads features has a bias: it has {list(layers)}")
+    return reached[0]
+
+
 def _fitted(start: RidgeStart, connector: Connector) -> tuple[nn.Linear, dict[str, nn.Parameter]]:
     """The layer that is fitted, and the connector's other parameters. Raises UserError when the choice is not clear."""
     named = {name: part for name, part in connector.named_modules() if isinstance(part, nn.Linear)}
@@ -126,12 +228,12 @@ def _rows_of_each(start: RidgeStart, connector: Connector, features: Features, r
     return torch.full((items,), rows // items)
 
 
-def _inputs(connector: Connector, layer: nn.Linear, features: Features) -> Tensor:
+def _inputs(connector: Connector, layer: nn.Module, features: Features) -> Tensor:
     """(N, in) what the layer reads when the connector gets these features."""
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2)))
     try:
-        connector(Features(features.values.to(layer.weight.dtype), features.grids))
+        connector(Features(features.values.to(next(layer.parameters()).dtype), features.grids))
     finally:
         hook.remove()
     return torch.cat(seen)
@@ -173,10 +275,13 @@ def _features(samples: list[Sample], kind: str, frozen: FrozenEncoder) -> Featur
         if len(media) != 1:
             raise UserError(f"a ridge start wants one {kind} a sample, {sample.id or 'a sample'} has {len(media)}")
         items.append(frozen.load(media[0]))
+    return _encoded(items, frozen)
+
+
+def _encoded(items: list[Item], frozen: FrozenEncoder) -> Features:
     encoder = frozen.encoder
     assert isinstance(encoder, Encoder)
-    with torch.no_grad():
-        return encoder(frozen.complete(items))
+    return encoder(frozen.complete(items))
 
 
 def _caption(sample: Sample) -> str:

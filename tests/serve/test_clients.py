@@ -5,8 +5,6 @@ import json
 import numpy as np
 import openai
 import pytest
-from langchain_core.messages import HumanMessage, SystemMessage
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from serving import data_url, encoded, server, shown
 
 from sensorium.api import Model
@@ -232,6 +230,9 @@ def test_tools_are_shown_where_the_chat_template_writes_them(model):
 
 
 def test_langchain(served, model):
+    from langchain_core.messages import HumanMessage, SystemMessage  # seconds, which other tests need not wait for
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+
     chat = ChatOpenAI(base_url=f"{served.url}/v1", api_key="none", model="tiny", max_tokens=6, temperature=0)
     messages = [SystemMessage("Be short."), HumanMessage(shown(data_url())[0]["content"])]
     whole = chat.invoke(messages)

@@ -5,7 +5,6 @@ import re
 
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 from serving import hello
 
@@ -70,6 +69,8 @@ def test_an_object_of_any_form(client):
 
 
 def test_the_openai_client_parses_and_langchain_does(served, client, model):
+    from langchain_openai import ChatOpenAI  # seconds, which other tests need not wait for
+
     class Animal(BaseModel):
         wild: bool
         legs: bool

@@ -7,11 +7,14 @@ from tiny_training import Pictures, tiny_model, tiny_recipe, tiny_stage
 from sensorium.connectors.mlp import MLP
 from sensorium.connectors.pool import AveragePool
 from sensorium.connectors.pyramid import Pyramid
+from sensorium.connectors.qformer import QFormer
+from sensorium.connectors.resampler import Resampler
 from sensorium.errors import UserError
+from sensorium.nn.norm import Norm
 from sensorium.nn.part import Features
 from sensorium.train.build import build_model, tokenizer_of
 from sensorium.train.features import FrozenEncoder
-from sensorium.train.warm import Ridge, RidgeStart, ridge_start
+from sensorium.train.warm import CentredStart, Ridge, RidgeStart, centred_start, ridge_start
 
 
 def rows(count, seed):
@@ -123,3 +126,60 @@ def test_rows_of_a_parameter_start_as_the_words_for_them():
         started(connector, words={"place": phrases[:2]})
     with pytest.raises(UserError, match="'plaice'"):
         started(connector, words={"plaice": phrases})
+
+
+def hidden(connector, features, layer):
+    seen = []
+    hook = connector.get_submodule(layer).register_forward_hook(lambda *passed: seen.append(passed[2].flatten(0, -2)))
+    with torch.no_grad():
+        connector(features)
+    hook.remove()
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize(
+    ("connector", "layer"),
+    [
+        (MLP.Config(), "layers.0"),
+        (MLP.Config(entry=Norm.Config(kind="layer")), "entry"),
+        (AveragePool.Config(), "inner.layers.0"),
+        (Resampler.Config(latents=3, width=8, depth=1, heads=2, head_width=4), "enter"),
+        (Resampler.Config(latents=3, depth=1, heads=2, head_width=4), "layers.0.norm_features"),
+        (QFormer.Config(queries=3, norm=True, vocab=0, text_ffn=False, width=8, depth=1, heads=2, hidden=8), "norm"),
+    ],
+    ids=["mlp", "normed mlp", "pooled", "resampler", "resampler as wide", "q-former"],
+)
+def test_what_a_connector_says_first_varies_around_zero(connector, layer):
+    model, frozen = started_with(connector)
+    source = Pictures().build()
+    start = CentredStart(count=len(source))
+    with torch.no_grad():
+        items = frozen.complete([frozen.load(source[i].segments[0].data) for i in range(len(source))])
+        features = frozen.encoder(items)
+    features = Features(features.values + 3, features.grids)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sensorium.train.warm._encoded", lambda items, _: features)
+        patch.setattr(frozen, "load", lambda media: media)
+        centred_start(start.replace(batch=len(source)), model, frozen, Pictures())
+    values = hidden(model.connectors["image"], features, layer)
+    assert values.mean(0).abs().max() < 1e-4
+    assert values.square().mean() == pytest.approx(1, rel=1e-3)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {f"connectors.image.{layer}.{own}" for own in ("weight", "bias")}
+    assert all(param.requires_grad for param in model.parameters())
+
+
+def test_a_centred_start_says_what_it_cannot_centre():
+    model, frozen = started_with(MLP.Config())
+    with pytest.raises(UserError, match="3 rows of the stage's data have 1"):
+        centred_start(CentredStart(), model, frozen, Pictures(count=3, broken=(0,), unreadable=(2,)))
+    for layer, said in (("absent", "no layer 'absent'"), ("", "has a bias")):
+        model, frozen = started_with(MLP.Config(bias=False))
+        with pytest.raises(UserError, match=said):
+            centred_start(CentredStart(layer=layer), model, frozen, Pictures())
+
+
+def started_with(connector):
+    model = build_model(tiny_recipe(tiny_stage(), model=tiny_model(connectors={"image": connector})))
+    return model, FrozenEncoder(model.encoders["image"].eval(), None, torch.float32)
