@@ -23,7 +23,7 @@ from sensorium.commands.compare import write_all
 from sensorium.compare.alike import Data
 from sensorium.compare.budget import Budget
 from sensorium.compare.calibrate import calibrated
-from sensorium.compare.plan import Plan, Wanted, planned
+from sensorium.compare.plan import Entry, Plan, Wanted, planned
 from sensorium.compare.row import kept
 from sensorium.compare.run import SPEEDS, compare, write
 from sensorium.compare.significance import Scored, means
@@ -145,6 +145,7 @@ def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[in
     )  # fmt: skip
     say = partial(console.print, markup=False, soft_wrap=True)
     plan = planned(wanted, partial(calibrated, beside=folder / SPEEDS), say)
+    done = all(kept(_row(folder, entry)) is not None for entry in plan.entries)
     comparison = compare(plan, folder, f"Claim {claim.letter}", console)
     write_all(comparison, folder)
     failed = [f"{row.name}: {row.error}" for row in comparison.rows if row.error]
@@ -157,8 +158,8 @@ def put_to_test(claim: Claim, folder: Path, console: Console, seeds: Sequence[in
     effects = claim.effects(Scores(found, counted)) if counted else []
     return Judged(
         claim=claim, comparison=comparison, effects=effects, verdict=UNDECIDED if blank else verdict(effects),
-        idle=[label for label, known in tasks.items() if not known], blank=blank, minutes=_minutes(folder, began),
-        seeds=len(seeds),
+        idle=[label for label, known in tasks.items() if not known], blank=blank,
+        minutes=_minutes(folder, None if done else began), seeds=len(seeds),
     )  # fmt: skip
 
 
@@ -168,13 +169,17 @@ def _answers(plan: Plan, folder: Path) -> tuple[dict[str, list[list[Scored]]], d
     found: dict[str, list[list[Scored]]] = {}
     learned: dict[str, set[str]] = {}
     for entry in plan.entries:
-        answered = kept(folder / "rows" / f"{entry.place}.json")
+        answered = kept(_row(folder, entry))
         assert answered is not None
         found.setdefault(entry.name, []).append(answered.items)
         pairs = zip(answered.evaluations, answered.items, strict=True)
         known = {items.label for score, items in pairs if score.blind is None or score.beats_blind}
         learned.setdefault(entry.name, set()).update(known)
     return found, learned
+
+
+def _row(folder: Path, entry: Entry) -> Path:
+    return folder / "rows" / f"{entry.place}.json"
 
 
 def _labels(found: Mapping[str, Sequence[Sequence[Scored]]]) -> list[str]:
@@ -192,11 +197,11 @@ def verdict(effects: Sequence[Effect]) -> str:
     return REFUTED if any(one.at(strict).high < 0 for one in deciding) else UNDECIDED
 
 
-def _minutes(folder: Path, began: float) -> float:
-    """This call's, added to those of the calls before that trained anything."""
+def _minutes(folder: Path, began: float | None) -> float:
+    """Of all calls that trained or asked a design; began: when this one did, None where it only reads."""
     path = folder / "minutes.json"
-    before = json.loads(path.read_text("utf-8")) if path.exists() else 0.0
-    now = (time.monotonic() - began) / 60
-    total = before + (now if now > 1 or not before else 0.0)  # to read what is done takes no part
-    write(path, json.dumps(total))
+    total = json.loads(path.read_text("utf-8")) if path.exists() else 0.0
+    if began is not None:
+        total += (time.monotonic() - began) / 60
+        write(path, json.dumps(total))
     return total

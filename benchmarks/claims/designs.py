@@ -22,7 +22,7 @@ from sensorium.hub import fetch_package
 from sensorium.recipes.flamingo import with_reading
 from sensorium.train.recipe import Recipe
 
-SAMPLES = 360 * BATCH
+SAMPLES = 800 * BATCH
 
 
 def connector() -> Claim:
@@ -170,12 +170,12 @@ def unfreezing() -> Claim:
         ]
 
     return Claim(
-        letter="d", designs=_named(designs), effects=effects, samples=2 * SAMPLES, own=own,
+        letter="d", designs=_named(designs), effects=effects, samples=1200 * BATCH, own=own,
         says="Unfreezing the encoder helps with fine captions.",
         source="ShareGPT4V, arXiv 2311.12793, section 5.3",
         protocol="Scenes with captions, brief (one thing) or fine (everything and where it is): stage 1 trains all but "
-        "the encoder on them, stage 2 goes on so, or trains the encoder too; stage 3 is the questions, with the encoder "
-        "as it then is, frozen. A third of the samples each.",
+        "the encoder on them, stage 2 goes on so, or trains the encoder too; stage 3 is the questions, with the "
+        "encoder as it then is, frozen. A third of the samples each.",
     )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ Pictures are read by EfficientNet-Lite0, pretrained and (but for claim d) frozen
 million parameters and bytes that starts random: it learns to read from the questions alone, which takes two minutes on
 one core where tuning SmolLM2-135M takes tens of them. So these claims are about how a picture gets into a language
 model, not about what that knows. Every connector starts centred on the features (train/warm.py): two thirds of what a
-convnet's features say is the same of all pictures, and a resampler that starts on that has learned nothing after 500 steps,
-centred it has after 200. Sizes, learning rates and lengths were chosen on the training split and its dev slices.
+convnet's features say is the same of all pictures, and a resampler that starts on that has learned nothing after 500
+steps, centred it has after 200. Sizes, learning rates and lengths were chosen on the training split and its dev slices.
 """
 
 from __future__ import annotations

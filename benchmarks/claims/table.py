@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -13,17 +14,15 @@ from sensorium.evaluate.result import ComparedRow
 from sensorium.report.data import label_of
 from sensorium.report.environment import environment
 
-HEAD = """# Claims of surveys, tested at a small scale
+HEAD = """
+Made by `{command}`: {minutes:.0f} minutes in all on {place}. A claim is a test of effects that was fixed before
+anything was trained (benchmarks/claims/designs.py). **Reproduced**: every effect that decides has a 95 % interval
+above zero. **Not reproduced**: one has its interval below zero, with Bonferroni's correction. **Not decidable**:
+these items do not tell. Intervals are of a paired bootstrap over the same items{seeds}. A task that no design has
+learned (none beats its blind control, the same model with pictures shuffled across items) tells nothing and is left
+out; where a design has learned no task, nothing is decided, since it may only have been trained badly.
 
-Made by `{command}`: {minutes:.0f} minutes in all on {place}. A claim is a test of effects
-that was fixed before anything was trained (benchmarks/claims/designs.py). **Reproduced**: every effect that decides has
-a 95 % interval above zero. **Not reproduced**: one has its interval below zero, with Bonferroni's correction. **Not
-decidable**: these items do not tell. Intervals are of a paired bootstrap over the same items{seeds}. A
-task that no design has learned (none beats its blind control, the same model with pictures shuffled across items) tells
-nothing and is left out; where a design has learned no task, nothing is decided, since it may only have been trained
-badly.
-
-What this can say is narrow: language models of two million parameters that start random, a pretrained encoder of three
+What this can say is narrow: language models of {size} parameters that start random, a pretrained encoder of three
 million, emoji and scenes of them, minutes of training. It tests how a picture gets into a language model, not what a
 large one makes of it; a claim that is not reproduced here may hold where it was made, and the other way round.
 """
@@ -33,12 +32,14 @@ def document(tested: Sequence[Judged]) -> str:
     facts, threads = environment(), torch.get_num_threads()
     command = f"sensorium bench claims {' '.join(one.claim.letter for one in tested)}"
     many = max(one.seeds for one in tested) > 1
+    head = HEAD.format(
+        command=command, minutes=sum(one.minutes for one in tested), size="0.3 to 7.4 million",
+        place=f"{facts['cpu']}, {threads} thread{'s' if threads > 1 else ''}",
+        seeds=" and over seeds" if many else " (one seed: its luck is in none of them)",
+    )  # fmt: skip
     lines = [
-        HEAD.format(
-            command=command, minutes=sum(one.minutes for one in tested),
-            place=f"{facts['cpu']}, {threads} thread{'s' if threads > 1 else ''}",
-            seeds=" and over seeds" if many else " (one seed: its luck is in none of them)",
-        ),
+        "# Claims of surveys, tested at a small scale", "",
+        *(line for part in head.strip().split("\n\n") for line in (filled(part), "")),
         "| | claim | effect | measured (95 %) | verdict | minutes |", "|-|-|-|-|-|-:|",
     ]  # fmt: skip
     for one in tested:
@@ -49,13 +50,17 @@ def document(tested: Sequence[Judged]) -> str:
     return "\n".join(lines) + "\n" + "".join(_section(one) for one in tested)
 
 
+def filled(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def _section(one: Judged) -> str:
     claim = one.claim
     lines = [
-        "", f"## {claim.letter}. {claim.says}", "", f"Source: {claim.source}.", "", claim.protocol, "",
+        "", f"## {claim.letter}. {claim.says}", "", filled(f"Source: {claim.source}."), "", filled(claim.protocol), "",
         f"**{one.verdict[0].upper()}{one.verdict[1:]}.**", "",
-        *([f"Left out, since nothing learned it: {', '.join(one.idle)}.", ""] if one.idle else []),
-        *([f"Learned nothing, so nothing is decided: {', '.join(one.blank)}.", ""] if one.blank else []),
+        *([filled(f"Left out, since nothing learned it: {'; '.join(one.idle)}."), ""] if one.idle else []),
+        *([filled(f"Learned nothing, so nothing is decided: {'; '.join(one.blank)}."), ""] if one.blank else []),
         f"| effect | {'points' if claim.points else 'nats per byte'} (95 %) | decides |", "|-|-|-|",
     ]  # fmt: skip
     lines += [

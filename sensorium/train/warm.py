@@ -13,6 +13,7 @@ CentredStart  what all features have in common is taken away: features of a conv
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -29,6 +30,8 @@ from sensorium.nn.part import Features
 from sensorium.sequence import Item, MediaError, Sample
 from sensorium.tokenizer import Tokenizer
 from sensorium.train.features import FrozenEncoder
+
+Affine = nn.Linear | nn.LayerNorm | Norm
 
 
 class Start(Config):
@@ -155,8 +158,11 @@ def centred_start(start: CentredStart, model: Wiring, frozen: FrozenEncoder, dat
     values = torch.cat(said)
     mean = values.mean(0)
     scale = (values - mean).square().mean().rsqrt()
-    layer.weight.mul_(scale)
-    layer.bias.sub_(mean.to(layer.bias.dtype)).mul_(scale)
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, nn.Parameter)
+    assert isinstance(bias, nn.Parameter)
+    weight.mul_(scale)
+    bias.sub_(mean.to(bias.dtype)).mul_(scale)
 
 
 def _spread(start: CentredStart, data: SourceConfig, frozen: FrozenEncoder) -> tuple[list[Item], int]:
@@ -172,21 +178,25 @@ def _spread(start: CentredStart, data: SourceConfig, frozen: FrozenEncoder) -> t
     return items, len(rows)
 
 
-def _first(start: CentredStart, connector: Connector, features: Features) -> nn.Module:
+def _first(start: CentredStart, connector: Connector, features: Features) -> Affine:
     """The layer that is named, or the first with weight and bias whose input depends on the features."""
     layers = {
         name: part for name, part in connector.named_modules()
-        if isinstance(part, nn.Linear | nn.LayerNorm | Norm) and getattr(part, "bias", None) is not None
+        if isinstance(part, Affine) and getattr(part, "bias", None) is not None
     }  # fmt: skip
     if start.layer:
         if start.layer not in layers:
-            raise UserError(f"the {start.kind} connector has no layer {start.layer!r} with a bias: one of {list(layers)}")
+            raise UserError(
+                f"the {start.kind} connector has no layer {start.layer!r} with a bias: one of {list(layers)}"
+            )
         return layers[start.layer]
-    reached: list[nn.Module] = []
-    hooks = [
-        part.register_forward_pre_hook(lambda part, inputs: reached.append(part) if inputs[0].requires_grad else None)
-        for part in layers.values()
-    ]
+    reached: list[str] = []
+
+    def reads(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].requires_grad:
+            reached.append(name)
+
+    hooks = [part.register_forward_pre_hook(partial(reads, name)) for name, part in layers.items()]
     learned = [param for param in connector.parameters() if param.requires_grad]
     try:
         connector.requires_grad_(False)  # so that the features alone make an input depend on something
@@ -200,7 +210,7 @@ def _first(start: CentredStart, connector: Connector, features: Features) -> nn.
             hook.remove()
     if not reached:
         raise UserError(f"no layer of the {start.kind} connector that reads features has a bias: it has {list(layers)}")
-    return reached[0]
+    return layers[reached[0]]
 
 
 def _fitted(start: RidgeStart, connector: Connector) -> tuple[nn.Linear, dict[str, nn.Parameter]]:

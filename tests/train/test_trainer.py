@@ -17,9 +17,9 @@ from sensorium.train import checkpoint as store
 from sensorium.train.loader import Batches
 from sensorium.train.log import read_log
 from sensorium.train.optim import Optimizer
-from sensorium.train.warm import RidgeStart
 from sensorium.train.task import Task, check_stages
 from sensorium.train.trainer import open_run, train
+from sensorium.train.warm import RidgeStart
 
 CPU = torch.device("cpu")
 
