@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sensorium.columns import Columns
 from sensorium.errors import UserError
 from sensorium.sequence import KINDS, PLAIN, Item, Media, Numbers, Plan, Sample, Segment, Sequence, Span, made, turn_of
 from sensorium.template import Chat, Template
@@ -201,11 +202,7 @@ class _Builder:
 
     def __init__(self, renderer: Renderer, segments: tuple[Segment, ...], load: bool) -> None:
         self.renderer, self.segments, self.load = renderer, segments, load
-        self.ids: list[int] = []
-        self.weights: list[float] = []
-        self.modality: list[int] = []
-        self.branch: list[int] = []
-        self.position: list[tuple[int, int, int]] = []
+        self.columns = Columns()
         self.next_position = 0
         self.spans: list[Span] = []
         self.items: dict[str, list[Item]] = {}
@@ -214,8 +211,7 @@ class _Builder:
     def add(self, branch: int, pieces: list[Any]) -> None:
         """One run of template text (str) and segments (int); text between specials is tokenized as one string."""
         if branch:  # a branch goes on where the trunk ended
-            trunk = [at for at, of in zip(self.position, self.branch) if of == 0]
-            self.next_position = max((max(at) for at in trunk), default=-1) + 1
+            self.next_position = self.columns.trunk_end()
         self.current = branch
         pending: list[tuple[str, float]] = []
         closes = False  # the special token right after an assistant's words is the model's to say
@@ -252,6 +248,12 @@ class _Builder:
         if not pending:
             return
         text = "".join(part for part, _ in pending)
+        if len({weight for _, weight in pending}) == 1:
+            ids = self.renderer.tokenizer.encode(text)
+            self.columns.extend(ids, pending[0][1], self.current, self.next_position)
+            self.next_position += len(ids)
+            pending.clear()
+            return
         ends, total = [], 0
         for part, weight in pending:
             total += len(part)
@@ -267,12 +269,9 @@ class _Builder:
 
     def _token(self, token: int, weight: float, kind: int = 0, at: tuple[int, int, int] | None = None) -> None:
         """at: its place in time, row and column; None: the next in all three."""
-        self.ids.append(token)
-        self.weights.append(weight)
-        self.modality.append(kind)
-        self.branch.append(self.current)
-        self.position.append(at or (self.next_position, self.next_position, self.next_position))
-        self.next_position = max(self.next_position, *(place + 1 for place in self.position[-1]))
+        at = at or (self.next_position, self.next_position, self.next_position)
+        self.columns.append(token, weight, kind, self.current, at)
+        self.next_position = max(self.next_position, max(at) + 1)
 
     def _film(self, segment: Segment, pending: list[tuple[str, float]]) -> None:
         """Place the frames of a clip one by one, and words around them."""
@@ -322,9 +321,9 @@ class _Builder:
     def _stand(self, segment: Segment, plan: Plan, item: int) -> None:
         """One span of an item."""
         if plan.mode == "memory":
-            start = max(len(self.ids) - 1, 0)  # before every word: at the first of them
+            start = max(len(self.columns) - 1, 0)  # before every word: at the first of them
         else:
-            start, position = len(self.ids), self.next_position
+            start, position = len(self.columns), self.next_position
             said = plan.mode == "token" and self._trained(segment)
             self._fill(segment.kind, plan, plan.weight if said else 0.0)
             self.next_position = self.next_position if plan.visible else position
@@ -346,7 +345,7 @@ class _Builder:
         item = replace(item, text=torch.tensor(ids, dtype=torch.long))  # as a denoiser's own documents are written
         members = self.items.setdefault(kind, [])
         members.append(item)
-        self.spans.append(Span(kind, len(self.ids), len(plan.signals), len(members) - 1, mode="signal"))
+        self.spans.append(Span(kind, len(self.columns), len(plan.signals), len(members) - 1, mode="signal"))
         for id in plan.signals:
             self._token(id, float(said), KINDS.index(segment.kind))
         return said
@@ -368,24 +367,12 @@ class _Builder:
         """The rest of `length` tokens of a text. Raises TooLong where it has more."""
         if all(segment.kind != "text" for segment in self.segments):
             return
-        if len(self.ids) > length:
-            raise TooLong(f"a text has {len(self.ids)} tokens, the model reads {length}: shorten it")
-        for _ in range(length - len(self.ids)):
+        if len(self.columns) > length:
+            raise TooLong(f"a text has {len(self.columns)} tokens, the model reads {length}: shorten it")
+        for _ in range(length - len(self.columns)):
             self._token(self.renderer.tokenizer.special[pad], 0.0)
 
     def finish(self, sample: Sample) -> Sequence:
-        if not self.segments or not self.ids:
+        if not self.segments or not len(self.columns):
             raise UserError(f"sample {sample.id or '(no id)'} is empty: it has neither text nor media")
-        position = torch.tensor(self.position)
-        weight = torch.tensor(self.weights)
-        weight[0] = 0.0  # nothing predicts the first token of a document
-        return Sequence(
-            ids=torch.tensor(self.ids),
-            modality=torch.tensor(self.modality, dtype=torch.uint8),
-            position=position,
-            doc=torch.zeros(len(self.ids), dtype=torch.long),
-            branch=torch.tensor(self.branch),
-            weight=weight,
-            spans=self.spans,
-            items=self.items,
-        )
+        return self.columns.sequence(self.spans, self.items)

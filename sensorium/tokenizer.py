@@ -104,7 +104,9 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Never a special token, whatever the text says; no begin or end token is added."""
-        return self.encode_with_offsets(text)[0]
+        encoded = self._encoded(text)
+        ids = encoded.ids  # offsets of a long text are many times its size, and are made when they are looked at
+        return ids if self._forbidden.isdisjoint(ids) else self._without_special(text, ids, encoded.offsets)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Ids of plain text and, for each, the (start, end) characters it covers.
@@ -112,21 +114,23 @@ class Tokenizer:
         The bytes of one character may be spread over several tokens, which then all cover it. A lone surrogate, which
         is no character, is read as U+FFFD.
         """
-        try:
-            encoded = self._plain.encode(text, add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError):
-            if _SURROGATE.search(text) is None:
-                raise
-            text = _SURROGATE.sub(HALF, text)
-            encoded = self._plain.encode(text, add_special_tokens=False)
-        except Exception as error:
-            if type(error) is not Exception:  # the Rust library raises this very class
-                raise
-            raise UserError(f"this tokenizer has no word for {text[:80]!r}: {error}") from error
+        encoded = self._encoded(text)
         ids, offsets = encoded.ids, encoded.offsets
         if self._forbidden.isdisjoint(ids):
             return ids, offsets
         return self._without_special(text, ids, offsets)
+
+    def _encoded(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self._plain.encode(text, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):
+            if _SURROGATE.search(text) is None:
+                raise
+            return self._plain.encode(_SURROGATE.sub(HALF, text), add_special_tokens=False)
+        except Exception as error:
+            if type(error) is not Exception:  # the Rust library raises this very class
+                raise
+            raise UserError(f"this tokenizer has no word for {text[:80]!r}: {error}") from error
 
     def _without_special(self, text: str, ids: list[int], offsets: Offsets) -> tuple[list[int], Offsets]:
         """Some models (Unigram) find special tokens by themselves: cut the text inside each and encode the halves."""
