@@ -193,7 +193,8 @@ def sizes() -> Claim:
     """e: one picture path, three language models."""
     shapes = {"0.3 M": (96, 2), "1.8 M": (192, 4), "7.4 M": (320, 6)}
     designs = {
-        f"language model of {name}": _as_large(width, depth, shapes["0.3 M"][0]) for name, (width, depth) in shapes.items()
+        f"language model of {name}": _as_large(width, depth, shapes["0.3 M"][0])
+        for name, (width, depth) in shapes.items()
     }
     small, middle, large = designs
 
@@ -209,8 +210,8 @@ def sizes() -> Claim:
         says="A larger language model helps.", source="LLaVA-1.5, arXiv 2310.03744, section 4; MM1, section 5",
         protocol="Three Llamas, of 96 x 2, 192 x 4 and 320 x 6 (width x blocks), everything else the same. The source "
         "compares pretrained language models, which differ in what they know as well; these all start random. The "
-        "learning rate of the language model was chosen for the smallest and falls with the width, as Tensor Programs V "
-        "(arXiv 2203.03466) has it for Adam.",
+        "learning rate of the language model was chosen for the smallest and falls with the width, as Tensor Programs "
+        "V (arXiv 2203.03466) has it for Adam.",
     )  # fmt: skip
 
 

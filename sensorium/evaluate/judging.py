@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from sensorium.data.formats.rows import BadRow
+from sensorium.data.formats.values import id_in, text_in
 from sensorium.data.media import DEFAULT_LIMITS, Limits
 from sensorium.errors import UserError
 from sensorium.evaluate.answerer import Answerer, Said, question_key
@@ -29,7 +30,6 @@ from sensorium.evaluate.runner import run_asked
 from sensorium.evaluate.statistics import Floats
 from sensorium.evaluate.task import Progress, Subject
 from sensorium.evaluate.tasks.reading import Gathering, Pictures, rows_of, shown
-from sensorium.evaluate.tasks.values import id_in, text_in
 from sensorium.infer.likelihoods import Likelihoods
 from sensorium.infer.sampling import Sampling
 from sensorium.sequence import Sample, Segment

@@ -60,12 +60,12 @@ def test_what_evaluation_reads_trains_and_is_asked_the_same(folder):
     ("row", "words"),
     [
         ({"question": "?"}, "neither answer nor answers"),
-        ({"question": "?", "answers": []}, "at least one text"),
+        ({"question": "?", "answers": []}, "a list that is not empty"),
         ({"question": "?", "answer": True}, "text or a number, found True"),
-        ({"question": "?", "answer": " "}, "text or a number"),
-        ({"question": "?", "answer": "c", "choices": ["a"]}, "at least two"),
-        ({"question": "?", "answer": 2, "choices": ["x", "y"]}, "number of no choice: there are 2"),
-        ({"question": "?", "answer": "b", "choices": ["x", "y"]}, "none of the choices: 'x', 'y'"),
+        ({"question": "?", "answer": " "}, "must be text"),
+        ({"question": "?", "answer": "c", "choices": ["a"]}, "2 options at least"),
+        ({"question": "?", "answer": 2, "choices": ["x", "y"]}, "answer is number 2, choices are numbered from 0 to 1"),
+        ({"question": "?", "answer": "b", "choices": ["x", "y"]}, "none of the choices, nor the letter of one"),
         ({"question": "?", "answer": "zebra", "choices": ["x", "y"]}, "none of the choices"),
     ],
 )

@@ -9,6 +9,7 @@ from sensorium.data.formats.base import FileSource, JsonSource
 from sensorium.data.formats.chat import reader_of
 from sensorium.data.formats.files import JsonRows
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import list_in, options_of, picked, text_or_number
 from sensorium.sequence import Sample
 
 KEYS = ("image", "images", "question", "answer", "answers", "choices", "id", "group", "part")
@@ -53,33 +54,11 @@ class QuestionSource(JsonSource):
 def answer_of(row: dict[str, Any]) -> str:
     """What is trained. Raises BadRow."""
     if row.get("answers") is not None and row.get("answer") is None:
-        several = row["answers"]
-        if not isinstance(several, list) or not several:
-            raise BadRow(f"answers must be a list with at least one text, found {show(several)}")
-        (answer, _), *_ = Counter(_words(one, "an answer") for one in several).most_common(1)
+        (answer, _), *_ = Counter(text_or_number(one, "an answer") for one in list_in(row, "answers")).most_common(1)
         return answer
     if row.get("answer") is None:
         raise BadRow("neither answer nor answers: without one there is nothing to learn")
-    choices = row.get("choices")
-    if choices is None:
-        return _words(row["answer"], "answer")
-    if not isinstance(choices, list) or len(choices) < 2:
-        raise BadRow(f"choices must be a list of at least two texts, found {show(choices)}")
-    options = [_words(one, "a choice") for one in choices]
-    answer = row["answer"]
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        if not 0 <= answer < len(options):
-            raise BadRow(f"answer {answer} is the number of no choice: there are {len(options)}, from 0 on")
-        return options[answer]
-    if answer in options:
-        return str(answer)
-    place = ord(answer) - ord("A") if isinstance(answer, str) and len(answer) == 1 else -1
-    if not 0 <= place < len(options):
-        raise BadRow(f"answer {show(answer)} is none of the choices: {', '.join(map(show, options[:8]))}")
-    return options[place]
-
-
-def _words(value: Any, what: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise BadRow(f"{what} must be text or a number, found {show(value)}")
-    return str(value)
+    if row.get("choices") is None:
+        return text_or_number(row["answer"], "answer")
+    options = options_of(list_in(row, "choices"))
+    return options[picked(row["answer"], options)]

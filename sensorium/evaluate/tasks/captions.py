@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from sensorium.data.formats.files import first_character, scan
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import hint_in, id_in, list_in, member, text_in, texts_in, words
 from sensorium.errors import UserError
 from sensorium.evaluate.item import Items, TaskItem
 from sensorium.evaluate.tasks.reading import FileTask, Gathering, Row, rows_of, shown, text_of
-from sensorium.evaluate.tasks.values import hint_in, id_in, list_in, member, text_in, texts_in, words
 
 
 class CaptionTask(FileTask):

@@ -12,6 +12,17 @@ from pydantic import Field
 
 from sensorium.data.formats.files import scan
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import (
+    hint_in,
+    id_in,
+    label_in,
+    letter_in,
+    list_in,
+    member,
+    options_of,
+    text_in,
+    words,
+)
 from sensorium.data.media import PictureFile
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import Items, TaskItem
@@ -26,17 +37,6 @@ from sensorium.evaluate.tasks.reading import (
     rows_of,
     shown,
     whole,
-)
-from sensorium.evaluate.tasks.values import (
-    hint_in,
-    id_in,
-    label_in,
-    letter_in,
-    list_in,
-    member,
-    options_of,
-    text_in,
-    words,
 )
 
 

@@ -11,10 +11,10 @@ from pydantic import field_validator
 
 from sensorium.data.formats.files import scan
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import id_in, label_in, list_in, member, pixel_box, text_in
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import Items, TaskItem
 from sensorium.evaluate.tasks.reading import FileTask, Gathering, Pictures, pickled, rows_of, shown
-from sensorium.evaluate.tasks.values import id_in, label_in, list_in, member, pixel_box, text_in
 
 PICKLES = (".p", ".pkl", ".pickle")
 EXPRESSION = "{expression}"

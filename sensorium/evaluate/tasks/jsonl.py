@@ -9,11 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from sensorium.data.formats.rows import BadRow, RowReader, show
-from sensorium.data.media import DEFAULT_LIMITS, Limits
-from sensorium.errors import UserError
-from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
-from sensorium.evaluate.tasks.reading import Gathering, Pictures, rows_of, shown
-from sensorium.evaluate.tasks.values import (
+from sensorium.data.formats.values import (
     check_corners,
     four,
     id_in,
@@ -21,10 +17,15 @@ from sensorium.evaluate.tasks.values import (
     list_in,
     member,
     options_of,
+    picked,
     pixel_box,
     text_in,
-    words,
+    text_or_number,
 )
+from sensorium.data.media import DEFAULT_LIMITS, Limits
+from sensorium.errors import UserError
+from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
+from sensorium.evaluate.tasks.reading import Gathering, Pictures, rows_of, shown
 from sensorium.sequence import MediaError, Segment
 
 KEYS = ("image", "images", "messages", "question", "answer", "answers", "choices", "boxes", "id", "group", "part")
@@ -178,19 +179,8 @@ def _chat(row: Any, where: str, pictures: Pictures, reader: RowReader) -> Turn:
 def _options(row: Any) -> tuple[tuple[str, ...], int | None]:
     if "choices" not in row:
         return (), None
-    options, answer = options_of(list_in(row, "choices")), member(row, "answer")
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        if not 0 <= answer < len(options):
-            raise BadRow(f"answer is number {answer}, choices are numbered from 0 to {len(options) - 1}")
-        return options, answer
-    text = words(answer, "answer")
-    alike = [number for number, option in enumerate(options) if option.strip() == text.strip()]
-    if len(alike) > 1:
-        raise BadRow(f"the answer {show(text)} is several of the choices: give its letter or its number from 0")
-    letter = ord(text.strip()) - ord("A") if len(text.strip()) == 1 else -1
-    if not alike and not 0 <= letter < len(options):
-        raise BadRow(f"the answer {show(text)} is none of the choices, nor the letter of one, nor a number from 0")
-    return options, alike[0] if alike else letter
+    options = options_of(list_in(row, "choices"))
+    return options, picked(member(row, "answer"), options)
 
 
 def _answers(row: Any) -> tuple[str, ...]:
@@ -198,8 +188,7 @@ def _answers(row: Any) -> tuple[str, ...]:
     if len(given) != 1:
         raise BadRow("a row has one of 'answer', 'answers', 'boxes', or 'choices' with 'answer'")
     values = list_in(row, "answers") if given == ["answers"] else [row["answer"]]
-    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
-    return tuple(str(value) if number else words(value, given[0]) for value, number in zip(values, numbers))
+    return tuple(text_or_number(value, given[0]) for value in values)
 
 
 def _group(media: Sequence[Segment]) -> str:

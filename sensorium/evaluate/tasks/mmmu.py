@@ -12,11 +12,11 @@ from pydantic import Field
 
 from sensorium.data.formats.parquet import open_parquet, parquet_files
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import id_in, letter_in, member, options_of, text_in, words
 from sensorium.data.media import DEFAULT_LIMITS, Limits
 from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, Items, TaskItem, TaskSource
 from sensorium.evaluate.tasks.reading import Gathering, Pictures, Row, rows_of, shown
-from sensorium.evaluate.tasks.values import id_in, letter_in, member, options_of, text_in, words
 
 MENTION = re.compile(r"<image (\d+)>")
 SUBJECT = re.compile(r"(?:dev|validation|test)_(.+)_\d+")

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from sensorium.data.formats.files import JsonRows
 from sensorium.data.formats.rows import BadRow, RowReader, show
+from sensorium.data.formats.values import encodable, words
 from sensorium.data.media import DEFAULT_LIMITS, Limits, PictureFile
 from sensorium.data.source import RowError
 from sensorium.errors import UserError
 from sensorium.evaluate.item import PLACE, BadItem, Items, TaskItem, TaskSource
-from sensorium.evaluate.tasks.values import encodable, words
 from sensorium.sequence import Segment
 
 ONE_WORD = "Answer the question using a single word or phrase."

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from sensorium.data.formats.files import scan
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import id_in, label_in, list_in, member, proper, text_in, texts_in, words
 from sensorium.errors import UserError
 from sensorium.evaluate.item import Items, TaskItem
 from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, keyed, rows_of, shown
-from sensorium.evaluate.tasks.values import id_in, label_in, list_in, member, proper, text_in, texts_in, words
 
 SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPEG", ".gif")
 

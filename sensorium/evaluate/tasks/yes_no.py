@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from sensorium.data.formats.captions import PICTURE_SUFFIXES
 from sensorium.data.formats.rows import BadRow, show
+from sensorium.data.formats.values import id_in, label_in, member, text_in, words
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import PLACE, Items, TaskItem
 from sensorium.evaluate.metrics.yesno import MME_TASKS
 from sensorium.evaluate.tasks.reading import ONE_WORD, FileTask, Gathering, Pictures, rows_of, shown, text_of
-from sensorium.evaluate.tasks.values import id_in, label_in, member, text_in, words
 
 
 class MME(FileTask):

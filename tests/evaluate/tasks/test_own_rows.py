@@ -133,7 +133,7 @@ GOOD = {"image": "a.png", "question": "What?", "answer": "x"}
         ({"image": "a.png", "qestion": "What?", "answer": "x"}, "unknown key 'qestion': did you mean 'question'?"),
         ({"image": "a.png", "question": "What?"}, "a row has one of 'answer', 'answers', 'boxes', or 'choices'"),
         ({**GOOD, "answers": ["x"]}, "a row has one of 'answer', 'answers', 'boxes', or 'choices'"),
-        ({**GOOD, "answer": True}, "answer must be text that is not empty, found True"),
+        ({**GOOD, "answer": True}, "answer must be text or a number, found True"),
         ({**GOOD, "answer": " "}, "answer must be text that is not empty, found ' '"),
         ({**GOOD, "answer": "\ud800"}, "answer has half a character (\\ud800) at 0"),
         ({**GOOD, "question": f"{PLACE} {PLACE}?"}, "its words have 2 places for pictures (<image>), it has 1"),

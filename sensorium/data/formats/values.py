@@ -89,6 +89,31 @@ def options_of(texts: Iterable[Any], least: int = 2) -> tuple[str, ...]:
     return options
 
 
+def picked(answer: Any, options: Sequence[str]) -> int:
+    """The number of the option that an answer is: its text, its letter ("B"), or its number from 0. Raises BadRow."""
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if not 0 <= answer < len(options):
+            raise BadRow(f"answer is number {answer}, choices are numbered from 0 to {len(options) - 1}")
+        return answer
+    text = words(answer, "answer")
+    alike = [number for number, option in enumerate(options) if option.strip() == text.strip()]
+    if len(alike) > 1:
+        raise BadRow(f"the answer {show(text)} is several of the choices: give its letter or its number from 0")
+    letter = ord(text.strip()) - ord("A") if len(text.strip()) == 1 else -1
+    if not alike and not 0 <= letter < len(options):
+        raise BadRow(f"the answer {show(text)} is none of the choices, nor the letter of one, nor a number from 0")
+    return alike[0] if alike else letter
+
+
+def text_or_number(value: Any, what: str) -> str:
+    """Text with something in it, or a number, as text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadRow(f"{what} must be text or a number, found {show(value)}")
+    return words(value, what)
+
+
 def letter_in(row: Any, key: str, options: Sequence[str]) -> int:
     """The number of the option that a letter names."""
     letter = words(member(row, key), key).strip().upper()
