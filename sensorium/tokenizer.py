@@ -27,6 +27,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+BYTES = 256
 _READERS = "readers"
 """The folder beside a tokenizer with those that connectors read words with."""
 
@@ -65,6 +66,9 @@ class Tokenizer:
         self._plain.encode_special_tokens = True
         self._plain.no_padding()
         self._plain.no_truncation()
+        if isinstance(self._plain.model, models.BPE) and self._plain.get_vocab_size(with_added_tokens=False) <= BYTES:
+            # it merges nothing, and would keep the symbols of ten thousand texts: 80 MiB of a server's memory
+            self._plain.model._resize_cache(0)
         added = {id: token for id, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special: dict[str, int] = {token.content: id for id, token in sorted(added.items())}
         vocabulary = backend.get_vocab(with_added_tokens=True)

@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import random
+import resource
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -278,3 +281,17 @@ def test_a_stream_joins_over_special_tokens_that_are_not_shown() -> None:
         stream = pieces.stream()
         assert "".join([*map(stream.push, ids), stream.flush()]) == pieces.decode(ids)
     assert pieces.decode([0, 3, 1, 2]) == "ab,"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say how much memory is held")
+def test_without_merges_texts_are_not_kept():
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    rng = random.Random(0)
+    tokenizer = Tokenizer.bytes()
+    tokenizer.encode("a" * 240)
+    before = held()
+    for _ in range(6000):
+        tokenizer.encode("".join(rng.choices("abcdefgh", k=240)))
+    assert held() - before < 10 << 20  # 38 MiB where the library remembers what it merged

@@ -188,7 +188,7 @@ def _started(name: str, recipe: Recipe, data: Data) -> list[str]:
     started = [stage for stage in recipe.stages if stage.start is not None]
     left = [stage for stage in started if data.own and has_own_data(stage)]
     done = [stage.name for stage in started if stage not in left]
-    notes = [f"{name}: no closed-form start, which is fitted to the built-in pictures."] if left else []
+    notes = [f"{name}: no start of its connector, which is fitted to the built-in pictures."] if left else []
     return [*notes, *([f"{name}: the start before {', '.join(done)} is outside the budget."] if done else [])]
 
 
