@@ -1,9 +1,9 @@
 """The wall between trusted and typed text, offsets, streaming, and the folder on disk."""
 
 import json
+import os
 import pickle
 import random
-import resource
 from pathlib import Path
 
 import pytest
@@ -286,7 +286,7 @@ def test_a_stream_joins_over_special_tokens_that_are_not_shown() -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say how much memory is held")
 def test_without_merges_texts_are_not_kept():
     def held() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     rng = random.Random(0)
     tokenizer = Tokenizer.bytes()
