@@ -49,6 +49,7 @@ class State:
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.limits)
+        self.metrics.open.set_function(lambda: self.active)
 
     def knows(self, authorization: str) -> bool:
         """Whether a header holds one of the keys; takes as long for a wrong one as for a right one."""

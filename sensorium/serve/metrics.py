@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -30,10 +30,13 @@ class Loops(Collector):
         lost = CounterMetricFamily("sensorium_generations_failed", "Requests that the loop failed on", labels=["model"])
         for one in self.models:
             loop = one.loop
-            waiting.add_metric([one.name], one.ahead + (loop.waiting if loop is not None else 0))
             if loop is None:
+                waiting.add_metric([one.name], one.ahead)
                 continue
-            active.add_metric([one.name], loop.active)
+            answering = loop.active  # read against the way that requests go: one that moves meanwhile counts once
+            queued = loop.waiting
+            active.add_metric([one.name], answering)
+            waiting.add_metric([one.name], one.ahead + queued)
             stats = loop.stats
             tokens.add_metric([one.name, "prompt"], stats.prompt_tokens)
             tokens.add_metric([one.name, "cached"], stats.cached_tokens)
@@ -48,6 +51,11 @@ class Metrics:
     def __init__(self, models: Sequence[Hosted]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(Loops(models))
+        self.open = Gauge(
+            "sensorium_requests_open",
+            "Requests for work that were taken and are not answered yet",
+            registry=self.registry,
+        )
         self.requests = self._counter("requests", "Requests by route, model and status", "route", "model", "status")
         self.errors = self._counter("errors", "Requests that were refused or failed, by code", "code")
         self.duration = self._seconds("request_seconds", "From the request's head to the end of its answer", "route")

@@ -72,6 +72,7 @@ def test_a_client_that_hangs_up_frees_its_place(model, stream):
         until(lambda: running.state.active == 0, 3)
         metrics = running.client.get("/metrics").text
         assert f'sensorium_requests_total{{model="tiny",route="{CHAT}",status="499"}} 1.0' in metrics
+        assert "sensorium_requests_open 0.0" in metrics
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_stream(model):

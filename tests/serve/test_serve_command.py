@@ -121,10 +121,10 @@ def asked(url, count, **fields):
 
 
 def busy(url, count, ended=()):
-    """Whether so many requests are at the model, or were there and have ended: that many were accepted."""
-    metrics = httpx.get(url + "/metrics").text
-    counts = re.findall(r"^sensorium_requests_(?:active|waiting)\S* (\S+)$", metrics, re.M)
-    return sum(map(float, counts)) + len(ended) >= count
+    """Whether so many requests were taken: they are answered now, or have ended."""
+    done = len(ended)  # first: one that ends meanwhile must not count twice
+    [taken] = re.findall(r"^sensorium_requests_open (\S+)$", httpx.get(url + "/metrics").text, re.M)
+    return float(taken) + done >= count
 
 
 def ended(text):

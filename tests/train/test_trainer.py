@@ -43,7 +43,14 @@ def short(recipe, steps=2):
     return recipe.replace(stages=tuple(stage.replace(**small) for stage in recipe.stages))
 
 
-@pytest.mark.parametrize("function", catalog(), ids=lambda function: function.__name__)
+KINDS = {"llava", "minigpt_v2", "blip_2", "flamingo", "cogvlm", "clip", "dit", "next_gpt", "fuyu", "emu3"}
+"""Recipes whose stages differ in kind; the others are variants of these, and slow."""
+EVERY = [
+    pytest.param(one, id=one.__name__, marks=() if one.__name__ in KINDS else pytest.mark.slow) for one in catalog()
+]
+
+
+@pytest.mark.parametrize("function", EVERY)
 def test_a_stage_changes_what_it_trains_and_not_one_bit_of_the_rest(function, tmp_path, monkeypatch):
     recipe = short(function("tiny"))
     run = open_run(recipe, tmp_path / "run")
