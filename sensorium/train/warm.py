@@ -157,7 +157,11 @@ def centred_start(start: CentredStart, model: Wiring, frozen: FrozenEncoder, dat
     assert layer is not None
     values = torch.cat(said)
     mean = values.mean(0)
-    scale = (values - mean).square().mean().rsqrt()
+    variance = (values - mean).square().mean()
+    if not 1e-12 < float(variance) < float("inf"):
+        raise UserError(f"a centred start wants {start.kind}s that differ; what the connector's first layer says of "
+                        f"{len(items)} of them has variance {float(variance):g}")  # fmt: skip
+    scale = variance.rsqrt()
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, nn.Parameter)
     assert isinstance(bias, nn.Parameter)

@@ -11,7 +11,7 @@ from sensorium.connectors.qformer import QFormer
 from sensorium.connectors.resampler import Resampler
 from sensorium.errors import UserError
 from sensorium.nn.norm import Norm
-from sensorium.nn.part import Features
+from sensorium.nn.part import Features, Grid
 from sensorium.train.build import build_model, tokenizer_of
 from sensorium.train.features import FrozenEncoder
 from sensorium.train.warm import CentredStart, Ridge, RidgeStart, centred_start, ridge_start
@@ -178,6 +178,15 @@ def test_a_centred_start_says_what_it_cannot_centre():
         model, frozen = started_with(MLP.Config(bias=False))
         with pytest.raises(UserError, match=said):
             centred_start(CentredStart(layer=layer), model, frozen, Pictures())
+
+
+def test_a_centred_start_wants_pictures_that_differ(monkeypatch):
+    model, frozen = started_with(MLP.Config())
+    width = model.encoders["image"].config.width
+    same = Features(torch.ones(8, width), [Grid(2, 2)] * 2)
+    monkeypatch.setattr("sensorium.train.warm._encoded", lambda items, _: same)
+    with pytest.raises(UserError, match=r"images that differ; .* has variance 0"):
+        centred_start(CentredStart(count=2), model, frozen, Pictures())
 
 
 def started_with(connector):
