@@ -14,22 +14,24 @@ from sensorium.data.formats.rows import BadRow, show
 from sensorium.data.formats.values import id_in, label_in, list_in, member, pixel_box, text_in
 from sensorium.errors import UserError, nearest
 from sensorium.evaluate.item import Items, TaskItem
-from sensorium.evaluate.tasks.reading import FileTask, Gathering, Pictures, pickled, rows_of, shown
+from sensorium.evaluate.tasks.pickles import SUFFIXES, is_pickle, plain_pickle
+from sensorium.evaluate.tasks.reading import FileTask, Gathering, Pictures, Row, rows_of, shown
 
-PICKLES = (".p", ".pkl", ".pickle")
 EXPRESSION = "{expression}"
 
 
 class RefCOCO(FileTask):
-    """Expressions that point at one object of a picture. Published as refs(unc).p, refs(google).p or refs(umd).p, which
-    are pickles and not read, and instances.json; read are their JSON layouts:
+    """Expressions that point at one object of a picture. Published as instances.json and a pickle of refs, refs(unc).p,
+    refs(google).p or refs(umd).p, of which nothing but plain values is read. The layouts:
 
     {"images": [{id, file_name, width, height}], "annotations": [{id, bbox}], "refs": [{ref_id, ann_id, image_id, split,
-        sentences: [{sent_id, sent}]}]}                     one file, or `refs` in a list of its own
+        sentences: [{sent_id, sent}]}]}                     one file, or `refs` in a list of its own, JSON or a pickle
     {"images": [{id, file_name, width, height, caption, original_id}], "annotations": [{image_id, bbox}]}
                                                             finetune_refcoco_val.json of MDETR: an image per expression
 
-    refs      the list of refs where it is a file of its own; None: in the file itself, or refs*.json beside it
+    path      also the pickle of refs, beside whose instances.json it is read
+    refs      the list of refs where it is a file of its own; None: in the file itself, or the refs*.json or refs*.p
+              beside it
     split     val, testA, testB, test of refs; None: all. It is the part of an item
     question  what is asked; LLaVA-1.5's words
 
@@ -38,7 +40,7 @@ class RefCOCO(FileTask):
 
     title: ClassVar[str] = "RefCOCO"
     metric: ClassVar[str] = "grounding"
-    layout: ClassVar[str] = "instances.json with refs.json, or finetune_refcoco_val.json, and train2014/ with pictures"
+    layout: ClassVar[str] = "instances.json with refs(unc).p, or finetune_refcoco_val.json; pictures in train2014/"
     files: ClassVar[tuple[str, ...]] = ("finetune_refcoco*_val.json", "finetune_refcoco*.json", "instances.json")
     shelves: ClassVar[tuple[str, ...]] = ("train2014", "images")
 
@@ -54,7 +56,9 @@ class RefCOCO(FileTask):
         return question
 
     def load(self) -> Items:
-        file, found = self._file(), Gathering()
+        if os.path.isfile(self.path) and is_pickle(self.path):
+            return self.replace(path=os.path.join(os.path.dirname(self.path), "instances.json"), refs=self.path).load()
+        file, found = self.file, Gathering()
         fields: dict[str | None, Any] = {}
         for element in scan(file):
             fields.setdefault(element.field, element.value)
@@ -66,18 +70,6 @@ class RefCOCO(FileTask):
         else:
             self._load_refs(file, "refs" in fields, found)
         return found.given(f"{file} as {self.title}", self.layout)
-
-    def _file(self) -> str:
-        if os.path.isdir(self.path):
-            jsons = [name for pattern in self.files for name in glob.glob(f"{glob.escape(self.path)}/{pattern}")]
-            pickles = sorted(name for name in os.listdir(self.path) if name.endswith(PICKLES))
-            if pickles and (not jsons or (self.refs is None and not _beside(jsons[0]))):
-                pickled(os.path.join(self.path, pickles[0]))
-        file = self.file
-        for path in (file, self.refs):
-            if path is not None and (path.endswith(PICKLES) or _begins_as_pickle(path)):
-                pickled(path)
-        return file
 
     def _load_captioned(self, file: str, found: Gathering) -> None:
         pictures, boxes = self.shelf(), _by_id(file, "annotations", "image_id", found)
@@ -119,8 +111,9 @@ class RefCOCO(FileTask):
 
         refs = self.refs or (None if inside else _beside(file))
         if not inside and refs is None:
-            raise UserError(f"{file} has no refs, and there is no refs*.json beside it: give `refs`")
-        for where, row in rows_of(refs or file, None if refs else "refs"):
+            raise UserError(f"{file} has no refs, and there is no refs*.json or refs*.p beside it: give `refs`")
+        rows = rows_of(file, "refs") if refs is None else _pickled(refs) if is_pickle(refs) else rows_of(refs)
+        for where, row in rows:
             found.add(where, read, row)
         if self.split is not None and self.split not in splits:
             raise UserError(f"{refs or file} has no split {self.split!r}: {nearest(self.split, splits)}")
@@ -159,15 +152,18 @@ def _by_id(file: str, field: str, key: str, found: Gathering) -> dict[str, Any]:
 
 
 def _beside(file: str) -> str | None:
-    likely = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(file) or "."), "refs*.json")))
+    folder = glob.escape(os.path.dirname(file) or ".")
+    likely = sorted(path for end in (".json", *SUFFIXES) for path in glob.glob(os.path.join(folder, f"refs*{end}")))
     if len(likely) > 1:
-        raise UserError(f"{os.path.dirname(file) or '.'} has several refs*.json ({', '.join(likely)}): give `refs`")
+        names = ", ".join(map(os.path.basename, likely))
+        raise UserError(f"{os.path.dirname(file) or '.'} has several files of refs ({names}): give one as `refs`")
     return likely[0] if likely else None
 
 
-def _begins_as_pickle(path: str) -> bool:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(1) == b"\x80"
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+def _pickled(path: str) -> Iterator[Row]:
+    """The rows of a pickled list."""
+    rows = plain_pickle(path)
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of refs, found {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        yield f"{path} row {number}", row

@@ -6,7 +6,7 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -218,13 +218,6 @@ def keyed(path: str) -> Iterator[tuple[str, str, Any]]:
 def kind_of(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def pickled(path: str) -> NoReturn:
-    raise UserError(
-        f"{path} is a pickle: reading one may run any program in it, so none is read here. Load it in a Python of your "
-        "own where you trust its origin, and save it with json.dump(refs, file); then give the .json"
-    )
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
