@@ -59,9 +59,9 @@ def _first_seeds(found: Comparison) -> list[ComparedRow]:
     return list(done.values())
 
 
-def _items(tasks: Sequence[EvaluationTask], name: str, split: str) -> dict[str, TaskItem]:
+def _items(tasks: Sequence[EvaluationTask], headline: str, split: str) -> dict[str, TaskItem]:
     """The items of a task; none where its file is gone: records say themselves what was asked."""
     try:
-        return next((task.shown_items() for task in tasks if (task.name, task.split) == (name, split)), {})
+        return next((task.shown_items() for task in tasks if (task.headline, task.split) == (headline, split)), {})
     except UserError:
         return {}

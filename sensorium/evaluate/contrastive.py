@@ -27,6 +27,9 @@ from sensorium.sequence import Segment
 TEMPLATES = ("{name}", "a picture of {name}", "an emoji of {name}", "a drawing of {name}", "this is {name}")
 
 
+DIRECTIONS = ("image_to_text", "text_to_image")
+
+
 class ZeroShot(EvaluationTask):
     """Every picture is given the name, out of `classes`, that is closest to it.
 
@@ -97,8 +100,8 @@ class ZeroShot(EvaluationTask):
             hits = ranks(score(each[:, number], image), own) < 1
             rows.append((template, f"{float(hits.double().mean()):.1%}"))
         table = Table(f"Zero-shot among {self.classes}, {self.split}, by prompt", ("prompt", "right"), tuple(rows))
-        records = [self._record(items[i], said[int(seen[i].argmax())], said[int(blind[i].argmax())],
-                                bool(right[i]), bool(control[i])) for i in range(len(items))]  # fmt: skip
+        records = [_record(self._item(items[i]), said[int(seen[i].argmax())], said[int(blind[i].argmax())],
+                           bool(right[i]), bool(control[i])) for i in range(len(items))]  # fmt: skip
         return TaskResult([one], examples, [table], records=records, items=self._shown(items))
 
     def shown_items(self) -> dict[str, TaskItem]:
@@ -117,16 +120,6 @@ class ZeroShot(EvaluationTask):
             group=concept.key,
         )
 
-    def _record(
-        self, item: tuple[Concept, EmojiPicture, int], said: str, blind: str, right: bool, blind_right: bool
-    ) -> Record:
-        asked = self._item(item)
-        return Record(
-            id=asked.id, group=asked.group, prompt=asked.question, pictures=places(asked), said=said, parsed=said,
-            score=float(right), expected=asked.answers[0], blind_said=blind, blind_parsed=blind,
-            blind_score=float(blind_right),
-        )  # fmt: skip
-
     def _example(
         self, item: tuple[Concept, EmojiPicture, int], names: list[str], seen: Tensor, blind: Tensor, right: bool,
         blind_right: bool,
@@ -141,7 +134,8 @@ class ZeroShot(EvaluationTask):
 
 
 class Retrieval(EvaluationTask):
-    """Among n pictures of as many concepts: the text of a picture, and the picture of a text, in the first `ranks`.
+    """Among n pictures of as many concepts: the text of a picture, and the picture of a text, among the first of `at`.
+    Records are of the texts that were found, and their scores those of the first of `at`.
 
     n         pictures at most; one of each concept, its artist drawn
     template  how a name is put into words
@@ -149,10 +143,14 @@ class Retrieval(EvaluationTask):
 
     name: str = "retrieval"
     n: int = 500
-    at: tuple[int, ...] = (1, 5)
+    at: tuple[int, ...] = Field(default=(1, 5), min_length=1)
     template: str = "{name}"
     seed: int = 0
     holdout_dev: bool = False
+
+    @property
+    def headline(self) -> str:
+        return f"{DIRECTIONS[0]}_R@{self.at[0]}"
 
     def items(self) -> list[tuple[Concept, EmojiPicture]]:
         """(concept, picture), each concept once."""
@@ -173,7 +171,7 @@ class Retrieval(EvaluationTask):
         blind = seen[shuffled(count, self.seed)]
         own = torch.arange(count)
         evaluations, rows = [], []
-        for direction, right, control in (("image_to_text", seen, blind), ("text_to_image", seen.T, blind.T)):
+        for direction, right, control in zip(DIRECTIONS, (seen, seen.T), (blind, blind.T)):
             place, place_blind = ranks(right, own), ranks(control, own)
             for k in self.at:
                 hits, guesses = (place < k).double().numpy(), (place_blind < k).double().numpy()
@@ -185,7 +183,34 @@ class Retrieval(EvaluationTask):
         title = f"Retrieval among {count} pictures of {self.split}"
         table = Table(title, ("direction", "R@1", "R@5", "R@10", "median rank"), tuple(rows))
         examples = [self._example(items, seen, blind, index) for index in drawn(range(count), 8)]
-        return TaskResult(evaluations, examples, [table])
+        return TaskResult(
+            evaluations, examples, [table], records=self._records(items, seen, blind), items=self._shown(items)
+        )
+
+    def shown_items(self) -> dict[str, TaskItem]:
+        return self._shown(self.items())
+
+    def _shown(self, items: list[tuple[Concept, EmojiPicture]]) -> dict[str, TaskItem]:
+        return {one.id: one for one in (self._item(*item, len(items)) for item in items)}
+
+    def _item(self, concept: Concept, picture: EmojiPicture, count: int) -> TaskItem:
+        return TaskItem(
+            id=f"retrieval/{self.split}/{picture.artist}/{concept.key}",
+            question=f"{PLACE}Which of {count} names?",
+            media=(Segment("image", picture, role="user"),),
+            answers=(concept.captions["en"],),
+            group=concept.key,
+        )
+
+    def _records(self, items: list[tuple[Concept, EmojiPicture]], seen: Tensor, blind: Tensor) -> list[Record]:
+        """seen, blind: (pictures, names)."""
+        own, names = torch.arange(len(items)), [concept.captions["en"] for concept, _ in items]
+        hit, guessed = (ranks(scores, own) < self.at[0] for scores in (seen, blind))
+        return [
+            _record(self._item(*item, len(items)), names[int(seen[i].argmax())], names[int(blind[i].argmax())],
+                    bool(hit[i]), bool(guessed[i]))
+            for i, item in enumerate(items)
+        ]  # fmt: skip
 
     def _example(self, items: list[tuple[Concept, EmojiPicture]], seen: Tensor, blind: Tensor, index: int) -> Example:
         found = seen[:, index].topk(min(5, len(items))).indices.tolist()
@@ -202,6 +227,15 @@ def ranks(scores: Tensor, own: Tensor) -> Tensor:
     """scores (N, M), own (N) the right column of each row -> (N) how many others score as high or higher."""
     right = scores.gather(1, own[:, None])
     return (scores >= right).sum(1) - 1
+
+
+def _record(asked: TaskItem, said: str, blind: str, right: bool, blind_right: bool) -> Record:
+    """said, blind: the likeliest name, of the picture and of another item's."""
+    return Record(
+        id=asked.id, group=asked.group, prompt=asked.question, pictures=places(asked), said=said, parsed=said,
+        score=float(right), expected=asked.answers[0], blind_said=blind, blind_parsed=blind,
+        blind_score=float(blind_right),
+    )  # fmt: skip
 
 
 def _by_concept(split: str, holdout_dev: bool, seed: int) -> dict[str, list[tuple[Concept, EmojiPicture]]]:

@@ -54,6 +54,11 @@ class EvaluationTask(Config):
     split: str
     n: int
 
+    @property
+    def headline(self) -> str:
+        """What its first score is called, of which its records are."""
+        return self.name
+
     def run(self, subject: Subject, progress: Progress | None = None) -> TaskResult:
         """Ask the model. Raises UserError when it is of a kind that cannot be asked this."""
         raise NotImplementedError(f"{self.tag()} asks nothing")

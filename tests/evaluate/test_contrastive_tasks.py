@@ -12,6 +12,7 @@ from sensorium.errors import UserError
 from sensorium.evaluate import contrastive
 from sensorium.evaluate.contrastive import Retrieval, ZeroShot, ranks
 from sensorium.evaluate.task import EvaluationTask, Subject, shuffled
+from sensorium.evaluate.wording import places
 from sensorium.infer.vectors import picture_vectors, text_vectors
 from sensorium.recipes.clip import clip
 from sensorium.recipes.common import evaluations_of
@@ -89,6 +90,21 @@ def test_retrieval_finds_each_picture_once_and_blind_finds_none(monkeypatch, sub
     for one, k in zip(result.evaluations, (1, 5, 1, 5)):
         assert (one.score, one.blind, one.n, one.chance) == (1.0, 0.0, count, k / count)
     assert len(Retrieval(split="val_artist").items()) == 500
+
+
+def test_what_was_found_is_recorded_picture_by_picture(monkeypatch, subject):
+    task = Retrieval(split="dev_concept", n=40, at=(2, 1))
+    keys = [concept.key for concept, _ in task.items()]
+    knowing(monkeypatch, frozenset(keys[:10]))
+    result = task.run(subject)
+    records = {one.id: one for one in result.records}
+    assert list(records) == list(result.items) == list(task.shown_items())
+    assert [one.group for one in result.records if not one.score] == keys[:10]
+    assert task.headline == result.evaluations[0].task == "image_to_text_R@2"
+    for kind, mean in (("score", result.evaluations[0].score), ("blind_score", result.evaluations[0].blind)):
+        assert sum(getattr(one, kind) for one in result.records) / 40 == pytest.approx(mean)
+    assert all(one.said == one.expected for one in result.records if one.score)
+    assert all(one.pictures == places(result.items[one.id]) for one in result.records)
 
 
 def test_equal_scores_are_no_hit():
