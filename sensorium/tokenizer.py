@@ -28,6 +28,7 @@ CHATML = (
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 BYTES = 256
+"""Texts up to this vocabulary are bytes, and nothing is merged."""
 _READERS = "readers"
 """The folder beside a tokenizer with those that connectors read words with."""
 

@@ -22,7 +22,6 @@ from sensorium.render import Renderer
 from sensorium.sequence import MediaError
 from sensorium.train.build import tokenizer_of
 from sensorium.train.recipe import Recipe, Stage
-from sensorium.train.warm import RidgeStart
 
 LONGEST_ROWS = 64
 """Rows of a source that are looked at for the longest sample: sixteen rows longer than it are not met by chance."""
@@ -107,7 +106,7 @@ def on_data(recipe: Recipe, data: Data, order: int, batch: int, steps: Sequence[
 
 def has_own_data(stage: Stage) -> bool:
     """Whether its start is fitted to pictures of its own, and not to those that the stage trains on."""
-    return isinstance(stage.start, RidgeStart)
+    return stage.start is not None and stage.start.fitted_to is not None
 
 
 def with_room(recipe: Recipe, batch: int) -> Recipe:

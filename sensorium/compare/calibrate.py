@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,18 @@ def machine() -> str:
     return f"{', '.join(names)}, {threads} thread{'s' if threads > 1 else ''}, sensorium {sensorium.__version__}"
 
 
-def calibrated(recipe: Recipe, files: Sequence[str] = (), beside: Path | None = None) -> Speed:
+def calibrated(
+    recipe: Recipe, measuring: Callable[[], None] = lambda: None, *, files: Sequence[str] = (),
+    beside: Path | None = None,
+) -> Speed:  # fmt: skip
     """The speed of a prepared recipe (`alike.on_data`) on this machine: as kept, or measured now.
 
     The same command on the same machine so trains for as many steps, whatever else the machine does then. Seeds, the
     number of steps and evaluations do not count.
 
-    files   recipes of the user's own (path/to/file.py:function), whose parts the measuring process must know
-    beside  a folder where the speed is kept too: what is found there counts before the cache
+    measuring  called before it is measured
+    files      recipes of the user's own (path/to/file.py:function), whose parts the measuring process must know
+    beside     a folder where the speed is kept too: what is found there counts before the cache
     Raises UserError when the measuring process fails.
     """
     plain = recipe.replace(seed=0, evaluations=(), stages=tuple(_plain(stage) for stage in recipe.stages))
@@ -77,6 +81,7 @@ def calibrated(recipe: Recipe, files: Sequence[str] = (), beside: Path | None = 
         if path.exists():
             kept = json.loads(path.read_text("utf-8"))
             return _kept(Speed(**{**kept, "step_seconds": tuple(kept["step_seconds"])}), places)
+    measuring()
     order = {"recipe": plain.model_dump(mode="json"), "files": list(files), "threads": torch.get_num_threads()}
     done = subprocess.run(
         [sys.executable, "-m", "sensorium.compare.calibrate"],

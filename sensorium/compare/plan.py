@@ -17,6 +17,8 @@ from sensorium.train.recipe import Recipe
 from sensorium.train.task import check_stages
 
 BATCH, COUNT = 16, 300
+Calibrate = Callable[[Recipe, Callable[[], None]], Speed]
+"""A recipe, and what is called before it is measured: where its speed is known, nothing is."""
 BUSY = "{name}: its speed was measured while others used the processor (it had {share:.0%} of one)."
 
 
@@ -90,12 +92,10 @@ class Plan:
         }  # fmt: skip
 
 
-def planned(
-    wanted: Wanted, calibrate: Callable[[Recipe], Speed], say: Callable[[str], None] = lambda text: None
-) -> Plan:
+def planned(wanted: Wanted, calibrate: Calibrate, say: Callable[[str], None] = lambda text: None) -> Plan:
     """Raises UserError for what concerns all; what concerns one recipe becomes the error of its rows.
 
-    say  is told what goes on, since calibration takes seconds
+    say  is told what goes on, since measuring takes seconds
     """
     recipes = dict(wanted.recipes)
     tasks = questions(list(recipes.values()), wanted.count) if wanted.tasks is None else wanted.tasks
@@ -138,7 +138,7 @@ def _lender(recipes: Sequence[Recipe]) -> Recipe | None:
 
 
 def _of_recipe(
-    name: str, recipe: Recipe, wanted: Wanted, calibrate: Callable[[Recipe], Speed], say: Callable[[str], None]
+    name: str, recipe: Recipe, wanted: Wanted, calibrate: Calibrate, say: Callable[[str], None]
 ) -> tuple[list[Entry], Speed, list[str]]:
     if not recipe.stages:
         raise UserError(f"{recipe.name} has no stage that trains anything")
@@ -147,8 +147,8 @@ def _of_recipe(
     check_stages(ready)
     described = describe(ready)
     flops = [float(view.cost.flops.training) if view.cost is not None else 0.0 for view in described.stages]
-    say(f"{name}: measuring the speed of {len(parts)} stage{'s' if len(parts) > 1 else ''}")
-    speed = calibrate(ready)
+    stages = f"{len(parts)} stage{'s' if len(parts) > 1 else ''}"
+    speed = calibrate(ready, lambda: say(f"{name}: measuring the speed of {stages}"))
     match wanted.budget.unit:
         case "seconds":
             costs = list(speed.step_seconds)

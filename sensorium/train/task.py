@@ -26,6 +26,7 @@ from sensorium.train.caching import Cached
 from sensorium.train.features import FrozenEncoder, frozen_kinds
 from sensorium.train.parallel import ALONE, Ranks
 from sensorium.train.recipe import Recipe, Stage
+from sensorium.train.warm import Start
 
 
 def precision_of(stage: Stage, device: torch.device) -> torch.dtype:
@@ -89,18 +90,20 @@ def _check_stage(stage: Stage, names: list[str], kinds: set[str]) -> None:
             stage.lr_of(name)
     if stage.data is None:
         raise UserError(f"stage {stage.name!r} has no data: give --data, or a recipe that names a source")
-    kind = stage.start.kind if stage.start is not None else None
-    if kind is None:
-        return
+    if stage.start is not None:
+        _check_start(stage, stage.start, names, kinds)
+
+
+def _check_start(stage: Stage, start: Start, names: list[str], kinds: set[str]) -> None:
+    kind = start.kind
     if kind not in kinds:
         raise UserError(f"stage {stage.name!r}: a start of {kind!r}, the model reads {sorted(kinds)}")
     if any(stage.trains(name) for name in names if name.startswith(f"encoders.{kind}.")):
         raise UserError(f"stage {stage.name!r}: a start needs the {kind} encoder frozen")
-    fitted = ".".join(filter(None, ("connectors", kind, stage.start.layer if stage.start is not None else "")))
-    if not all(stage.trains(name) for name in names if name.startswith(f"{fitted}.")):
+    if not all(stage.trains(name) for name in names if name.startswith(f"{start.sets}.")):
         raise UserError(
-            f"stage {stage.name!r}: a start sets {fitted}, which the stage does not train: add "
-            f"'{fitted}.*' to its `train`"
+            f"stage {stage.name!r}: a start sets {start.sets}, which the stage does not train: add "
+            f"'{start.sets}.*' to its `train`"
         )
 
 

@@ -47,6 +47,16 @@ class Start(Config):
     done: ClassVar[str]
     """What has been done, in words."""
 
+    @property
+    def fitted_to(self) -> SourceConfig | None:
+        """The rows that it reads, where they are not the stage's."""
+        return None
+
+    @property
+    def sets(self) -> str:
+        """What it sets, by the prefix of its parameters: all of the connector where no layer is named."""
+        return ".".join(filter(None, ("connectors", self.kind, self.layer)))
+
     def fit(self, model: Wiring, tokenizer: Tokenizer, frozen: FrozenEncoder, data: SourceConfig) -> None:
         """Set the layer; data: of the stage. Raises UserError when the connector or the data do not bear it."""
         raise NotImplementedError(f"{self.tag()} says not what it does")
@@ -75,6 +85,10 @@ class RidgeStart(Start):
     centre: bool = False
     words: dict[str, tuple[str, ...]] = {}
     done: ClassVar[str] = "fitted in closed form"
+
+    @property
+    def fitted_to(self) -> SourceConfig:
+        return self.data
 
     def fit(self, model: Wiring, tokenizer: Tokenizer, frozen: FrozenEncoder, data: SourceConfig) -> None:
         ridge_start(self, model, tokenizer, frozen)

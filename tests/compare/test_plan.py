@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,14 +100,17 @@ def test_all_have_the_language_model_of_the_first():
 def test_a_plan_says_steps_and_costs_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(alike, "LONGEST_ROWS", 8)
 
-    def measure(recipe: Recipe) -> Speed:
+    def measure(recipe: Recipe, measuring: Callable[[], None]) -> Speed:
         if recipe.name == "fuyu":
             raise UserError("fuyu cannot be trained: killed")
+        measuring()  # Fuyu's is known, and nothing said of it
         return Speed((0.5, 0.5), 10**8, "a machine", share=0.4)
 
+    said: list[str] = []
     recipes = [(name, find(name, "tiny")) for name in ("llava", "fuyu")]
     recipes.append(("empty", recipes[0][1].replace(stages=())))
-    plan = planned(Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5)), measure)
+    plan = planned(Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5)), measure, said.append)
+    assert said == ["llava: measuring the speed of 2 stages"]
     assert [(entry.name, entry.seed) for entry in plan.entries[:3]] == [("llava", 2), ("fuyu", 2), ("empty", 2)]
     llava, fuyu, empty, again = plan.entries[:4]
     assert fuyu.error == "fuyu cannot be trained: killed"  # an error of its rows alone

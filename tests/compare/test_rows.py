@@ -41,7 +41,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     data = Data(Pictures(), Pictures(), "pictures", own=True)
     wanted = Wanted(recipes=[("one", one), ("deep", deep)], budget=parse_budget("24samples"), data=data, tasks=ASKED,
                     batch=4)  # fmt: skip
-    return planned(wanted, lambda recipe: Speed(tuple(0.1 for _ in recipe.stages), 10**8, "a machine"))
+    return planned(wanted, lambda recipe, measuring: Speed(tuple(0.1 for _ in recipe.stages), 10**8, "a machine"))
 
 
 def seen(folder: Path) -> int:
