@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.claims.claim import REFUTED, REPRODUCED, UNDECIDED, Claim, Effect, Judged, Scores, verdict
 from benchmarks.claims.designs import CLAIMS
-from benchmarks.claims.models import asked
+from sensorium.recipes.common import closed_evaluations
 from benchmarks.claims.table import document, in_words
 from sensorium.compare.significance import Scored
 from sensorium.evaluate.result import ComparedRow, Comparison
@@ -115,6 +115,6 @@ def test_the_document_has_verdicts_effects_designs_and_minutes():
 
 
 def test_settings_are_chosen_on_slices_of_the_training_split():
-    splits = [task.split for task in asked(40, dev=True)]
+    splits = [task.split for task in closed_evaluations(40, holdout_dev=True)]
     assert splits == ["dev_artist", "dev_concept", "dev_scene"]
     assert replace(CLAIMS["e"]()).tasks[0].split == "val_artist"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from benchmarks.claims.models import BATCH, COUNT, asked, questions
+from benchmarks.claims.models import BATCH, COUNT, QUESTIONS
 from sensorium.commands.compare import write_all
 from sensorium.compare.alike import Data
 from sensorium.compare.budget import Budget
@@ -31,6 +31,7 @@ from sensorium.errors import UserError
 from sensorium.evaluate.result import Comparison
 from sensorium.evaluate.statistics import Floats, Interval
 from sensorium.evaluate.task import EvaluationTask
+from sensorium.recipes.common import closed_evaluations
 from sensorium.train.recipe import Recipe
 
 LEVEL = 0.95
@@ -85,7 +86,7 @@ class Scores:
 
 
 def _questions() -> Data:
-    return Data(questions(), questions(), "categories of emoji, counting in scenes")
+    return Data(QUESTIONS, QUESTIONS, "categories of emoji, counting in scenes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Claim:
     samples: int
     data: Data = field(default_factory=_questions)
     own: Mapping[str, Data] = field(default_factory=dict)
-    tasks: tuple[EvaluationTask, ...] = asked(COUNT)
+    tasks: tuple[EvaluationTask, ...] = closed_evaluations(COUNT)
     needs: Callable[[], object] = lambda: None
     points: bool = True
 

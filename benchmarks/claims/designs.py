@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.claims.claim import Claim, Effect, Scores
-from benchmarks.claims.models import BATCH, RATES, language, questions, small_llava
+from benchmarks.claims.models import BATCH, QUESTIONS, RATES, language, small_llava
 from benchmarks.claims.skill import TextSkill
 from sensorium.compare.alike import Data
 from sensorium.connectors.base import Connector
@@ -159,7 +159,7 @@ def unfreezing() -> Claim:
     fine = SceneQuestions(count=1500, families=("describe",), questions_per_picture=1)
     sources = {"brief": brief, "fine": fine}
     designs = {f"{words}, {state}": _aligned(state) for words in sources for state in ("frozen", "unfrozen")}
-    own = {name: Data(sources[name.partition(",")[0]], questions(), name) for name in designs}
+    own = {name: Data(sources[name.partition(",")[0]], QUESTIONS, name) for name in designs}
 
     def effects(scores: Scores) -> list[Effect]:
         gain = {words: scores[f"{words}, unfrozen"] - scores[f"{words}, frozen"] for words in sources}

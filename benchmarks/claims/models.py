@@ -14,14 +14,11 @@ from typing import Any
 
 from sensorium.connectors.base import Connector
 from sensorium.connectors.mlp import MLP
-from sensorium.data.mixture import Mixture, Part
-from sensorium.data.questions import EmojiQuestions, SceneQuestions
 from sensorium.encoders.efficientnet import TRANSFORM, EfficientNetLite0
-from sensorium.evaluate.choice import Choice
-from sensorium.evaluate.task import EvaluationTask
 from sensorium.hub.catalog import EFFICIENTNET_LITE0
 from sensorium.models.fused import Fused
 from sensorium.nn.backbone import Backbone, llama
+from sensorium.recipes.common import closed_questions
 from sensorium.render import Template
 from sensorium.train.recipe import Recipe, Stage
 from sensorium.train.warm import CentredStart
@@ -33,6 +30,7 @@ RATES = {"encoders.*": 1e-4, "*gate": 3e-2, "*": 2e-3}
 all else, which starts random."""
 SCENES = 1500
 """Different ones: every picture is encoded once, which costs more than a step on features that are known."""
+QUESTIONS = closed_questions(SCENES)
 
 
 def vision(side: int) -> EfficientNetLite0.Config:
@@ -58,32 +56,9 @@ def small_llava(
         encoders={"image": vision(side)}, connectors={"image": connector or MLP.Config()},
         backbone=backbone or language(), **fields,
     )  # fmt: skip
-    stage = Stage(**{"name": "instruct", "train": train, "lr": RATES, "data": questions(), "steps": 1,
+    stage = Stage(**{"name": "instruct", "train": train, "lr": RATES, "data": QUESTIONS, "steps": 1,
                      "start": CentredStart()})  # fmt: skip
     return Recipe(
         name=name, title=name, paper="", family="claims", size="small", model=model, stages=(stage,),
         template=Template(media={"image": ("", "\n")}), init={"encoders.image": EFFICIENTNET_LITE0},
     )  # fmt: skip
-
-
-def questions(dev: bool = False) -> Mixture:
-    """Which category an emoji is of, how many of it are in a scene.
-
-    dev  leave out the slices of the training split on which settings were chosen
-    """
-    emoji = EmojiQuestions(families=("category",), questions_per_picture=1, holdout_dev=dev)
-    scenes = SceneQuestions(count=SCENES, families=("count",), questions_per_picture=1, holdout_dev=dev)
-    return Mixture(parts=(Part(name="emoji", source=emoji), Part(name="scenes", source=scenes)))
-
-
-def asked(count: int, dev: bool = False) -> tuple[EvaluationTask, ...]:
-    """Of pictures by an artist and of concepts never trained on, and of unseen scenes: the same, as multiple choice.
-
-    dev  on slices of the training split: to choose settings, which no validation split may do
-    """
-    artist, concept, scene = (f"{'dev' if dev else 'val'}_{one}" for one in ("artist", "concept", "scene"))
-    return (
-        Choice(name="category", family="category", split=artist, n=count, holdout_dev=dev),
-        Choice(name="category", family="category", split=concept, n=count, holdout_dev=dev),
-        Choice(name="counting", family="count", split=scene, n=count, holdout_dev=dev),
-    )

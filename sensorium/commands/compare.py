@@ -97,12 +97,13 @@ def wanted_of(given: Comparing, console: Console) -> Wanted:
     """All of it checked, before anything is measured or trained. Raises UserError for the first mistake."""
     budget, seeds = parse_budget(given.budget), seeds_of(given.seeds)
     recipes = named_recipes(given)
-    data = built_in()
+    data = built_in([recipe for _, recipe in recipes])
     if given.data:
         source = own_data(given.data, given.skip_bad_rows, console)
         data = Data(source, source, ", ".join(map(str, given.data)), own=True)
     return Wanted(
         recipes=recipes, budget=budget, seeds=seeds, data=data, language=given.vary is None,
+        thaw=not any(one.partition("=")[0].endswith(".train") for one in (given.vary or "", *given.overrides)),
         files=tuple(name for name in given.recipes if ".py:" in name), batch=given.batch or BATCH,
         tasks=own_questions(given.tasks, given.metric, given.n),
         count=given.n or COUNT,

@@ -17,7 +17,7 @@ from sensorium.evaluate.task import EvaluationTask
 from sensorium.models.dual import Dual
 from sensorium.models.fused import Fused
 from sensorium.nn.backbone import Backbone
-from sensorium.recipes.common import evaluations_of, instructions
+from sensorium.recipes.common import closed_evaluations, closed_questions, evaluations_of, instructions
 from sensorium.render import Renderer
 from sensorium.sequence import MediaError
 from sensorium.train.build import tokenizer_of
@@ -26,20 +26,78 @@ from sensorium.train.recipe import Recipe, Stage
 LONGEST_ROWS = 64
 """Rows of a source that are looked at for the longest sample: sixteen rows longer than it are not met by chance."""
 BUILT_IN = "built-in: captions of emoji in all stages but the last, questions about emoji and scenes in the last"
+CLOSED = (
+    "built-in, for models of which no part is pretrained: categories of emoji and numbers of things in scenes; names of "
+    "emoji in stages that compare pictures with words"
+)
+SCENES = 20_000
 
 
 class Data(NamedTuple):
     """What all are trained on: `last` in the last stage, `before` in those before it, where one kind of rows is
-    enough for all stages the same."""
+    enough for all stages the same; `pairs` in those that do not answer in words, None: `before`."""
 
     before: SourceConfig
     last: SourceConfig
     title: str
     own: bool = False
+    pairs: SourceConfig | None = None
+
+    def of(self, last: bool, speaks: bool) -> SourceConfig:
+        """The rows of a stage."""
+        if not speaks:
+            return self.pairs or self.before
+        return self.last if last else self.before
 
 
-def built_in() -> Data:
-    return Data(Captions(), instructions(), BUILT_IN)
+def built_in(recipes: Sequence[Recipe]) -> Data:
+    """What fits them: where nothing is pretrained, short questions, of which minutes teach something."""
+    if any(pretrained(recipe) for recipe in recipes):
+        return Data(Captions(), instructions(), BUILT_IN)
+    short = closed_questions(SCENES)
+    return Data(short, short, CLOSED, pairs=Captions())
+
+
+def pretrained(recipe: Recipe) -> bool:
+    """Whether any part of it is."""
+    return bool(recipe.init) or recipe.start is not None
+
+
+def thawed(recipe: Recipe) -> tuple[Recipe, str]:
+    """The recipe with its encoders and its language model trained in every stage where they have no pretrained weights,
+    and what was changed: to freeze what was drawn at random keeps nothing.
+
+    Not where a stage has adapters, a start that needs the encoder frozen, or no rate for the part.
+    """
+    stages, parts = [], set[str]()
+    for index, stage in enumerate(recipe.stages):
+        config, more = recipe.wiring(index), list[str]()
+        for part in _random_parts(recipe, config):
+            fixed = stage.start is not None and part == f"encoders.{stage.start.kind}"
+            if stage.trains(f"{part}.") or stage.adapters or fixed or not _has_rate(stage, part):
+                continue
+            more.append(part)
+        parts.update(more)
+        stages.append(stage.replace(train=(*stage.train, *(f"{part}.*" for part in more))))
+    said = f"{recipe.name}: {', '.join(sorted(parts))} not pretrained, so trained in every stage." if parts else ""
+    return recipe.replace(stages=tuple(stages)), said
+
+
+def _random_parts(recipe: Recipe, config: Config) -> list[str]:
+    """Encoders and language models of a wiring that nothing fills."""
+    if recipe.start is not None:
+        return []
+    inside = [f"encoders.{kind}" for kind in getattr(config, "encoders", {})]
+    inside += [name for name in ("source", "backbone") if getattr(config, name, None) is not None]
+    return [part for part in inside if not any(one == part or one.startswith(f"{part}.") for one in recipe.init)]
+
+
+def _has_rate(stage: Stage, part: str) -> bool:
+    try:
+        stage.lr_of(f"{part}.")
+    except UserError:
+        return False
+    return True
 
 
 def with_language(recipe: Recipe, first: Recipe) -> tuple[Recipe, str]:
@@ -83,17 +141,17 @@ def on_data(recipe: Recipe, data: Data, order: int, batch: int, steps: Sequence[
     is the n-th of every design on these rows. Token budgets leave room for the longest sample, so that it is the number
     of samples that ends a batch.
     """
-    taken: dict[bool, int] = {}
+    taken: dict[str, int] = {}
     stages = []
     for index, stage in enumerate(recipe.stages):
         last = index == len(recipe.stages) - 1
         config = recipe.wiring(index)
-        source = data.last if last and config.speaks else data.before
+        source = data.of(last, config.speaks)
         if not isinstance(config, Fused.Config | Dual.Config):
             if stage.data is None:
                 raise UserError(f"stage {stage.name!r} of {recipe.name} has no data: choose another --size")
             source = stage.data
-        which = source == data.last
+        which = source.to_json()
         fields = {
             "data": Stream.over(source, order, taken.get(which, 0)),
             "steps": steps[index], "epochs": None, "items": batch, "accumulate": 1, "max_tokens": None,
@@ -146,6 +204,8 @@ def questions(recipes: Sequence[Recipe], count: int) -> tuple[EvaluationTask, ..
         raise UserError(f"{one} and {other} cannot be asked the same questions, one of them does not answer in words: "
                         "compare recipes of one kind")  # fmt: skip
     speaks, dual = next(iter(kinds.values()))
+    if speaks and not dual and not any(pretrained(recipe) for recipe in recipes):
+        return closed_evaluations(count)
     if speaks or dual:
         return evaluations_of(recipes[0].model, count)
     tasks = recipes[0].evaluations

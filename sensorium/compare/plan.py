@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sensorium.compare.alike import Data, built_in, has_own_data, on_data, questions, with_language, with_room
+from sensorium.compare.alike import Data, has_own_data, on_data, questions, thawed, with_language, with_room
 from sensorium.compare.budget import Budget, shares, steps_of
 from sensorium.compare.calibrate import Speed
 from sensorium.errors import UserError
@@ -29,6 +29,7 @@ class Wanted:
     recipes   (name, recipe) in the order of the table; names are unique
     own       data of some designs alone, by name, where what they are trained on is compared
     language  whether all get the language model of the first one; not where one recipe's values vary
+    thaw      whether what is frozen without pretrained weights is trained; not where what is frozen is compared
     files     recipes of the user's own among them (path/to/file.py:function)
     batch     pictures a step
     count     items of each question
@@ -37,10 +38,11 @@ class Wanted:
     recipes: Sequence[tuple[str, Recipe]]
     budget: Budget
     seeds: tuple[int, ...] = (0,)
-    data: Data = field(default_factory=built_in)
+    data: Data
     own: Mapping[str, Data] = field(default_factory=dict)
     tasks: tuple[EvaluationTask, ...] | None = None
     language: bool = True
+    thaw: bool = False
     files: tuple[str, ...] = ()
     batch: int = BATCH
     count: int = COUNT
@@ -109,6 +111,9 @@ def planned(wanted: Wanted, calibrate: Calibrate, say: Callable[[str], None] = l
             if lender is not None:
                 recipe, kept = with_language(recipe, lender)
                 said += [kept] if kept else []
+            if wanted.thaw:
+                recipe, changed = thawed(recipe)
+                said += [changed] if changed else []
             found, speed, more = _of_recipe(name, recipe, wanted, calibrate, say)
             entries += found
             machines.add(speed.machine)

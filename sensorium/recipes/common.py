@@ -122,6 +122,31 @@ def evaluations(count: int) -> tuple[EvaluationTask, ...]:
     )
 
 
+def closed_questions(scenes: int, holdout_dev: bool = False) -> Mixture:
+    """Which category an emoji is of, and how many of a thing are in a scene, half and half, one short question a
+    picture: what a model learns to answer in minutes that starts with no language and no names.
+
+    scenes  different ones
+    """
+    emoji = EmojiQuestions(families=("category",), questions_per_picture=1, holdout_dev=holdout_dev)
+    counts = SceneQuestions(count=scenes, families=("count",), questions_per_picture=1, holdout_dev=holdout_dev)
+    return Mixture(parts=(Part(name="emoji", source=emoji), Part(name="scenes", source=counts)))
+
+
+def closed_evaluations(count: int, holdout_dev: bool = False) -> tuple[EvaluationTask, ...]:
+    """The same as multiple choice: pictures by an artist and of concepts never trained on, and unseen scenes.
+
+    holdout_dev  on slices of the training split: to choose settings, which no validation split may do
+    """
+    artist, concept, scene = (f"{'dev' if holdout_dev else 'val'}_{one}" for one in ("artist", "concept", "scene"))
+    common = {"n": count, "holdout_dev": holdout_dev}
+    return (
+        Choice(name="category", family="category", split=artist, **common),
+        Choice(name="category", family="category", split=concept, **common),
+        Choice(name="counting", family="count", split=scene, **common),
+    )
+
+
 def evaluations_of(model: Wiring.Config, count: int) -> tuple[EvaluationTask, ...]:
     """What a model can be asked, `count` items each.
 

@@ -29,8 +29,9 @@ def plan(names: Sequence[str] = ("good", "poor"), seeds: tuple[int, ...] = (0,),
         for seed in seeds
         for place, name in enumerate(names)
     ]  # fmt: skip
-    wanted = Wanted(recipes=[(name, RECIPE) for name in names], budget=Budget(80, "samples"), seeds=seeds)
-    assert wanted.data == built_in()
+    wanted = Wanted(
+        recipes=[(name, RECIPE) for name in names], budget=Budget(80, "samples"), seeds=seeds, data=built_in([RECIPE])
+    )
     fields = {"wanted": wanted, "entries": entries, "tasks": (), "notes": ["scripted"], **changes}
     return Plan(**fields)  # type: ignore[arg-type]
 

@@ -9,19 +9,23 @@ import pytest
 
 from sensorium.commands.compare import Comparing, named_recipes, own_questions, seeds_of
 from sensorium.compare import alike
-from sensorium.compare.alike import built_in, on_data, questions, with_language
+from sensorium.compare.alike import built_in, on_data, questions, thawed, with_language
 from sensorium.compare.budget import Budget, parse_budget, shares, steps_of
 from sensorium.compare.calibrate import Speed
 from sensorium.compare.plan import Wanted, planned
 from sensorium.compare.vary import CONNECTORS, varied
 from sensorium.config import from_json
+from sensorium.data.questions import Captions
 from sensorium.data.stream import Stream
 from sensorium.errors import UserError
 from sensorium.models.fused import Fused
 from sensorium.recipes.catalog import find
+from sensorium.train.build import build_model
 from sensorium.train.recipe import Recipe
+from sensorium.train.task import check_stages
 
 NAMES = ("llava", "blip-2", "flamingo", "cogvlm", "fuyu")
+NAMES_AND_MORE = built_in([find("llava", "small")])
 
 
 @pytest.mark.parametrize(
@@ -60,24 +64,58 @@ def test_the_nth_sample_is_the_same_for_every_design():
     last = []
     for name in ("llava", "fuyu"):  # of two stages and of one, whose own seeds of order differ
         recipe = find(name, "tiny")
-        ready = on_data(recipe, built_in(), 3, 4, [5] * len(recipe.stages))
+        ready = on_data(recipe, NAMES_AND_MORE, 3, 4, [5] * len(recipe.stages))
         last.append(rows(ready.stages[-1], range(8), seed=len(ready.stages)))
     assert last[0] == last[1]
-    other = on_data(find("fuyu", "tiny"), built_in(), 4, 4, [5])
+    other = on_data(find("fuyu", "tiny"), NAMES_AND_MORE, 4, 4, [5])
     assert rows(other.stages[-1], range(8), 0) != last[0]
 
 
 def test_a_stage_goes_on_where_the_one_before_stopped():
     minigpt = find("minigpt-4", "tiny")  # three stages, the first two on captions
-    ready = on_data(minigpt, built_in(), 0, 4, [5, 7, 2])
+    ready = on_data(minigpt, NAMES_AND_MORE, 0, 4, [5, 7, 2])
     first, second, last = (stage.data for stage in ready.stages)
     assert (first.skip, second.skip, last.skip) == (0, 20, 0)
     assert rows(ready.stages[1], [0], 1) == rows(ready.stages[0], [20], 0)
-    stream = Stream.over(built_in().before, order=1, skip=3)
+    stream = Stream.over(NAMES_AND_MORE.before, order=1, skip=3)
     source = stream.build()
-    plain = Stream.over(built_in().before, order=1).build()
+    plain = Stream.over(NAMES_AND_MORE.before, order=1).build()
     assert source.stream(source.samples - 1, 0) == plain.stream(2, 1)  # behind the end of an epoch comes the next
     assert from_json(stream.to_json(), Stream) == stream
+
+
+def test_designs_without_pretrained_parts_get_short_questions():
+    recipes = [find(name, "tiny") for name in NAMES]
+    data = built_in(recipes)
+    assert built_in([*recipes, find("llava", "small")]) == NAMES_AND_MORE
+    represent, generate = on_data(recipes[1], data, 0, 4, [5, 7]).stages  # BLIP-2's first stage does not speak
+    assert generate.data.parts[0].source.families == ("category",)
+    assert represent.data.parts[0].source == Captions()
+    align, instruct = (stage.data for stage in on_data(recipes[0], data, 0, 4, [5, 7]).stages)
+    assert (align.parts, instruct.skip) == (instruct.parts, 20)  # the same rows: the second goes on
+    assert {task.family for task in questions(recipes, 8)} == {"category", "count"}
+    assert {task.family for task in questions([find("llava", "small")], 8)} == {"emoji", "count", "position"}
+
+
+def test_what_is_random_is_not_frozen():
+    for name in NAMES:
+        recipe = find(name, "tiny")
+        now, said = thawed(recipe)
+        check_stages(now)
+        for index, stage in enumerate(now.stages):
+            names = [name for name, _ in build_model(now, now.wiring(index)).named_parameters()]
+            frozen = {name for name in names if not stage.trains(name)}
+            assert not any(name.startswith(("encoders.", "backbone.")) for name in frozen), (name, stage.name)
+        assert (said == "") == (name == "fuyu")
+        assert now.replace(stages=recipe.stages) == recipe
+        assert thawed(now)[0] == now
+    assert "llava: backbone, encoders.image not pretrained, so trained in every stage." == thawed(find("llava", "tiny"))[1]
+    small = find("llava", "small")
+    assert thawed(small) == (small, "")
+    half = find("llava", "tiny").replace(init={"encoders.image": "given"})
+    assert thawed(half)[0].stages[0].train == ("connectors.*", "backbone.*")
+    fixed = half.stages[0].replace(lr={"connectors.*": 1e-3})  # no rate for it: it stays as it is
+    assert thawed(half.replace(stages=(fixed,)))[0].stages == (fixed,)
 
 
 def test_all_have_the_language_model_of_the_first():
@@ -109,7 +147,7 @@ def test_a_plan_says_steps_and_costs_before_anything_is_trained(monkeypatch: pyt
     said: list[str] = []
     recipes = [(name, find(name, "tiny")) for name in ("llava", "fuyu")]
     recipes.append(("empty", recipes[0][1].replace(stages=())))
-    plan = planned(Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5)), measure, said.append)
+    plan = planned(Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5), data=NAMES_AND_MORE), measure, said.append)
     assert said == ["llava: measuring the speed of 2 stages"]
     assert [(entry.name, entry.seed) for entry in plan.entries[:3]] == [("llava", 2), ("fuyu", 2), ("empty", 2)]
     llava, fuyu, empty, again = plan.entries[:4]
