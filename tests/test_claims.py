@@ -8,12 +8,12 @@ import torch
 
 from benchmarks.claims.claim import REFUTED, REPRODUCED, UNDECIDED, Claim, Effect, Judged, Scores, verdict
 from benchmarks.claims.designs import CLAIMS
-from sensorium.recipes.common import closed_evaluations
 from benchmarks.claims.table import document, in_words
 from sensorium.compare.significance import Scored
 from sensorium.evaluate.result import ComparedRow, Comparison
 from sensorium.evaluate.statistics import Evaluation
 from sensorium.nn.part import Grid
+from sensorium.recipes.common import closed_evaluations
 from sensorium.train.build import build_model
 from sensorium.train.task import check_stages
 

@@ -27,8 +27,8 @@ LONGEST_ROWS = 64
 """Rows of a source that are looked at for the longest sample: sixteen rows longer than it are not met by chance."""
 BUILT_IN = "built-in: captions of emoji in all stages but the last, questions about emoji and scenes in the last"
 CLOSED = (
-    "built-in, for models of which no part is pretrained: categories of emoji and numbers of things in scenes; names of "
-    "emoji in stages that compare pictures with words"
+    "built-in, for models of which no part is pretrained: categories of emoji and numbers of things in scenes; names "
+    "of emoji in stages that compare pictures with words"
 )
 SCENES = 20_000
 

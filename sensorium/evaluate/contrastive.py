@@ -6,6 +6,7 @@ Sources: CLIP (arXiv 2103.00020), section 3.1 (zero-shot classification, prompt 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,25 +101,15 @@ class ZeroShot(EvaluationTask):
             hits = ranks(score(each[:, number], image), own) < 1
             rows.append((template, f"{float(hits.double().mean()):.1%}"))
         table = Table(f"Zero-shot among {self.classes}, {self.split}, by prompt", ("prompt", "right"), tuple(rows))
-        records = [_record(self._item(items[i]), said[int(seen[i].argmax())], said[int(blind[i].argmax())],
-                           bool(right[i]), bool(control[i])) for i in range(len(items))]  # fmt: skip
-        return TaskResult([one], examples, [table], records=records, items=self._shown(items))
+        asked = self._asked(items)
+        records = _records(asked, said, (seen, blind), (right, control))
+        return TaskResult([one], examples, [table], records=records, items={item.id: item for item in asked})
 
     def shown_items(self) -> dict[str, TaskItem]:
-        return self._shown(self.items())
+        return {item.id: item for item in self._asked(self.items())}
 
-    def _shown(self, items: list[tuple[Concept, EmojiPicture, int]]) -> dict[str, TaskItem]:
-        return {one.id: one for one in map(self._item, items)}
-
-    def _item(self, item: tuple[Concept, EmojiPicture, int]) -> TaskItem:
-        concept, picture, _ = item
-        return TaskItem(
-            id=f"zero_shot/{self.split}/{picture.artist}/{concept.key}",
-            question=f"{PLACE}Which of {self.classes} names?",
-            media=(Segment("image", picture, role="user"),),
-            answers=(concept.captions["en"],),
-            group=concept.key,
-        )
+    def _asked(self, items: list[tuple[Concept, EmojiPicture, int]]) -> list[TaskItem]:
+        return [_asked(f"zero_shot/{self.split}", concept, picture, self.classes) for concept, picture, _ in items]
 
     def _example(
         self, item: tuple[Concept, EmojiPicture, int], names: list[str], seen: Tensor, blind: Tensor, right: bool,
@@ -183,34 +174,15 @@ class Retrieval(EvaluationTask):
         title = f"Retrieval among {count} pictures of {self.split}"
         table = Table(title, ("direction", "R@1", "R@5", "R@10", "median rank"), tuple(rows))
         examples = [self._example(items, seen, blind, index) for index in drawn(range(count), 8)]
-        return TaskResult(
-            evaluations, examples, [table], records=self._records(items, seen, blind), items=self._shown(items)
-        )
+        asked, first = self._asked(items), self.at[0]
+        records = _records(asked, names, (seen, blind), (ranks(seen, own) < first, ranks(blind, own) < first))
+        return TaskResult(evaluations, examples, [table], records=records, items={item.id: item for item in asked})
 
     def shown_items(self) -> dict[str, TaskItem]:
-        return self._shown(self.items())
+        return {item.id: item for item in self._asked(self.items())}
 
-    def _shown(self, items: list[tuple[Concept, EmojiPicture]]) -> dict[str, TaskItem]:
-        return {one.id: one for one in (self._item(*item, len(items)) for item in items)}
-
-    def _item(self, concept: Concept, picture: EmojiPicture, count: int) -> TaskItem:
-        return TaskItem(
-            id=f"retrieval/{self.split}/{picture.artist}/{concept.key}",
-            question=f"{PLACE}Which of {count} names?",
-            media=(Segment("image", picture, role="user"),),
-            answers=(concept.captions["en"],),
-            group=concept.key,
-        )
-
-    def _records(self, items: list[tuple[Concept, EmojiPicture]], seen: Tensor, blind: Tensor) -> list[Record]:
-        """seen, blind: (pictures, names)."""
-        own, names = torch.arange(len(items)), [concept.captions["en"] for concept, _ in items]
-        hit, guessed = (ranks(scores, own) < self.at[0] for scores in (seen, blind))
-        return [
-            _record(self._item(*item, len(items)), names[int(seen[i].argmax())], names[int(blind[i].argmax())],
-                    bool(hit[i]), bool(guessed[i]))
-            for i, item in enumerate(items)
-        ]  # fmt: skip
+    def _asked(self, items: list[tuple[Concept, EmojiPicture]]) -> list[TaskItem]:
+        return [_asked(f"retrieval/{self.split}", concept, picture, len(items)) for concept, picture in items]
 
     def _example(self, items: list[tuple[Concept, EmojiPicture]], seen: Tensor, blind: Tensor, index: int) -> Example:
         found = seen[:, index].topk(min(5, len(items))).indices.tolist()
@@ -229,13 +201,30 @@ def ranks(scores: Tensor, own: Tensor) -> Tensor:
     return (scores >= right).sum(1) - 1
 
 
-def _record(asked: TaskItem, said: str, blind: str, right: bool, blind_right: bool) -> Record:
-    """said, blind: the likeliest name, of the picture and of another item's."""
-    return Record(
-        id=asked.id, group=asked.group, prompt=asked.question, pictures=places(asked), said=said, parsed=said,
-        score=float(right), expected=asked.answers[0], blind_said=blind, blind_parsed=blind,
-        blind_score=float(blind_right),
-    )  # fmt: skip
+def _asked(task: str, concept: Concept, picture: EmojiPicture, names: int) -> TaskItem:
+    """A picture, and how many names there are."""
+    return TaskItem(
+        id=f"{task}/{picture.artist}/{concept.key}",
+        question=f"{PLACE}Which of {names} names?",
+        media=(Segment("image", picture, role="user"),),
+        answers=(concept.captions["en"],),
+        group=concept.key,
+    )
+
+
+def _records(
+    asked: Sequence[TaskItem], names: Sequence[str], scores: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]
+) -> list[Record]:
+    """scores: (pictures, names), of the picture and of another item's; right: (pictures) bool of both."""
+    (said, blind), (hit, guessed) = ([names[i] for i in one.argmax(1).tolist()] for one in scores), right
+    return [
+        Record(
+            id=one.id, group=one.group, prompt=one.question, pictures=places(one), said=said[i], parsed=said[i],
+            score=float(hit[i]), expected=one.answers[0], blind_said=blind[i], blind_parsed=blind[i],
+            blind_score=float(guessed[i]),
+        )
+        for i, one in enumerate(asked)
+    ]  # fmt: skip
 
 
 def _by_concept(split: str, holdout_dev: bool, seed: int) -> dict[str, list[tuple[Concept, EmojiPicture]]]:

@@ -109,7 +109,8 @@ def test_what_is_random_is_not_frozen():
         assert (said == "") == (name == "fuyu")
         assert now.replace(stages=recipe.stages) == recipe
         assert thawed(now)[0] == now
-    assert "llava: backbone, encoders.image not pretrained, so trained in every stage." == thawed(find("llava", "tiny"))[1]
+    changed = thawed(find("llava", "tiny"))[1]
+    assert changed == "llava: backbone, encoders.image not pretrained, so trained in every stage."
     small = find("llava", "small")
     assert thawed(small) == (small, "")
     half = find("llava", "tiny").replace(init={"encoders.image": "given"})
@@ -147,7 +148,8 @@ def test_a_plan_says_steps_and_costs_before_anything_is_trained(monkeypatch: pyt
     said: list[str] = []
     recipes = [(name, find(name, "tiny")) for name in ("llava", "fuyu")]
     recipes.append(("empty", recipes[0][1].replace(stages=())))
-    plan = planned(Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5), data=NAMES_AND_MORE), measure, said.append)
+    wanted = Wanted(recipes=recipes, budget=parse_budget("20s"), seeds=(2, 5), data=NAMES_AND_MORE)
+    plan = planned(wanted, measure, said.append)
     assert said == ["llava: measuring the speed of 2 stages"]
     assert [(entry.name, entry.seed) for entry in plan.entries[:3]] == [("llava", 2), ("fuyu", 2), ("empty", 2)]
     llava, fuyu, empty, again = plan.entries[:4]
