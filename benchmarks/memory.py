@@ -1,14 +1,17 @@
 """What a side holds in memory beyond its bare runtime, while it serves a language model with a vision tower.
 
 The bare runtime is Python with torch imported (llama.cpp: Python with its library). Measured in a process of each side
-and round: the most that opening the model ever held, and what is held after answers about pictures; both over the size
-of the weights in the side's numbers. llama.cpp holds the language model alone.
+and round: the most that opening the model ever held, what is held after answers about pictures, and what is held at
+rest, when what was kept of them is forgotten and the C library was told to give back what is free (`sensorium serve`
+does so by itself); all over the size of the weights in the side's numbers. llama.cpp holds the language model alone.
 
     python -m benchmarks.memory [--rounds 3] [--answers 4] [--only PATTERNS] [--json FILE]
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,13 @@ class Held:
     def held(self, answers: int, ids: list[int]) -> dict[str, float]:
         for number in range(answers):
             self.runner.answer(prompts.seen(number)[0], ids, 32)
-        return {"peak": self.peak, "held": status("VmRSS") - self.bare, "bare": self.bare, "weights": self.weights()}
+        held = status("VmRSS") - self.bare
+        if isinstance(self.runner, Ours):
+            self.runner.model.engine.rest()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return {"peak": self.peak, "held": held, "rest": status("VmRSS") - self.bare, "bare": self.bare,
+                "weights": self.weights()}  # fmt: skip
 
 
 def kinds(weights: Weights) -> dict[str, tuple[Any, ...]]:
@@ -87,9 +96,10 @@ def main() -> None:
     print(f"\nMemory beyond the bare runtime, over the weights (median, least and most of {options.rounds} rounds)")
     for name, rows in figures.items():
         if rows:
-            held, peak = ([one[key] / one["weights"] for one in rows] for key in ("held", "peak"))
-            print(f"  {name:20} weights {rows[0]['weights'] / 1e6:4.0f} MB, serving {spread(held, 2)}, "
-                  f"most while opening {spread(peak, 2)}; runtime {rows[0]['bare'] / 1e6:.0f} MB")  # fmt: skip
+            held, rest, peak = ([one[key] / one["weights"] for one in rows] for key in ("held", "rest", "peak"))
+            size, bare = rows[0]["weights"] / 1e6, rows[0]["bare"] / 1e6
+            print(f"  {name:20} weights {size:4.0f} MB, serving {spread(held, 2)}, at rest {spread(rest, 2)}, "
+                  f"most while opening {spread(peak, 2)}; runtime {bare:.0f} MB")  # fmt: skip
     save(options, figures)
 
 
