@@ -66,6 +66,7 @@ class _Plain:
         self.aside: dict[int, Any] = {}
 
     def follow(self, data: bytes) -> Any:
+        given: Any  # what an instruction carries: its own kind knows which type
         for code, given, place in pickletools.genops(data):
             name = code.name
             if name in GIVEN:
