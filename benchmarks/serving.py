@@ -178,6 +178,9 @@ class Load:
         self.server = Server(name, command, port)
         self.model = model or self.server.models[0]
 
+    def close(self) -> None:
+        self.server.close()
+
     def run(self, clients: int, requests: int, count: int, number: int) -> dict[str, Any]:
         """`requests` answers by `clients` at once, no two prompts alike."""
         asked = [prompts.story(1000 * number + 100 * clients + one) for one in range(requests)]

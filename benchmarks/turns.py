@@ -11,12 +11,17 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import statistics
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+CLOSING_S = 30
+"""A server that a side has started gets twenty seconds to end."""
 
 
 class Missing(Exception):
@@ -26,8 +31,8 @@ class Missing(Exception):
 class Side:
     """A runner in a process of its own: `call` runs one of its methods there.
 
-    make  called there with `args`; what it returns has the methods. It raises Missing or ImportError where the side
-          cannot run
+    make  called there with `args`; what it returns has the methods, and is closed at the end where it can be. It
+          raises Missing or ImportError where the side cannot run
     """
 
     def __init__(self, name: str, make: Callable[..., Any], *args: Any) -> None:
@@ -45,7 +50,7 @@ class Side:
 
     def close(self) -> None:
         self.pipe.close()
-        self.process.join(10)
+        self.process.join(CLOSING_S)
         if self.process.is_alive():
             self.process.kill()
 
@@ -67,15 +72,18 @@ def _serve(pipe: Any, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
     except Exception as error:  # whatever it is, the other sides are measured
         pipe.send((False, str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"))
         return
-    while True:
-        try:
-            method, given = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((True, getattr(runner, method)(*given)))
-        except Exception as error:
-            pipe.send((False, str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"))
+    # also when this process is told to end: what the runner started would live on
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with closing(runner) if hasattr(runner, "close") else nullcontext():
+        while True:
+            try:
+                method, given = pipe.recv()
+            except EOFError:
+                return
+            try:
+                pipe.send((True, getattr(runner, method)(*given)))
+            except Exception as error:
+                pipe.send((False, str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"))
 
 
 def wanted(name: str, options: argparse.Namespace) -> bool:

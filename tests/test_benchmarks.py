@@ -5,6 +5,9 @@ import http.server
 import importlib
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -32,6 +35,20 @@ class Counter:
         raise ValueError("no")
 
 
+class Starter:
+    """A side with a process of its own, as a server is."""
+
+    def __init__(self):
+        self.started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    def pid(self):
+        return self.started.pid
+
+    def close(self):
+        self.started.terminate()
+        self.started.wait(10)
+
+
 def options(**changed):
     return argparse.Namespace(**{"rounds": 3, "only": "*", **changed})
 
@@ -46,6 +63,19 @@ def test_a_side_keeps_its_state_and_says_what_fails():
     finally:
         side.close()
     assert not side.process.is_alive()
+
+
+@pytest.mark.parametrize("way", ["closed", "told to end"])
+def test_what_a_side_started_ends_with_it(way):
+    side = Side("one", Starter)
+    pid = side.call("pid")
+    os.kill(pid, 0)
+    if way == "told to end":
+        side.process.terminate()
+        side.process.join(20)
+    side.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_sides_take_turns_and_those_that_cannot_run_are_said(capsys):
