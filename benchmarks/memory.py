@@ -56,6 +56,7 @@ class Held:
         if isinstance(self.runner, Ours):
             self.runner.model.engine.rest()
         gc.collect()
+        # what sensorium.infer.room.give_back does, which would bring torch into llama.cpp's process
         ctypes.CDLL(None).malloc_trim(0)
         return {"peak": self.peak, "held": held, "rest": status("VmRSS") - self.bare, "bare": self.bare,
                 "weights": self.weights()}  # fmt: skip

@@ -102,7 +102,7 @@ class Server:
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         try:
             self.models = self._ready()
-        except Missing:
+        except BaseException:  # also when told to end while it starts
             self.close()
             raise
 

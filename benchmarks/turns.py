@@ -66,14 +66,14 @@ class Side:
 
 
 def _serve(pipe: Any, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    # told to end, this process unwinds: what the runner started would live on
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         runner = make(*args)
         pipe.send((True, None))
     except Exception as error:  # whatever it is, the other sides are measured
         pipe.send((False, str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"))
         return
-    # also when this process is told to end: what the runner started would live on
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with closing(runner) if hasattr(runner, "close") else nullcontext():
         while True:
             try:
