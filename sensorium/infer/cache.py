@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sensorium.infer.room import grown, zeros
+from sensorium.infer.room import grown, swap, zeros
 from sensorium.mask import Layout, Reads, windowed
 from sensorium.nn.attention import attend, attend_own
 from sensorium.nn.backbone import Backbone
@@ -179,6 +179,8 @@ class Cache:
         self.lengths = [0] * slots
         self.memory: list[list[tuple[int, int]]] = [[] for _ in range(slots)]
         """(token it stands at, number of its span) of each memory token that a slot holds."""
+        self.rows = list(range(slots))
+        """The row of the stores in which each slot lies."""
         self._layers = [LayerCache(self, *(zeros(shape, dtype, device) for _ in range(2))) for _ in range(depth)]
         self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=device)
         """Where each token stands, as its layout said."""
@@ -218,6 +220,7 @@ class Cache:
         ends = [self.lengths[slot] + count for slot, count in zip(slots, counts)]
         if max(ends) > self.capacity:
             raise ValueError(f"a slot would hold {max(ends)} tokens, its capacity is {self.capacity}: reserve() first")
+        self._settle(slots)
         self._step = step = self._plan(slots, layout, max(ends))
         try:
             yield
@@ -236,7 +239,7 @@ class Cache:
 
     def wrote(self, slots: Sequence[int], places: Sequence[int], position: Tensor) -> None:
         """Token i was written at places[i], the next ones of slots[i], by who has no `step`. position (N) or (N, 3)."""
-        at = torch.tensor([slot * self.capacity + place for slot, place in zip(slots, places)])
+        at = torch.tensor([self.rows[slot] * self.capacity + place for slot, place in zip(slots, places)])
         first = position if position.dim() == 1 else position[:, 0]
         self.positions.view(-1).index_copy_(0, at, first)
         for slot, place in zip(slots, places):
@@ -247,8 +250,7 @@ class Cache:
         start = self.lengths[slot]
         chosen = start + visible.nonzero(as_tuple=True)[0]
         end = start + len(chosen)
-        stores = [store for layer in self._layers for store in (layer.keys, layer.values)]
-        for store in (*stores, self.positions):
+        for store in self._stores():
             store[slot, start:end] = store[slot, chosen]
         self.lengths[slot] = end
 
@@ -336,36 +338,42 @@ class Cache:
         if not 0 <= length <= self.lengths[source]:
             raise ValueError(f"slot {source} holds {self.lengths[source]} tokens, {length} cannot be copied from it")
         if source != target:
+            for store in self._stores():
+                store[self.rows[target], :length].copy_(store[self.rows[source], :length])
             for layer in self._layers:
-                for store in (layer.keys, layer.values):
-                    store[target, :length].copy_(store[source, :length])
                 layer.memory[target] = layer.memory[source]
             self.memory[target] = list(self.memory[source])
-            self.positions[target, :length].copy_(self.positions[source, :length])
         self.lengths[target] = length
         self._cut_memory(target)
 
-    @torch.inference_mode()
     def exchange(self, one: int, other: int) -> None:
-        """What two slots hold changes places."""
-        length, pair = max(self.lengths[one], self.lengths[other]), [one, other]
-        stores = [store for layer in self._layers for store in (layer.keys, layer.values)]
-        for store in (*stores, self.positions):
-            store[pair, :length] = store[pair[::-1], :length]
-        for layer in self._layers:
-            layer.memory[one], layer.memory[other] = layer.memory[other], layer.memory[one]
-        self.memory[one], self.memory[other] = self.memory[other], self.memory[one]
-        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
+        """What two slots hold changes places. Nothing is copied: each lies in the other's row from now on."""
+        for told in (self.lengths, self.memory, self.rows, *(layer.memory for layer in self._layers)):
+            told[one], told[other] = told[other], told[one]
+
+    def _settle(self, slots: Sequence[int]) -> None:
+        """Move slots to the rows of their own numbers: torch reads rows that are neighbours where they lie, and copies
+        others."""
+        for slot in slots:
+            row, other = self.rows[slot], self.rows.index(slot)
+            if row != slot:
+                for store in self._stores():
+                    swap(store, slot, row, max(self.lengths[slot], self.lengths[other]))
+                self.rows[slot], self.rows[other] = slot, row
+
+    def _stores(self) -> list[Tensor]:
+        """All that is kept of each token: (rows, capacity, ...)."""
+        return [*(store for layer in self._layers for store in (layer.keys, layer.values)), self.positions]
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens in each slot, at least doubling, so that growing costs little on average."""
         if capacity <= self.capacity:
             return
         capacity = max(capacity, 2 * self.capacity)
+        lengths = [self.lengths[self.rows.index(row)] for row in range(self.slots)]
         for layer in self._layers:
-            layer.keys = grown(layer.keys, capacity, self.lengths)
-            layer.values = grown(layer.values, capacity, self.lengths)
-        self.positions = grown(self.positions, capacity, self.lengths)
+            layer.keys, layer.values = (grown(store, capacity, lengths) for store in (layer.keys, layer.values))
+        self.positions = grown(self.positions, capacity, lengths)
         self.capacity = capacity
 
 

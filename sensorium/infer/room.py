@@ -33,6 +33,13 @@ def grown(store: Tensor, capacity: int, lengths: list[int]) -> Tensor:
     return made
 
 
+def swap(store: Tensor, one: int, other: int, length: int) -> None:
+    """The first `length` places of two rows of store (rows, places, ...) change places."""
+    left = store[one, :length].clone()
+    store[one, :length] = store[other, :length]
+    store[other, :length] = left
+
+
 def give_back() -> None:
     """Memory that was freed goes back to the system, where the C library can be told so (glibc): it would keep what
     was needed on the way, tens of megabytes after a tokenizer was read."""

@@ -54,6 +54,17 @@ def test_neither_company_nor_threads_nor_strips_change_a_bit(dtype, width, monke
     assert program.read(x[:0], [], [], position[:0], cache).shape == (0, width)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma 2", "gemma 3"])
+def test_long_prompts_are_read_over_several_blocks_of_keys(name):
+    """Attention meets keys in blocks of 128, prompts pass in strips of 288, and some layers see a window."""
+    backbone = made(CASES[name])
+    program, cache = Program(backbone), Cache.of(backbone, slots=2, capacity=600)
+    x, position = torch.randn(600, backbone.config.width), positions_of(backbone, 600)
+    whole = read(program, cache, 1, x, position)
+    close(whole, full(backbone, x, position))
+    assert torch.equal(read(program, cache, 0, x, position, 127, 129, 400), whole)
+
+
 def test_tokens_are_said_behind_a_prompt_that_was_read():
     backbone = made(CASES["gemma 2"])
     program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64)

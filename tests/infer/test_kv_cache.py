@@ -168,11 +168,35 @@ def test_what_is_not_visible_is_read_and_not_kept(tiny):
         torch.testing.assert_close(logits[row], expected[row][places[row] :], atol=1e-4, rtol=0)
 
 
-def test_what_grew_inside_inference_mode_is_copied_and_exchanged_outside_it(tiny):
+def test_what_grew_inside_inference_mode_is_copied_and_moved_outside_it(tiny):
+    [document] = documents(tiny, "words")
     cache = Cache.of(tiny.model.stack, 2, 8)
     with torch.inference_mode():
         cache.reserve(64)
     with torch.inference_mode(False), torch.enable_grad():
         cache.fork(0, 1)
         cache.exchange(0, 1)
-    assert cache.lengths == [0, 0]
+    with torch.inference_mode():
+        read(tiny.model, cache, [document], [0])
+    assert cache.lengths == [len(document), 0]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2]])
+def test_slots_that_were_exchanged_are_read_on_in_any_order(tiny, order):
+    """Exchanging copies nothing; growing, forking and the next steps find each slot where it lies."""
+    every = documents(tiny, "first words", "other ones", "and a third, longer prompt")
+    held = [0, 1, 2]
+    cache = Cache.of(tiny.model.backbone, slots=3, capacity=32)
+    read(tiny.model, cache, [cut(document, 10)[0] for document in every], held)
+    before = cache.layer(0).keys.clone()
+    for one, other in ((0, 2), (1, 2)):
+        cache.exchange(one, other)
+        held[one], held[other] = held[other], held[one]
+    assert torch.equal(cache.layer(0).keys, before)
+    cache.reserve(96)
+    for slot in order:
+        got = read(tiny.model, cache, [cut(every[held[slot]], 10)[1]], [slot])[0]
+        torch.testing.assert_close(got, full(tiny.model, every[held[slot]])[10:], atol=1e-4, rtol=0)
+    cache.fork(order[0], order[-1], 10)
+    got = read(tiny.model, cache, [cut(every[held[order[0]]], 10)[1]], [order[-1]])[0]
+    torch.testing.assert_close(got, full(tiny.model, every[held[order[0]]])[10:], atol=1e-4, rtol=0)

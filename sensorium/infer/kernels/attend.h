@@ -104,8 +104,7 @@ INLINE void soften(const struct heads *h, float *score, int count, float *most, 
     for (int j = 0; j < count; j += LANES) best = larger(best, load(score + j));
     *most = highest(best);
     for (int j = 0; j < count; j += LANES) {
-        vf s = load(score + j), share = exponential(s - *most);
-        share = choose(s == -INFINITY, all(0), share);
+        const vf share = exponential(load(score + j) - *most);
         store(score + j, share);
         added += share;
     }

@@ -9,8 +9,8 @@ is the same to the last bit wherever the prompt is cut. */
 #include "attend.h"
 #include "many.h"
 
-#define TOKENS 64 /* that read together */
-#define BLOCK 64  /* keys, a multiple of BROAD */
+#define TOKENS 48 /* that read together */
+#define BLOCK 128 /* keys, a multiple of BROAD */
 
 /* Floats that a thread needs: queries, what they read, scores, highest scores and sums of shares, a panel of keys. */
 INLINE size_t together_floats(int heads, int kv_heads, int width) {
@@ -32,41 +32,45 @@ INLINE void tiles(int rows, const float *x, size_t stride, const float *panel, s
                   int count, float *y, size_t ld) {
     int m = 0;
     for (; m + TALL <= rows; m += TALL)
-        tall_tile(TALL, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld);
-    for (; m < rows; m++) tall_tile(1, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld);
+        tall_tile(TALL, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld, y + m * ld, ld);
+    for (; m + 2 <= rows; m += 2)
+        tall_tile(2, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld, y + m * ld, ld);
+    for (; m < rows; m++) tall_tile(1, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld, y + m * ld, ld);
 }
 
-/* Scores of a row become shares: of keys first.. of a block it sees those from `from` to before `end`. Returns by what
-what was read before is multiplied. */
-INLINE float soften_block(const struct heads *h, float *score, int64_t first, int64_t from, int64_t end, float *most,
-                          float *sum) {
-    const int low = from > first ? (int)(from - first < BLOCK ? from - first : BLOCK) : 0;
-    const int high = end - first < BLOCK ? (int)(end > first ? end - first : 0) : BLOCK;
-    vf largest = all(*most);
-    for (int j = 0; j < BLOCK; j += LANES) {
-        vf s = load(score + j) * h->scale;
-        store(score + j, h->cap > 0 ? h->cap * hyperbolic_tangent(s / h->cap) : s);
-    }
+/* Scores of a row become shares: of a block of keys it sees those from `low` to before `high`. Returns by what what was
+read before is multiplied. */
+INLINE float soften_block(const struct heads *h, float *score, int low, int high, float *most, float *sum) {
+    vf largest = all(*most), added = all(0);
+    if (h->cap > 0)
+        for (int j = 0; j < BLOCK; j += LANES)
+            store(score + j, h->cap * hyperbolic_tangent(load(score + j) / h->cap));
     for (int j = 0; j < low; j++) score[j] = -INFINITY;
     for (int j = high; j < BLOCK; j++) score[j] = -INFINITY;
     for (int j = 0; j < BLOCK; j += LANES) largest = larger(largest, load(score + j));
-    const float best = highest(largest);
+    const float best = highest(largest), before = *most;
     if (best == -INFINITY) { /* nothing is seen so far */
-        for (int j = 0; j < BLOCK; j++) score[j] = 0;
+        memset(score, 0, sizeof(float) * BLOCK);
         return 1;
     }
-    vf added = all(0);
     for (int j = 0; j < BLOCK; j += LANES) {
-        vf s = load(score + j), share = choose(s == -INFINITY, all(0), exponential(s - best));
+        const vf share = exponential(load(score + j) - best);
         store(score + j, share);
         added += share;
     }
-    float again[LANES];
-    store(again, exponential(all(*most - best)));
-    const float factor = *most == -INFINITY ? 0 : again[0];
+    float factor = 1;
+    if (best > before) {
+        const vf again = exponential(all(before - best));
+        factor = before == -INFINITY ? 0 : again[0];
+    }
     *sum = *sum * factor + total(added);
     *most = best;
     return factor;
+}
+
+/* The part of a block of keys from `first` on that stands before `place`. */
+INLINE int before(int64_t place, int64_t first) {
+    return place <= first ? 0 : place - first < BLOCK ? (int)(place - first) : BLOCK;
 }
 
 /* `count` tokens from row `token` on, whose queries of all heads are at q, read one kv head -> out, as q. */
@@ -76,24 +80,25 @@ static void attend_together(const struct heads *h, const float *q, int token, in
     const size_t apart = (size_t)h->kv_heads * width, line = (size_t)h->heads * width;
     float *query = own, *mixed = query + (size_t)rows * width, *score = mixed + (size_t)rows * width;
     float *most = score + (size_t)rows * BLOCK, *sum = most + rows, *panel = sum + rows;
-    for (int t = 0; t < count; t++)
-        memcpy(query + (size_t)t * shared * width, q + t * line + (size_t)head * shared * width, 4u * shared * width);
+    for (int t = 0; t < count; t++) {
+        const float *mine = q + t * line + (size_t)head * shared * width;
+        for (int i = 0; i < shared * width; i++) query[t * shared * width + i] = mine[i] * h->scale;
+    }
     memset(mixed, 0, 4u * (size_t)rows * width);
     for (int r = 0; r < rows; r++) most[r] = -INFINITY, sum[r] = 0;
     const int64_t place = h->places[token], end = place + count;
     int64_t from = h->window && place + 1 > h->window ? place + 1 - h->window : 0;
     for (int64_t first = from / BLOCK * BLOCK; first < end; first += BLOCK) {
-        const int keys = end - first < BLOCK ? (int)(end - first) : BLOCK;
+        const int keys = before(end, first);
         const float *key = held(h, h->keys, token, first, head), *value = held(h, h->values, token, first, head);
         for (int n = 0; n < keys; n += BROAD) {
-            for (int one = 0; one < BROAD; one++)
-                for (int i = 0; i < width; i++) panel[i * BROAD + one] = n + one < keys ? key[(n + one) * apart + i] : 0;
+            lay_out(FLOAT32, key, apart, (size_t)n, keys - n, 0, width, panel);
             tiles(rows, query, width, panel, BROAD, width, 1, BROAD, score + n, BLOCK);
         }
         for (int r = 0; r < rows; r++) {
             const int64_t last = place + r / shared + 1;
-            const int64_t begins = h->window && last > h->window ? last - h->window : 0;
-            const float factor = soften_block(h, score + (size_t)r * BLOCK, first, begins, last, most + r, sum + r);
+            const int low = h->window ? before(last - h->window, first) : 0;
+            const float factor = soften_block(h, score + (size_t)r * BLOCK, low, before(last, first), most + r, sum + r);
             float *y = mixed + (size_t)r * width;
             for (int i = 0; factor != 1 && i < width; i++) y[i] *= factor;
         }

@@ -7,6 +7,7 @@ chain than that of linear.h, so a call takes either. */
 
 #include "call.h"
 #include "quant.h"
+#include "rows.h"
 #include "vector.h"
 
 #define TALL (LANES == 16 ? 12 : LANES == 8 ? 6 : 4) /* rows of a tile: its sums fill the registers */
@@ -60,9 +61,9 @@ INLINE void lay_out(int type, const void *lines, size_t apart, size_t n, int cou
 }
 
 /* `rows` <= TALL rows times `count` <= BROAD columns, whose lines stand `apart` floats from each other; sums go on from y
-unless `begin`. */
+unless `begin`, and are put at `to`, which may be y. */
 INLINE void tall_tile(const int rows, const float *x, size_t stride, const float *panel, size_t apart, int deep,
-                      int begin, int count, float *y, size_t ld) {
+                      int begin, int count, const float *y, size_t ld, float *to, size_t skip) {
     vf sum[TALL][2];
     for (int m = 0; m < rows; m++)
         for (int half = 0; half < 2; half++) {
@@ -87,7 +88,7 @@ INLINE void tall_tile(const int rows, const float *x, size_t stride, const float
 #undef ADD
     for (int m = 0; m < rows; m++)
         for (int half = 0; half < 2; half++)
-            if (count > half * LANES) store_some(y + m * ld + half * LANES, sum[m][half], count - half * LANES);
+            if (count > half * LANES) store_some(to + m * skip + half * LANES, sum[m][half], count - half * LANES);
 }
 
 /* The same of codes: the weights of outputs n.. at places `from` (the first of a group) to `from + deep`. */
@@ -116,9 +117,9 @@ struct coming {
     size_t apart;
     int each, output, at, step; /* lines of an output; where it stands; lines at a time */
 };
+/* The panel of outputs n.. of n1 at places `from` on, for tiles of so many rows. */
 INLINE struct coming coming_at(int type, const void *weight, int k, int n, int n1, int from, int rows) {
     const int size = type == FLOAT32 ? 4 : 2;
-    if (from >= k) from = 0, n += BROAD;
     if (n + BROAD > n1 || type > BFLOAT16) return (struct coming){NULL, 0, 0, 0, 0, 0};
     const int deep = k - from < DEEP ? k - from : DEEP, each = (deep * size + 63) / 64;
     const char *line = (const char *)weight + ((size_t)n * k + from) * size;
@@ -133,30 +134,37 @@ INLINE void ask(struct coming *c) {
     }
 }
 
-/* Outputs n0..n1 of all rows: y[i * ld + n]. x (rows, k) float32, rounded already where the weight's type wants it.
-`weight` is a struct quant where it is codes; n0 is a multiple of BROAD then. */
-static void many_rows(int type, const void *weight, int k, const float *x, int rows, int n0, int n1, float *y,
-                      size_t ld) {
-    float panel[BROAD * DEEP] __attribute__((aligned(64)));
-    for (int n = n0; n < n1; n += BROAD) {
-        const int count = n1 - n < BROAD ? n1 - n : BROAD;
-        for (int from = 0; from < k; from += DEEP) {
-            const int deep = k - from < DEEP ? k - from : DEEP;
-            struct coming next = coming_at(type, weight, k, n, n1, from + DEEP, rows);
-            if (type == FLOAT32) lay_out(FLOAT32, weight, k, n, count, from, deep, panel);
-            else if (type == BFLOAT16) lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
-            else lay_codes(type == EIGHT_BITS ? 8 : 4, weight, n, from, deep, panel);
-            int m = 0;
+/* Outputs n.. of a part, a panel of them, for all rows. input (rows, width) float32, rounded already where the weight's
+type wants it. `weight` is a struct quant where it is codes. `then`: what this thread lays out next. */
+static void many_panel(const struct call *c, const struct op *op, int which, int n, const void *weight,
+                       const float *input, struct coming then) {
+    float panel[BROAD * DEEP] __attribute__((aligned(64))), made[TALL * BROAD] __attribute__((aligned(64)));
+    const struct part *part = &op->part[which];
+    const int type = part->type, k = op->width, rows = c->rows;
+    const int count = part->outputs - n < BROAD ? part->outputs - n : BROAD;
+    const size_t outputs = (size_t)part->outputs;
+    float *y = reg(c, part->to) + n, *to = target(c, op, which) + n;
+    for (int from = 0; from < k; from += DEEP) {
+        const int deep = k - from < DEEP ? k - from : DEEP, last = from + deep == k;
+        struct coming next = last ? then : coming_at(type, weight, k, n, part->outputs, from + DEEP, rows);
+        if (type == FLOAT32) lay_out(FLOAT32, weight, k, n, count, from, deep, panel);
+        else if (type == BFLOAT16) lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
+        else lay_codes(type == EIGHT_BITS ? 8 : 4, weight, n, from, deep, panel);
+        int m = 0;
 #define TILES(TAKEN)                                                                                                  \
     for (; m + (TAKEN) <= rows; m += (TAKEN)) {                                                                       \
+        float *here = y + m * outputs;                                                                                \
         ask(&next);                                                                                                   \
-        tall_tile(TAKEN, x + (size_t)m * k + from, k, panel, BROAD, deep, from == 0, count, y + m * ld + n, ld);      \
+        for (int row = 0; last && row < (TAKEN); row++) __builtin_prefetch(to + (m + row) * outputs, 1);              \
+        tall_tile(TAKEN, input + (size_t)m * k + from, k, panel, BROAD, deep, from == 0, count, here, outputs,        \
+                  last ? made : here, last ? BROAD : outputs);                                                        \
+        if (last) finish(c, op, which, m, m + (TAKEN), n, n + count, made, BROAD);                                    \
     }
-            TILES(TALL)
-            TILES(2)
-            TILES(1)
+        TILES(TALL)
+        TILES(4)
+        TILES(2)
+        TILES(1)
 #undef TILES
-        }
     }
 }
 

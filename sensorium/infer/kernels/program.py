@@ -17,7 +17,7 @@ from sensorium.infer.kernels.lower import Lowered, lower, lower_head
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.rope import Rope, signed
 
-STRIP = 256  # tokens of prompts that pass through all layers together: what they need stays small
+STRIP = 288  # tokens of prompts that pass through all layers together: what they need stays small
 TABLE = 1 << 16  # positions whose sines are kept; those beyond are computed in their step
 
 
@@ -98,7 +98,8 @@ class Program:
         out = torch.empty(rows, x.shape[1], dtype=x.dtype)
         call = self._blocks.call(x, out, (self._heads, *self._shape), cache.capacity, many)
         call.capacity = cache.capacity
-        call.slots, call.places = (c_int64 * rows)(*slots), (c_int64 * rows)(*places)
+        call.slots = (c_int64 * rows)(*(cache.rows[slot] for slot in slots))
+        call.places = (c_int64 * rows)(*places)
         call.keys, call.values = keys, values
         for told, table in zip(call.tables, tables):
             if table is not None:

@@ -7,6 +7,7 @@ threads need and is cheap (a norm before a product, rounding its input) each of 
 #include "call.h"
 #include "linear.h"
 #include "quant.h"
+#include "rows.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -26,13 +27,14 @@ extern int omp_get_num_threads(void);
 struct barrier {
     int32_t waiting __attribute__((aligned(64)));
     int32_t phase __attribute__((aligned(64)));
+    int32_t taken __attribute__((aligned(64))); /* pieces of the work since all met */
 };
 
 /* Spinning costs a tenth of a sleeping barrier; where more threads than cores want to run, others come first. */
 static void meet(struct barrier *b, int threads) {
-    if (threads == 1) return;
     int32_t phase = __atomic_load_n(&b->phase, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&b->waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+        __atomic_store_n(&b->taken, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&b->waiting, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&b->phase, phase + 1, __ATOMIC_RELEASE);
         return;
@@ -43,6 +45,9 @@ static void meet(struct barrier *b, int threads) {
     }
 }
 
+/* Large pieces are taken one by one, as not every core is as free as the others. */
+INLINE int take(struct barrier *b) { return __atomic_fetch_add(&b->taken, 1, __ATOMIC_RELAXED); }
+
 /* The share of a thread in `count` things, in units of `unit`. */
 INLINE void share_of(int64_t count, int64_t unit, int thread, int threads, int64_t *first, int64_t *end) {
     int64_t units = (count + unit - 1) / unit;
@@ -50,78 +55,6 @@ INLINE void share_of(int64_t count, int64_t unit, int thread, int threads, int64
     *end = units * (thread + 1) / threads * unit;
     if (*first > count) *first = count;
     if (*end > count) *end = count;
-}
-
-/* A register; below 0: what is given back, without a copy. */
-INLINE float *reg(const struct call *c, int r) {
-    return r < 0 ? (float *)c->out : c->registers + (size_t)r * c->rows;
-}
-
-/* x (width) -> y (width), which may be x. `head`: whose weights, where each head has its own. */
-static void norm_row(const struct norm *norm, const float *x, float *y, int width, int head) {
-    float mean = 0, scale;
-    vf sum = all(0);
-    if (norm->kind == NORM_LAYER) {
-        for (int i = 0; i < width; i += LANES) sum += load_some(x + i, width - i);
-        mean = total(sum) / width;
-        sum = all(0);
-        int i = 0;
-        for (; i + LANES <= width; i += LANES) sum += (load(x + i) - mean) * (load(x + i) - mean);
-        float rest = total(sum);
-        for (; i < width; i++) rest += (x[i] - mean) * (x[i] - mean);
-        scale = 1.0f / sqrtf(rest / width + norm->eps);
-    } else {
-        for (int i = 0; i < width; i += LANES) sum += load_some(x + i, width - i) * load_some(x + i, width - i);
-        scale = 1.0f / sqrtf(total(sum) / width + norm->eps);
-    }
-    const size_t at = norm->by_head ? (size_t)head * width : 0;
-    for (int i = 0; i < width; i += LANES) {
-        vf v = (load_some(x + i, width - i) - mean) * scale;
-        if (norm->weight) {
-            vf weight = load_typed(norm->weight, norm->weight_type, at + i, width - i);
-            v *= norm->centred ? weight + 1.0f : weight;
-        }
-        if (norm->bias) v += load_typed(norm->bias, norm->bias_type, at + i, width - i);
-        store_some(y + i, v, width - i);
-    }
-}
-
-INLINE vf activate(int kind, vf x) {
-    vf zero = all(0);
-    switch (kind) {
-    case ACT_SILU: return x * sigmoid(x);
-    case ACT_QUICK_GELU: return x * sigmoid(1.702f * x);
-    case ACT_GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
-    case ACT_GELU: {
-        vf half = 0.5f * error_complement(x * 0.70710678118f);
-        return x * choose(x > zero, 1.0f - half, half);
-    }
-    case ACT_RELU: return larger(x, zero);
-    case ACT_RELU2: return larger(x, zero) * larger(x, zero);
-    default: return x;
-    }
-}
-
-/* What remains to be done with outputs n0..n1 of a product. */
-static void finish(const struct call *c, const struct op *op, int which, int n0, int n1) {
-    const struct part *part = &op->part[which];
-    for (int row = 0; row < c->rows; row++) {
-        float *y = reg(c, part->to) + (size_t)row * part->outputs;
-        float *gate = reg(c, op->part[0].to) + (size_t)row * op->part[0].outputs;
-        float *sum = op->out == OUT_ADD ? reg(c, op->to) + (size_t)row * part->outputs : NULL;
-        for (int n = n0; n < n1; n += LANES) {
-            int count = n1 - n;
-            vf v = load_some(y + n, count);
-            if (part->bias) v += load_typed(part->bias, part->bias_type, n, count);
-            if (op->out == OUT_GATED && which == 1)
-                store_some(gate + n, load_some(gate + n, count) * v, count);
-            else if (op->out == OUT_ADD) {
-                if (op->scale) v *= load_typed(op->scale, op->scale_type, n, count);
-                store_some(sum + n, load_some(sum + n, count) + v, count);
-            } else if (part->bias || op->activation)
-                store_some(y + n, activate(op->activation, v), count);
-        }
-    }
 }
 
 /* Bytes of an input row as weights of `type` read it. */
@@ -182,7 +115,7 @@ static void linear(const struct call *c, const struct op *op, int thread, int th
             enter(c, op, packed, own, stride);
         }
         product(c, part, op->width, own, stride, n0, n1);
-        finish(c, op, p, n0, n1);
+        finish(c, op, p, 0, c->rows, n0, n1, reg(c, part->to) + n0, (size_t)part->outputs);
     }
 }
 
@@ -191,6 +124,22 @@ INLINE int alike(const struct op *op) {
     for (int p = 0; p < op->parts; p++)
         if (op->part[p].type != op->part[0].type) return 0;
     return 1;
+}
+
+/* Outputs n.. of a part, a panel's worth. */
+struct job {
+    int part, n;
+};
+/* The panels that a thread computes: where outputs of both parts meet, one of either; part -1: none is left. */
+INLINE struct job job_behind(const struct op *op, struct job job, struct barrier *barrier) {
+    if (op->out == OUT_GATED && job.part == 0) return (struct job){1, job.n};
+    int panel = take(barrier);
+    for (int p = 0; p < (op->out == OUT_GATED ? 1 : op->parts); p++) {
+        const int panels = (op->part[p].outputs + BROAD - 1) / BROAD;
+        if (panel < panels) return (struct job){p, panel * BROAD};
+        panel -= panels;
+    }
+    return (struct job){-1, 0};
 }
 
 /* The same for many rows, whose inputs all threads make together, where steps keep what is the first thread's own. */
@@ -208,13 +157,16 @@ static void linear_many(const struct call *c, const struct op *op, int thread, i
             store_some(y + i, round_bf16(load_some(y + i, width - i)), width - i);
     }
     meet(barrier, threads);
-    for (int p = 0; p < op->parts; p++) {
-        const struct part *part = &op->part[p];
-        share_of(part->outputs, BROAD, thread, threads, &first, &end);
+    for (struct job job = job_behind(op, (struct job){-1, 0}, barrier), then; job.part >= 0; job = then) {
+        const struct part *part = &op->part[job.part], *follows;
         const struct quant codes = {part->weight, part->scales, part->outputs, width};
-        many_rows(type, type > BFLOAT16 ? &codes : part->weight, width, input, c->rows, (int)first, (int)end,
-                  reg(c, part->to), part->outputs);
-        finish(c, op, p, (int)first, (int)end);
+        struct coming coming = {NULL, 0, 0, 0, 0, 0};
+        then = job_behind(op, job, barrier);
+        if (then.part >= 0) {
+            follows = &op->part[then.part];
+            coming = coming_at(type, follows->weight, width, then.n, follows->outputs, 0, c->rows);
+        }
+        many_panel(c, op, job.part, job.n, type > BFLOAT16 ? &codes : part->weight, input, coming);
     }
 }
 
@@ -294,16 +246,18 @@ static void attention(const struct call *c, const struct op *op, int thread, int
 }
 
 /* The same for prompts: tokens that follow each other read together. */
-static void attention_many(const struct call *c, const struct op *op, int thread, int threads, char *own) {
+static void attention_many(const struct call *c, const struct op *op, char *own, struct barrier *barrier) {
     const struct heads h = heads_of(c, op);
     const size_t line = (size_t)h.heads * h.width;
-    int unit = 0;
+    int unit = 0, mine = take(barrier);
     for (int row = 0, count; row < c->rows; row += count) {
         count = reading(&h, c->rows, row);
-        for (int head = 0; head < h.kv_heads; head++)
-            if (unit++ % threads == thread)
-                attend_together(&h, reg(c, op->from) + row * line, row, count, head, (float *)own,
-                                reg(c, op->to) + row * line);
+        for (int head = 0; head < h.kv_heads; head++) {
+            if (unit++ != mine) continue;
+            attend_together(&h, reg(c, op->from) + row * line, row, count, head, (float *)own,
+                            reg(c, op->to) + row * line);
+            mine = take(barrier);
+        }
     }
 }
 
@@ -345,7 +299,7 @@ static void run_thread(const struct call *c, struct barrier *barrier) {
             break;
         case OP_HEADS: prepare_heads(c, op, thread, threads); break;
         case OP_ATTEND:
-            if (c->many) attention_many(c, op, thread, threads, own);
+            if (c->many) attention_many(c, op, own, barrier);
             else attention(c, op, thread, threads, own, barrier);
             break;
         case OP_CAP: soft_cap(c, op, thread, threads); break;
@@ -358,7 +312,7 @@ static void run_thread(const struct call *c, struct barrier *barrier) {
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT void run(const struct call *c) {
-    struct barrier barrier = {0, 0};
+    struct barrier barrier = {0, 0, 0};
 #pragma omp parallel num_threads(c->threads)
     run_thread(c, &barrier);
 }

@@ -21,7 +21,7 @@ Sums over lanes have one fixed order: a number never depends on how many rows ar
 #define LANES 4
 #endif
 
-#if defined(__AVX512F__) || defined(__FMA__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -58,10 +58,26 @@ INLINE vf add_product(vf sum, vf a, vf b) {
 #endif
 }
 INLINE vf all(float x) { return x - (vf){0}; }
-INLINE vi round_to_int(vf x) { return __builtin_convertvector(x + (vf)((vi)(x > 0) & (vi)all(1.0f)) - 0.5f, vi); }
 INLINE vf choose(vi yes, vf a, vf b) { return (vf)(((vi)a & yes) | ((vi)b & ~yes)); }
-INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }
-INLINE vf smaller(vf a, vf b) { return choose(a < b, a, b); }
+/* b where one of them is no number. */
+INLINE vf larger(vf a, vf b) {
+#if LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8 && defined(__AVX__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+INLINE vf smaller(vf a, vf b) {
+#if LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LANES == 8 && defined(__AVX__)
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return choose(a < b, a, b);
+#endif
+}
 
 /* The first `count` numbers at p, zeros behind them. */
 INLINE vf load_some(const float *p, int count) {
@@ -107,8 +123,14 @@ INLINE float total(vf x) {
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 INLINE float highest(vf x) {
-    float most = x[0];
-    for (int lane = 1; lane < LANES; lane++) most = x[lane] > most ? x[lane] : most;
+    quad part[LANES / 4];
+    memcpy(part, &x, sizeof part);
+    for (int lanes = 1; lanes < LANES / 4; lanes++) {
+        const vq more = part[lanes] > part[0];
+        part[0] = (quad)(((vq)part[lanes] & more) | ((vq)part[0] & ~more));
+    }
+    float most = part[0][0];
+    for (int lane = 1; lane < 4; lane++) most = part[0][lane] > most ? part[0][lane] : most;
     return most;
 }
 
@@ -145,11 +167,11 @@ INLINE vf load_typed(const void *p, int type, size_t index, int count) {
     return load_some((const float *)p + index, count);
 }
 
-/* e^x, about 1 unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
+/* e^x, about 1 unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. A number to which 1.5 * 2^23 is
+added has no room for its fraction: its last bits are n. Below -87.7, where n is -127, it is 0. */
 INLINE vf exponential(vf x) {
-    x = smaller(larger(x, all(-87.0f)), all(88.0f));
-    vi n = round_to_int(x * 1.44269504f);
-    vf whole = __builtin_convertvector(n, vf);
+    x = smaller(larger(x, all(-88.0f)), all(88.0f));
+    const vf rounded = add_product(all(12582912.0f), x, all(1.44269504f)), whole = rounded - 12582912.0f;
     vf r = add_product(add_product(x, whole, all(-0.693359375f)), whole, all(2.12194440e-4f));
     vf y = add_product(all(1.0f / 720), r, all(1.0f / 5040));
     y = add_product(all(1.0f / 120), r, y);
@@ -158,7 +180,7 @@ INLINE vf exponential(vf x) {
     y = add_product(all(0.5f), r, y);
     y = add_product(all(1.0f), r, y);
     y = add_product(all(1.0f), r, y);
-    return y * (vf)((n + 127) << 23);
+    return y * (vf)(((vi)rounded << 23) + (127 << 23));
 }
 INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
 /* Near zero the odd Taylor series, where 1 - 2 / (e^2x + 1) would cancel. */
