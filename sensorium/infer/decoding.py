@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from functools import partial
 from typing import Any
 
 import torch
@@ -158,22 +159,23 @@ class Decoder:
         places = {id(one): slot for slot, one in enumerate(self.active)}
         slots = [places[id(one)] for one, _, _ in pieces]
         x = self.model.alone(packed) if self.program is not None and layout.plainly_causal else None
+        read = [row for row, (_, _, rest) in enumerate(pieces) if rest is None]
+        ends = list(itertools.accumulate(layout.lengths, initial=-1))[1:]
+        ends = [ends[row] for row in read]
         if self.program is not None and x is not None:
-            hidden = self._run(self.program.read, x, packed.position, slots, layout.lengths)
+            kernels = partial(self.program.read, kept=ends)
+            hidden = self._run(kernels, x, packed.position, slots, layout.lengths)
         else:
             with self.cache.step(slots, layout):
                 hidden = self.model(packed, self.cache, layout).hidden
-        ends = torch.tensor(layout.lengths, device=hidden.device).cumsum(0) - 1
+            hidden = hidden[ends]
         for one, _, rest in pieces:
             one.rest = rest
-        read = [row for row, (_, _, rest) in enumerate(pieces) if rest is None]
         for row in read:
             self._exchange(self.active.index(pieces[row][0]), self.saying)
             self.saying += 1
         if read:
-            ends = ends[read]
             chosen = [pieces[row][0] for row in read]
-            hidden = hidden.index_select(0, ends)
             self._advance(chosen, self._logits(hidden), hidden)
 
     def _pieces(self, room: int, items: int, most: int) -> list[tuple[Request, Sequence, Sequence | None]]:

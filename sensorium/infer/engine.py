@@ -376,7 +376,8 @@ class Engine:
     def _evaluating(self) -> Iterator[None]:
         """Dropout off while the model is asked; every module then returns to the mode it was in."""
         learning = [module for module in self.model.modules() if module.training]
-        self.model.eval()
+        if learning:
+            self.model.eval()
         try:
             yield
         finally:

@@ -54,6 +54,22 @@ def test_neither_company_nor_threads_nor_strips_change_a_bit(dtype, width, monke
     assert program.read(x[:0], [], [], position[:0], cache).shape == (0, width)
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kept", [[], [44], [0, 7, 8, 19, 43], list(range(45))], ids=len)
+def test_rows_that_are_kept_are_those_of_a_whole_pass(name, kept, monkeypatch):
+    """And all tokens leave their keys and values behind: what is said next is the same."""
+    backbone = made(CASES[name])
+    program, cache = Program(backbone), Cache.of(backbone, slots=2, capacity=64)
+    cache.exchange(0, 1)
+    x, position = torch.randn(46, backbone.config.width), positions_of(backbone, 46)
+    whole = read(program, cache, 1, x, position)
+    monkeypatch.setattr(module, "STRIP", 20)
+    places = list(range(45))
+    got = program.read(x[:45], [0] * 45, places, position[:45], cache, kept)
+    assert torch.equal(got, whole[kept])
+    assert torch.equal(program.read(x[45:], [0], [45], position[45:], cache), whole[45:])
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma 2", "gemma 3"])
 def test_long_prompts_are_read_over_several_blocks_of_keys(name):
     """Attention meets keys in blocks of 128, prompts pass in strips of 288, and some layers see a window."""

@@ -43,13 +43,15 @@ struct call {
     int32_t count, rows, threads, in_type, out_type, from, to, in_width, out_width, many;
     const void *in;
     void *out;
-    float *registers; /* register r begins at r * rows */
+    float *registers; /* register r begins at r * room */
     char *own;        /* own_bytes for each thread */
     int64_t own_bytes, capacity;
     float *partial; /* pieces of attention */
-    const int64_t *slots, *places;
+    int64_t *slots, *places;
     float *const *keys, *const *values; /* of each layer */
     struct table tables[2];
+    const int32_t *kept; /* rows that go on behind operation `last`, in rising order; NULL: all do */
+    int32_t kept_rows, last, room; /* rows that registers have room for */
 };
 
 #endif

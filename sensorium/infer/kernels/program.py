@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from ctypes import c_int64, c_void_p
+from ctypes import c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sensorium.infer.cache import Cache
 from sensorium.infer.kernels.build import Unavailable, library
-from sensorium.infer.kernels.layout import OUT, TYPES, CCall, COp, Unsupported, checked
+from sensorium.infer.kernels.layout import HEADS, OUT, TYPES, CCall, COp, Unsupported, checked
 from sensorium.infer.kernels.lower import Lowered, lower, lower_head
 from sensorium.nn.backbone import Backbone
 from sensorium.nn.rope import Rope, signed
@@ -73,20 +73,33 @@ class Program:
         tokens of one slot stand in rising places. position (N, 3) or (N): where they stand in the text. Keys and values
         are kept in the cache; its lengths and positions are the caller's. Raises ValueError for what does not fit.
         """
-        return self._run(x, slots, places, position, cache, many=False)
+        return self._run(x, slots, places, position, cache)
 
     @torch.inference_mode()
-    def read(self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache) -> Tensor:
+    def read(
+        self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache,
+        kept: list[int] | None = None,
+    ) -> Tensor:  # fmt: skip
         """The same for the many tokens of prompts. Sums have another order than in `step`, and again one that is the
-        same whatever else is read, and wherever a prompt is cut."""
+        same whatever else is read, and wherever a prompt is cut.
+
+        kept: the tokens, in rising order, whose result is given back (default: all); in the last block the others
+        leave their keys and values and go no further.
+        """
         self._check(x, slots, places, position, cache)
-        strips = [slice(first, first + STRIP) for first in range(0, len(x), STRIP)]
-        made = [self._run(x[one], slots[one], places[one], position[one], cache, many=True) for one in strips]
-        return torch.cat(made) if made else x.clone()
+        kept = list(range(len(x))) if kept is None else kept
+        made = [x[:0]]
+        for first in range(0, len(x), STRIP):
+            one = slice(first, first + STRIP)
+            here = [row - first for row in kept if first <= row < first + STRIP]
+            made.append(self._run(x[one], slots[one], places[one], position[one], cache, here))
+        return torch.cat(made)
 
     def _run(
-        self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache, many: bool
+        self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache,
+        kept: list[int] | None = None,
     ) -> Tensor:  # fmt: skip
+        """kept: of many tokens, those that are given back; None: these are few."""
         rows = len(x)
         self._check(x, slots, places, position, cache)
         if rows == 0:
@@ -95,8 +108,8 @@ class Program:
         x = self._placed(x, position)
         tables = [None if turns is None else turns(position) for turns in self._turns]
         keys, values = self._stores(cache)
-        out = torch.empty(rows, x.shape[1], dtype=x.dtype)
-        call = self._blocks.call(x, out, (self._heads, *self._shape), cache.capacity, many)
+        out = torch.empty(rows if kept is None else len(kept), x.shape[1], dtype=x.dtype)
+        call = self._blocks.call(x, out, (self._heads, *self._shape), cache.capacity, kept)
         call.capacity = cache.capacity
         call.slots = (c_int64 * rows)(*(cache.rows[slot] for slot in slots))
         call.places = (c_int64 * rows)(*places)
@@ -214,6 +227,7 @@ class _Runner:
         self.library = checked(library())
         self.lowered = lowered
         self.ops = (COp * len(lowered.ops))(*lowered.ops)
+        self.last = max((index for index, op in enumerate(lowered.ops) if op.kind == HEADS), default=-1)
         self.to = OUT if lower_only else 0
         self._room: dict[str, Tensor] = {}
 
@@ -225,22 +239,25 @@ class _Runner:
         return room.data_ptr()
 
     def call(
-        self, x: Tensor, out: Tensor, heads: tuple[int, int, int] = (0, 0, 0), keys: int = 0, many: bool = False
-    ) -> CCall:
-        """heads: of queries, of keys, and their width; keys: places of a slot; many: whether prompts are read."""
+        self, x: Tensor, out: Tensor, heads: tuple[int, int, int] = (0, 0, 0), keys: int = 0,
+        kept: list[int] | None = None,
+    ) -> CCall:  # fmt: skip
+        """heads: of queries, of keys, and their width; keys: places of a slot; kept: of a prompt, the rows of `out`."""
         rows, threads, lowered = len(x), torch.get_num_threads(), self.lowered
         own = self.library.own_bytes(rows, lowered.widest, heads[0], keys)
-        if many:
+        if kept is not None:
             own = max(own, self.library.many_bytes(*heads))
-        call = CCall(ops=self.ops, count=len(self.ops), rows=rows, threads=threads, own_bytes=own)
+        call = CCall(ops=self.ops, count=len(self.ops), rows=rows, room=rows, threads=threads, own_bytes=own)
         call.in_type, call.out_type = TYPES[x.dtype], TYPES[out.dtype]
         call.in_width, call.out_width = x.shape[1], out.shape[1]
         call.from_, call.to = 0, self.to
         call.in_, call.out = x.data_ptr(), out.data_ptr()
         call.registers = self._floats("registers", rows * lowered.floats)
         call.own = self._floats("own", threads * own // 4)
-        call.many = many
-        if heads[0] and not many:
+        if kept is not None:
+            call.many, call.last, call.kept_rows = True, self.last, len(kept)
+            call.kept = (c_int32 * max(len(kept), 1))(*kept)
+        elif heads[0]:
             call.partial = self._floats("partial", rows * self.library.partial_floats(heads[0], heads[2]))
         return call
 

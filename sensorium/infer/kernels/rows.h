@@ -7,7 +7,7 @@
 
 /* A register; below 0: what is given back, without a copy. */
 INLINE float *reg(const struct call *c, int r) {
-    return r < 0 ? (float *)c->out : c->registers + (size_t)r * c->rows;
+    return r < 0 ? (float *)c->out : c->registers + (size_t)r * c->room;
 }
 
 /* x (width) -> y (width), which may be x. `head`: whose weights, where each head has its own. */

@@ -284,12 +284,29 @@ static void carry(const struct call *c, int inwards, int thread, int threads) {
     }
 }
 
-static void run_thread(const struct call *c, struct barrier *barrier) {
+/* From here on only the rows that are kept: of the states, of where they stand, and of the queries of `op`. */
+static void keep_rows(struct call *c, const struct op *op, int thread, int threads, struct barrier *barrier) {
+    const size_t states = (size_t)c->in_width, queries = op ? (size_t)op->heads * op->head_width : 0;
+    for (int i = 0; thread == 0 && i < c->kept_rows; i++) {
+        const int row = c->kept[i];
+        if (row == i) continue;
+        memcpy(reg(c, c->from) + i * states, reg(c, c->from) + row * states, 4 * states);
+        if (op) memcpy(reg(c, op->from) + i * queries, reg(c, op->from) + row * queries, 4 * queries);
+        c->slots[i] = c->slots[row];
+        c->places[i] = c->places[row];
+    }
+    c->rows = c->kept_rows;
+    meet(barrier, threads);
+}
+
+static void run_thread(const struct call *call, struct barrier *barrier) {
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    struct call mine = *call, *c = &mine; /* whose rows may become fewer */
     char *own = c->own + c->own_bytes * thread;
     carry(c, 1, thread, threads);
     meet(barrier, threads);
-    for (int i = 0; i < c->count; i++) {
+    if (c->kept && c->last < 0) keep_rows(c, NULL, thread, threads, barrier);
+    for (int i = 0; i < c->count && c->rows; i++) {
         const struct op *op = c->ops + i;
         switch (op->kind) {
         case OP_NORM: norms(c, op, thread, threads, own); break;
@@ -305,6 +322,7 @@ static void run_thread(const struct call *c, struct barrier *barrier) {
         case OP_CAP: soft_cap(c, op, thread, threads); break;
         }
         meet(barrier, threads);
+        if (c->kept && i == c->last) keep_rows(c, op, thread, threads, barrier);
     }
     if (c->to >= 0) carry(c, 0, thread, threads);
 }
