@@ -54,7 +54,8 @@ class CCall(ctypes.Structure):
         ("many", c_int32), ("in_", c_void_p), ("out", c_void_p), ("registers", c_void_p), ("own", c_void_p),
         ("own_bytes", c_int64), ("capacity", c_int64), ("partial", c_void_p), ("slots", POINTER(c_int64)),
         ("places", POINTER(c_int64)), ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)),
-        ("tables", CTable * 2), ("kept", POINTER(c_int32)), ("kept_rows", c_int32), ("last", c_int32), ("room", c_int32),
+        ("tables", CTable * 2), ("kept", POINTER(c_int32)), ("kept_rows", c_int32), ("last", c_int32),
+        ("room", c_int32),
     ]  # fmt: skip
 
 
