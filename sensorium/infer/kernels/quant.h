@@ -34,6 +34,7 @@ enum { QUANT_PANEL = 16, QUANT_GROUP = 32, QUANT_PAIRS = 16 };
 static inline int quant_groups(int k) { return (k + QUANT_GROUP - 1) / QUANT_GROUP; }
 
 enum { QUANT_PARTS = QUANT_PANEL / QUANT_LANES };
+enum { QUANT_SIDE = 4, QUANT_AHEAD = 512 }; /* panels side by side at most; bytes that are asked for ahead */
 
 /* ---- inputs: int16[32 groups], float scales[groups], float sums[groups] (of a group's rounded inputs) */
 
@@ -101,117 +102,162 @@ static void quant_input(const float *x, int k, void *out) {
     }
 }
 
-/* ---- products: `count` rows with one panel of codes, sums of all outputs of the panel in their order */
+/* ---- products: `count` rows with `side` panels of codes, of which each begins `apart` groups behind the one before:
+   so many streams through memory, each in order, are read faster than one. y[panel][row][output]; sums of all outputs in
+   their order. */
 
-QUANT_INLINE void q8_panel(const int count, const int8_t *codes, const uint16_t *scales, const char *x, size_t stride,
-                           int groups, float *y) {
-    quant_floats total[QUANT_MOST][QUANT_PARTS];
-    for (int i = 0; i < count; i++)
-        for (int part = 0; part < QUANT_PARTS; part++) total[i][part] = quant_none();
-    for (int g = 0; g < groups; g++) {
-        quant_ints sum[QUANT_MOST][QUANT_PARTS];
-        for (int i = 0; i < count; i++)
-            for (int part = 0; part < QUANT_PARTS; part++) sum[i][part] = quant_zeros();
+QUANT_INLINE void q8_pair(const int count, const int side, const int fetch, const int8_t *codes, size_t apart,
+                          int pair, const char *x, size_t stride, quant_ints sum[QUANT_SIDE][QUANT_MOST][QUANT_PARTS]) {
 #pragma GCC unroll 4
-        for (int pair = 0; pair < QUANT_PAIRS; pair++) {
-            quant_ints w[QUANT_PARTS];
-            for (int part = 0; part < QUANT_PARTS; part++) w[part] = quant_widen(codes + 32 * pair + 16 * part);
-            for (int i = 0; i < count; i++) {
-                const quant_ints both = quant_pair((const int16_t *)(x + i * stride) + g * QUANT_GROUP + 2 * pair);
-                for (int part = 0; part < QUANT_PARTS; part++) sum[i][part] = quant_dot(sum[i][part], w[part], both);
-            }
+    for (int s = 0; s < side; s++) {
+        const int8_t *from = codes + s * apart * QUANT_GROUP * QUANT_PANEL + 2 * QUANT_PANEL * pair;
+        if (fetch && pair % 2 == 0) __builtin_prefetch(from + QUANT_AHEAD);
+        quant_ints w[QUANT_PARTS];
+        for (int part = 0; part < QUANT_PARTS; part++) w[part] = quant_widen(from + 2 * QUANT_LANES * part);
+        for (int i = 0; i < count; i++) {
+            const quant_ints both = quant_pair((const int16_t *)(x + i * stride) + 2 * pair);
+            for (int part = 0; part < QUANT_PARTS; part++) sum[s][i][part] = quant_dot(sum[s][i][part], w[part], both);
         }
-        for (int part = 0; part < QUANT_PARTS; part++) {
-            const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
-            for (int i = 0; i < count; i++) {
-                const float own = quant_scales_of(x + i * stride, groups)[g];
-                total[i][part] = quant_fma(quant_times(scale, own), quant_float(sum[i][part]), total[i][part]);
-            }
+    }
+}
+
+QUANT_INLINE void q8_panels(const int count, const int side, const int fetch, const int8_t *codes, const uint16_t *scales, size_t apart,
+                            const char *x, size_t stride, int groups, float *y) {
+    quant_floats total[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
+    for (int s = 0; s < side; s++)
+        for (int i = 0; i < count; i++)
+            for (int part = 0; part < QUANT_PARTS; part++) total[s][i][part] = quant_none();
+    for (int g = 0; g < groups; g++) {
+        quant_ints sum[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
+        for (int s = 0; s < side; s++)
+            for (int i = 0; i < count; i++)
+                for (int part = 0; part < QUANT_PARTS; part++) sum[s][i][part] = quant_zeros();
+        if (count == QUANT_MOST) { /* so many sums stay in registers only where no loop is left */
+#pragma GCC unroll 16
+            for (int pair = 0; pair < QUANT_PAIRS; pair++)
+                q8_pair(count, side, fetch, codes, apart, pair, x + 2 * g * QUANT_GROUP, stride, sum);
+        } else {
+#pragma GCC unroll 4
+            for (int pair = 0; pair < QUANT_PAIRS; pair++)
+                q8_pair(count, side, fetch, codes, apart, pair, x + 2 * g * QUANT_GROUP, stride, sum);
         }
+        for (int s = 0; s < side; s++)
+            for (int part = 0; part < QUANT_PARTS; part++) {
+                const quant_floats scale = quant_halves(scales + s * apart * QUANT_PANEL + QUANT_LANES * part);
+                for (int i = 0; i < count; i++) {
+                    const quant_floats own = quant_times(scale, quant_scales_of(x + i * stride, groups)[g]);
+                    total[s][i][part] = quant_fma(own, quant_float(sum[s][i][part]), total[s][i][part]);
+                }
+            }
         codes += QUANT_GROUP * QUANT_PANEL;
         scales += QUANT_PANEL;
     }
-    for (int i = 0; i < count; i++)
-        for (int part = 0; part < QUANT_PARTS; part++)
-            quant_store(y + i * QUANT_PANEL + QUANT_LANES * part, total[i][part]);
+    for (int s = 0; s < side; s++)
+        for (int i = 0; i < count; i++)
+            for (int part = 0; part < QUANT_PARTS; part++)
+                quant_store(y + (s * count + i) * QUANT_PANEL + QUANT_LANES * part, total[s][i][part]);
 }
 
-QUANT_INLINE void q4_panel(const int count, const uint16_t *codes, const uint16_t *scales, const char *x, size_t stride,
-                           int groups, float *y) {
-    quant_floats total[QUANT_MOST][QUANT_PARTS];
-    for (int i = 0; i < count; i++)
-        for (int part = 0; part < QUANT_PARTS; part++) total[i][part] = quant_none();
-    for (int g = 0; g < groups; g++) {
-        quant_ints sum[QUANT_MOST][QUANT_PARTS];
+QUANT_INLINE void q4_panels(const int count, const int side, const int fetch, const uint16_t *codes, const uint16_t *scales,
+                            size_t apart, const char *x, size_t stride, int groups, float *y) {
+    quant_floats total[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
+    for (int s = 0; s < side; s++)
         for (int i = 0; i < count; i++)
-            for (int part = 0; part < QUANT_PARTS; part++) sum[i][part] = quant_zeros();
+            for (int part = 0; part < QUANT_PARTS; part++) total[s][i][part] = quant_none();
+    for (int g = 0; g < groups; g++) {
+        quant_ints sum[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
+        for (int s = 0; s < side; s++)
+            for (int i = 0; i < count; i++)
+                for (int part = 0; part < QUANT_PARTS; part++) sum[s][i][part] = quant_zeros();
 #pragma GCC unroll 4
         for (int vector = 0; vector < 4; vector++) {
-            quant_ints w[QUANT_PARTS];
-            for (int part = 0; part < QUANT_PARTS; part++)
-                w[part] = quant_load(codes + 32 * vector + 2 * QUANT_LANES * part);
 #pragma GCC unroll 4
-            for (int s = 0; s < 4; s++) {
-                quant_ints own[QUANT_PARTS];
-                for (int part = 0; part < QUANT_PARTS; part++) own[part] = quant_nibble(w[part], s);
-                for (int i = 0; i < count; i++) {
-                    const int16_t *from = (const int16_t *)(x + i * stride) + g * QUANT_GROUP + 8 * vector + 2 * s;
-                    const quant_ints both = quant_pair(from);
-                    for (int part = 0; part < QUANT_PARTS; part++)
-                        sum[i][part] = quant_dot(sum[i][part], own[part], both);
+            for (int s = 0; s < side; s++) {
+                const uint16_t *from = codes + s * apart * QUANT_GROUP * QUANT_PANEL / 4 + 2 * QUANT_PANEL * vector;
+                if (fetch) __builtin_prefetch((const char *)from + QUANT_AHEAD);
+                quant_ints w[QUANT_PARTS];
+                for (int part = 0; part < QUANT_PARTS; part++) w[part] = quant_load(from + 2 * QUANT_LANES * part);
+#pragma GCC unroll 4
+                for (int nibble = 0; nibble < 4; nibble++) {
+                    quant_ints own[QUANT_PARTS];
+                    for (int part = 0; part < QUANT_PARTS; part++) own[part] = quant_nibble(w[part], nibble);
+                    for (int i = 0; i < count; i++) {
+                        const int16_t *row = (const int16_t *)(x + i * stride) + g * QUANT_GROUP;
+                        const quant_ints both = quant_pair(row + 8 * vector + 2 * nibble);
+                        for (int part = 0; part < QUANT_PARTS; part++)
+                            sum[s][i][part] = quant_dot(sum[s][i][part], own[part], both);
+                    }
                 }
             }
         }
-        for (int part = 0; part < QUANT_PARTS; part++) {
-            const quant_floats scale = quant_halves(scales + QUANT_LANES * part);
-            const quant_floats least = quant_halves(scales + QUANT_PANEL + QUANT_LANES * part);
-            for (int i = 0; i < count; i++) {
-                const float *own = quant_scales_of(x + i * stride, groups) + g;
-                total[i][part] = quant_fma(quant_times(scale, own[0]), quant_float(sum[i][part]), total[i][part]);
-                total[i][part] = quant_fma1(least, own[groups], total[i][part]);
+        for (int s = 0; s < side; s++)
+            for (int part = 0; part < QUANT_PARTS; part++) {
+                const uint16_t *from = scales + s * apart * 2 * QUANT_PANEL + QUANT_LANES * part;
+                const quant_floats scale = quant_halves(from), least = quant_halves(from + QUANT_PANEL);
+                for (int i = 0; i < count; i++) {
+                    const float *own = quant_scales_of(x + i * stride, groups) + g;
+                    quant_floats *sums = &total[s][i][part];
+                    *sums = quant_fma(quant_times(scale, own[0]), quant_float(sum[s][i][part]), *sums);
+                    *sums = quant_fma1(least, own[groups], *sums);
+                }
             }
-        }
         codes += QUANT_GROUP * QUANT_PANEL / 4;
         scales += 2 * QUANT_PANEL;
     }
-    for (int i = 0; i < count; i++)
-        for (int part = 0; part < QUANT_PARTS; part++)
-            quant_store(y + i * QUANT_PANEL + QUANT_LANES * part, total[i][part]);
+    for (int s = 0; s < side; s++)
+        for (int i = 0; i < count; i++)
+            for (int part = 0; part < QUANT_PARTS; part++)
+                quant_store(y + (s * count + i) * QUANT_PANEL + QUANT_LANES * part, total[s][i][part]);
 }
 
-/* Panels that outputs n0 to n1 lie in, QUANT_MOST rows at a time and then the rest; outputs outside are left alone. */
-#define QUANT_ROWS(NAME, CODE, CODES_OF_GROUP, SCALES_OF_GROUP)                                                         \
+#define SOME(NAME, COUNT, FETCH)                                                                                       \
+    {                                                                                                                  \
+        NAME##_some(COUNT, side, FETCH, w, panel, each, x + i * stride, stride, n0, n1, y + (size_t)i * ldy, ldy);     \
+        i += (COUNT);                                                                                                  \
+    }
+
+/* Panels that outputs n0 to n1 lie in, `side` at a time and then the rest; of each QUANT_MOST rows at a time and then the
+   rest. Outputs outside are left alone. */
+#define QUANT_ROWS(NAME, CODE, CODES_OF_GROUP, SCALES_OF_GROUP)                                                        \
+    QUANT_INLINE void NAME##_some(const int count, const int side, const int fetch, const struct quant *w, int panel,  \
+                                  int each, const char *x, size_t stride, int n0, int n1, float *y, int ldy) {         \
+        float made[QUANT_SIDE * QUANT_MOST * QUANT_PANEL] __attribute__((aligned(64)));                                \
+        const size_t groups = (size_t)quant_groups(w->k), at = panel * groups;                                         \
+        NAME##_panels(count, side, fetch, (const CODE *)w->codes + at * (CODES_OF_GROUP),                              \
+                      (const uint16_t *)w->scales + at * (SCALES_OF_GROUP), each * groups, x, stride, (int)groups,     \
+                      made);                                                                                           \
+        for (int s = 0; s < side; s++) {                                                                               \
+            const int first = (panel + s * each) * QUANT_PANEL, from = first > n0 ? first : n0;                        \
+            const int to = first + QUANT_PANEL < n1 ? first + QUANT_PANEL : n1;                                        \
+            for (int i = 0; i < count; i++)                                                                            \
+                memcpy(y + (size_t)i * ldy + from, made + (s * count + i) * QUANT_PANEL + from - first,                \
+                       (size_t)(to - from) * sizeof(float));                                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+    QUANT_INLINE void NAME##_side(const int side, const struct quant *w, int panel, int each, const char *x,           \
+                                  size_t stride, int m, int n0, int n1, float *y, int ldy) {                           \
+        int i = 0;                                                                                                     \
+        if (side == 1 && m >= QUANT_MOST) SOME(NAME, QUANT_MOST, 1)                                                    \
+        while (side == 1 && i + QUANT_MOST <= m) SOME(NAME, QUANT_MOST, 0)                                             \
+        while (side <= 2 && i + 2 <= m) SOME(NAME, 2, 1)                                                               \
+        while (i < m) SOME(NAME, 1, 1)                                                                                 \
+    }                                                                                                                  \
     static void NAME##_rows(const struct quant *w, const void *x, size_t stride, int m, int n0, int n1, float *y,      \
                             int ldy) {                                                                                 \
-        const int groups = quant_groups(w->k);                                                                         \
-        for (int first = n0 - n0 % QUANT_PANEL; first < n1; first += QUANT_PANEL) {                                    \
-            const size_t at = (size_t)(first / QUANT_PANEL) * groups;                                                  \
-            const CODE *codes = (const CODE *)w->codes + at * (CODES_OF_GROUP);                                        \
-            const uint16_t *scales = (const uint16_t *)w->scales + at * (SCALES_OF_GROUP);                             \
-            const int from = first > n0 ? first : n0, to = first + QUANT_PANEL < n1 ? first + QUANT_PANEL : n1;        \
-            for (int i = 0; i < m;) {                                                                                  \
-                float made[QUANT_MOST * QUANT_PANEL] __attribute__((aligned(64)));                                     \
-                const char *row = (const char *)x + i * stride;                                                        \
-                int count = 1;                                                                                         \
-                if (m - i >= QUANT_MOST) {                                                                             \
-                    count = QUANT_MOST;                                                                                \
-                    NAME##_panel(QUANT_MOST, codes, scales, row, stride, groups, made);                                \
-                } else if (m - i >= 2) {                                                                               \
-                    count = 2;                                                                                         \
-                    NAME##_panel(2, codes, scales, row, stride, groups, made);                                         \
-                } else {                                                                                               \
-                    NAME##_panel(1, codes, scales, row, stride, groups, made);                                         \
-                }                                                                                                      \
-                for (int one = 0; one < count; one++, i++)                                                             \
-                    memcpy(y + (size_t)i * ldy + from, made + one * QUANT_PANEL + from - first,                        \
-                           (size_t)(to - from) * sizeof(float));                                                       \
-            }                                                                                                          \
-        }                                                                                                              \
+        const int end = (n1 + QUANT_PANEL - 1) / QUANT_PANEL, side = m == 1 ? QUANT_SIDE : m < 4 ? 2 : 1;              \
+        int panel = n0 / QUANT_PANEL;                                                                                  \
+        const int each = n1 > n0 ? (end - panel) / side : 0, until = panel + each;                                     \
+        for (; side == QUANT_SIDE && panel < until; panel++)                                                           \
+            NAME##_side(QUANT_SIDE, w, panel, each, x, stride, m, n0, n1, y, ldy);                                     \
+        for (; side == 2 && panel < until; panel++) NAME##_side(2, w, panel, each, x, stride, m, n0, n1, y, ldy);      \
+        for (panel += each * (side - 1); panel < end; panel++)                                                         \
+            NAME##_side(1, w, panel, 0, x, stride, m, n0, n1, y, ldy);                                                 \
     }
 
 QUANT_ROWS(q8, int8_t, QUANT_GROUP *QUANT_PANEL, QUANT_PANEL)
 QUANT_ROWS(q4, uint16_t, QUANT_GROUP *QUANT_PANEL / 4, 2 * QUANT_PANEL)
 #undef QUANT_ROWS
+#undef SOME
 
 /* ---- the weights of one group of a panel: values[32 inputs][16 outputs] */
 
