@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -348,7 +349,8 @@ class Cache:
 
     def exchange(self, one: int, other: int) -> None:
         """What two slots hold changes places. Nothing is copied: each lies in the other's row from now on."""
-        for told in (self.lengths, self.memory, self.rows, *(layer.memory for layer in self._layers)):
+        every: list[list[Any]] = [self.lengths, self.memory, self.rows, *(layer.memory for layer in self._layers)]
+        for told in every:
             told[one], told[other] = told[other], told[one]
 
     def _settle(self, slots: Sequence[int]) -> None:
