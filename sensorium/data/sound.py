@@ -6,7 +6,6 @@ import hashlib
 import os
 from functools import cached_property
 
-import av
 import numpy as np
 
 from sensorium.data.media import DECODER_ERRORS, PictureFile
@@ -41,6 +40,8 @@ class SoundFile:
     @cached_property
     def _samples(self) -> np.ndarray:
         """(samples) float32, the mean of all channels."""
+        import av  # FFmpeg's libraries take 15 MB: only who reads sounds brings them in
+
         self._file.key()  # a missing, empty or unreadable file is named here
         pieces: list[np.ndarray] = []
         try:

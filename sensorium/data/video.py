@@ -7,12 +7,15 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import av
 from PIL import Image, ImageSequence
 
 from sensorium.data.media import DECODER_ERRORS, DEFAULT_LIMITS, Limits, PictureFile
 from sensorium.sequence import MediaError, Timing
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 ANIMATIONS = (".webp", ".gif", ".png", ".apng")
 FRAMES = 8
@@ -104,7 +107,7 @@ class ClipFile:
                 with Image.open(self.path) as image:
                     extent = getattr(image, "n_frames", 1), image.height, image.width
             else:
-                with av.open(self.path) as container:
+                with _opened(self.path) as container:
                     if not container.streams.video:
                         raise self._error("has no video stream")
                     stream = container.streams.video[0]
@@ -124,7 +127,7 @@ class ClipFile:
                 with Image.open(self.path) as image:
                     shown = [_milliseconds(frame) for frame in ImageSequence.Iterator(image)]
                 return Fraction(sum(shown)) / 1000 if all(shown) else Fraction(0)
-            with av.open(self.path) as container:
+            with _opened(self.path) as container:
                 rate = container.streams.video[0].average_rate
             return Fraction(self._extent[0]) / rate if rate else Fraction(0)
         except DECODER_ERRORS as error:
@@ -138,7 +141,7 @@ class ClipFile:
 
     def _video(self, wanted: list[int]) -> list[Image.Image]:
         chosen, found = set(wanted), []
-        with av.open(self.path) as container:
+        with _opened(self.path) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number in chosen:
                     found.append(frame.to_image())
@@ -162,7 +165,14 @@ def _milliseconds(frame: Image.Image) -> float:
     return frame.info.get("duration", 0)
 
 
+def _opened(path: str) -> InputContainer:
+    """By FFmpeg, whose libraries take 15 MB: only who reads clips brings them in."""
+    import av
+
+    return av.open(path)
+
+
 def _counted(path: str) -> int:
     """Frames of a file whose header does not say: its packets, without decoding them."""
-    with av.open(path) as container:
+    with _opened(path) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)

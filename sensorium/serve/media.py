@@ -9,7 +9,6 @@ import math
 import wave
 from collections.abc import Mapping
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -168,6 +167,8 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     """(samples) at 16 kHz, by FFmpeg's resampler."""
     if rate == RATE:
         return samples
+    import av  # 15 MB of libraries, which a server that hears nothing does without
+
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = rate
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
