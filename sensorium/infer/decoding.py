@@ -160,8 +160,8 @@ class Decoder:
         slots = [places[id(one)] for one, _, _ in pieces]
         x = self.model.alone(packed) if self.program is not None and layout.plainly_causal else None
         read = [row for row, (_, _, rest) in enumerate(pieces) if rest is None]
-        ends = list(itertools.accumulate(layout.lengths, initial=-1))[1:]
-        ends = [ends[row] for row in read]
+        stops = list(itertools.accumulate(layout.lengths))
+        ends = [stops[row] - 1 for row in read]
         if self.program is not None and x is not None:
             kernels = partial(self.program.read, kept=ends)
             hidden = self._run(kernels, x, packed.position, slots, layout.lengths)

@@ -31,11 +31,13 @@ INLINE int reading(const struct heads *h, int rows, int first) {
 INLINE void tiles(int rows, const float *x, size_t stride, const float *panel, size_t apart, int deep, int begin,
                   int count, float *y, size_t ld) {
     int m = 0;
-    for (; m + TALL <= rows; m += TALL)
-        tall_tile(TALL, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld, y + m * ld, ld);
-    for (; m + 2 <= rows; m += 2)
-        tall_tile(2, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld, y + m * ld, ld);
-    for (; m < rows; m++) tall_tile(1, x + m * stride, stride, panel, apart, deep, begin, count, y + m * ld, ld, y + m * ld, ld);
+#define TILES(TAKEN)                                                                                                  \
+    for (; m + (TAKEN) <= rows; m += (TAKEN), y += (TAKEN) * ld)                                                      \
+        tall_tile(TAKEN, x + m * stride, stride, panel, apart, deep, begin, count, y, ld, y, ld);
+    TILES(TALL)
+    TILES(2)
+    TILES(1)
+#undef TILES
 }
 
 /* Scores of a row become shares: of a block of keys it sees those from `low` to before `high`. Returns by what what was
@@ -48,7 +50,7 @@ INLINE float soften_block(const struct heads *h, float *score, int low, int high
     for (int j = 0; j < low; j++) score[j] = -INFINITY;
     for (int j = high; j < BLOCK; j++) score[j] = -INFINITY;
     for (int j = 0; j < BLOCK; j += LANES) largest = larger(largest, load(score + j));
-    const float best = highest(largest), before = *most;
+    const float best = highest(largest), last = *most;
     if (best == -INFINITY) { /* nothing is seen so far */
         memset(score, 0, sizeof(float) * BLOCK);
         return 1;
@@ -59,9 +61,9 @@ INLINE float soften_block(const struct heads *h, float *score, int low, int high
         added += share;
     }
     float factor = 1;
-    if (best > before) {
-        const vf again = exponential(all(before - best));
-        factor = before == -INFINITY ? 0 : again[0];
+    if (best > last) {
+        const vf again = exponential(all(last - best));
+        factor = last == -INFINITY ? 0 : again[0];
     }
     *sum = *sum * factor + total(added);
     *most = best;

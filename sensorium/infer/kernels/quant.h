@@ -106,8 +106,26 @@ static void quant_input(const float *x, int k, void *out) {
    so many streams through memory, each in order, are read faster than one. y[panel][row][output]; sums of all outputs in
    their order. */
 
-QUANT_INLINE void q8_pair(const int count, const int side, const int fetch, const int8_t *codes, size_t apart,
-                          int pair, const char *x, size_t stride, quant_ints sum[QUANT_SIDE][QUANT_MOST][QUANT_PARTS]) {
+typedef quant_floats quant_totals[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
+typedef quant_ints quant_sums[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
+
+#define QUANT_EACH_SUM                                                                                                 \
+    for (int s = 0; s < side; s++)                                                                                     \
+        for (int i = 0; i < count; i++)                                                                                \
+            for (int part = 0; part < QUANT_PARTS; part++)
+QUANT_INLINE void quant_begin(const int count, const int side, quant_totals total) {
+    QUANT_EACH_SUM total[s][i][part] = quant_none();
+}
+QUANT_INLINE void quant_clear(const int count, const int side, quant_sums sum) {
+    QUANT_EACH_SUM sum[s][i][part] = quant_zeros();
+}
+QUANT_INLINE void quant_put(const int count, const int side, quant_totals total, float *y) {
+    QUANT_EACH_SUM quant_store(y + (s * count + i) * QUANT_PANEL + QUANT_LANES * part, total[s][i][part]);
+}
+#undef QUANT_EACH_SUM
+
+QUANT_INLINE void q8_pair(const int count, const int side, const int fetch, const int8_t *codes, size_t apart, int pair,
+                          const char *x, size_t stride, quant_sums sum) {
 #pragma GCC unroll 4
     for (int s = 0; s < side; s++) {
         const int8_t *from = codes + s * apart * QUANT_GROUP * QUANT_PANEL + 2 * QUANT_PANEL * pair;
@@ -121,17 +139,13 @@ QUANT_INLINE void q8_pair(const int count, const int side, const int fetch, cons
     }
 }
 
-QUANT_INLINE void q8_panels(const int count, const int side, const int fetch, const int8_t *codes, const uint16_t *scales, size_t apart,
-                            const char *x, size_t stride, int groups, float *y) {
-    quant_floats total[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
-    for (int s = 0; s < side; s++)
-        for (int i = 0; i < count; i++)
-            for (int part = 0; part < QUANT_PARTS; part++) total[s][i][part] = quant_none();
+QUANT_INLINE void q8_panels(const int count, const int side, const int fetch, const int8_t *codes,
+                            const uint16_t *scales, size_t apart, const char *x, size_t stride, int groups, float *y) {
+    quant_totals total;
+    quant_begin(count, side, total);
     for (int g = 0; g < groups; g++) {
-        quant_ints sum[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
-        for (int s = 0; s < side; s++)
-            for (int i = 0; i < count; i++)
-                for (int part = 0; part < QUANT_PARTS; part++) sum[s][i][part] = quant_zeros();
+        quant_sums sum;
+        quant_clear(count, side, sum);
         if (count == QUANT_MOST) { /* so many sums stay in registers only where no loop is left */
 #pragma GCC unroll 16
             for (int pair = 0; pair < QUANT_PAIRS; pair++)
@@ -152,23 +166,16 @@ QUANT_INLINE void q8_panels(const int count, const int side, const int fetch, co
         codes += QUANT_GROUP * QUANT_PANEL;
         scales += QUANT_PANEL;
     }
-    for (int s = 0; s < side; s++)
-        for (int i = 0; i < count; i++)
-            for (int part = 0; part < QUANT_PARTS; part++)
-                quant_store(y + (s * count + i) * QUANT_PANEL + QUANT_LANES * part, total[s][i][part]);
+    quant_put(count, side, total, y);
 }
 
-QUANT_INLINE void q4_panels(const int count, const int side, const int fetch, const uint16_t *codes, const uint16_t *scales,
-                            size_t apart, const char *x, size_t stride, int groups, float *y) {
-    quant_floats total[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
-    for (int s = 0; s < side; s++)
-        for (int i = 0; i < count; i++)
-            for (int part = 0; part < QUANT_PARTS; part++) total[s][i][part] = quant_none();
+QUANT_INLINE void q4_panels(const int count, const int side, const int fetch, const uint16_t *codes,
+                            const uint16_t *scales, size_t apart, const char *x, size_t stride, int groups, float *y) {
+    quant_totals total;
+    quant_begin(count, side, total);
     for (int g = 0; g < groups; g++) {
-        quant_ints sum[QUANT_SIDE][QUANT_MOST][QUANT_PARTS];
-        for (int s = 0; s < side; s++)
-            for (int i = 0; i < count; i++)
-                for (int part = 0; part < QUANT_PARTS; part++) sum[s][i][part] = quant_zeros();
+        quant_sums sum;
+        quant_clear(count, side, sum);
 #pragma GCC unroll 4
         for (int vector = 0; vector < 4; vector++) {
 #pragma GCC unroll 4
@@ -204,10 +211,7 @@ QUANT_INLINE void q4_panels(const int count, const int side, const int fetch, co
         codes += QUANT_GROUP * QUANT_PANEL / 4;
         scales += 2 * QUANT_PANEL;
     }
-    for (int s = 0; s < side; s++)
-        for (int i = 0; i < count; i++)
-            for (int part = 0; part < QUANT_PARTS; part++)
-                quant_store(y + (s * count + i) * QUANT_PANEL + QUANT_LANES * part, total[s][i][part]);
+    quant_put(count, side, total, y);
 }
 
 #define SOME(NAME, COUNT, FETCH)                                                                                       \
