@@ -32,6 +32,7 @@ class Said(NamedTuple):
 
 
 ENDPOINT = "endpoint: "
+TOGETHER = 32  # questions whose options are scored in a few passes; so many a kill may cost
 
 
 class Answerer(Protocol):
@@ -105,14 +106,22 @@ class Local:
 
     def likelihoods(self, questions: Sequence[Question], heard: Callable[[int, Likelihoods | Said], None]) -> None:
         self._must_speak()
-        for number, question in enumerate(questions):
-            # One question a pass: sums of many rows are added up in an order that the number of rows decides, and what
-            # is likely must not depend, to the last bit, on what is scored beside it, or before a kill.
-            try:
-                found: Likelihoods | Said = self.engine.log_likelihoods([question])[0]
-            except UserError as error:
-                found = Said("", str(error))
-            heard(number, found)
+        # On a CPU nothing depends on what is scored beside it. Elsewhere sums of many rows are added up in an order
+        # that their number decides, and what is likely must be the same to the last bit, also after a kill.
+        together = TOGETHER if self.subject.model.reference().device.type == "cpu" else 1
+        for first in range(0, len(questions), together):
+            some = questions[first : first + together]
+            for number, found in enumerate(self._scored(some), first):
+                heard(number, found)
+
+    def _scored(self, questions: Sequence[Question]) -> list[Likelihoods | Said]:
+        """Where one of them cannot be scored the others still are."""
+        try:
+            return [*self.engine.log_likelihoods(questions)]
+        except UserError as error:
+            if len(questions) == 1:
+                return [Said("", str(error))]
+            return [found for question in questions for found in self._scored([question])]
 
     def _must_speak(self) -> None:
         if not self.subject.model.config.speaks:

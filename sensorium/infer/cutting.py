@@ -13,6 +13,9 @@ Mark = Any
 """What a token stands for: its id, or (kind, content, place inside the span). Equal beginnings of marks are equal
 beginnings of prompts, and leave the same keys and values."""
 
+LEAST = 32
+"""Tokens that a shared beginning must have to be worth a copy, or waiting for who reads it."""
+
 FIELDS = ("ids", "modality", "position", "doc", "branch", "weight")
 
 

@@ -6,14 +6,13 @@ import itertools
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sensorium.infer.cache import Cache
-from sensorium.infer.cutting import Mark, head, piece, shared, tail
-from sensorium.infer.kernels.program import Program, made_of
+from sensorium.infer.cutting import LEAST, Mark, head, piece, shared, tail
+from sensorium.infer.kernels.program import Newest, Program
 from sensorium.infer.request import Request
 from sensorium.mask import SAID, Layout, compile_layout, rows_of
 from sensorium.models.wiring import Wiring
@@ -21,7 +20,6 @@ from sensorium.sequence import Sequence
 
 AHEAD = 256  # places reserved for an answer at first; longer answers grow the cache
 MANY = 1 << 30
-LEAST = 32  # tokens that a shared beginning must have to be worth a copy
 
 
 class Decoder:
@@ -46,7 +44,7 @@ class Decoder:
         self.saying = 0
         self._kept: list[tuple[int, list[Mark]]] = [(0, []) for _ in range(cache.slots)]
         self._clock = itertools.count(1)
-        self._made_of: list[Any] | None = None
+        self._newest = Newest(model.stack)
         self.program: Program | None = None
         """The same backbone in kernels for this machine, for passes of few tokens; None where it has none."""
 
@@ -65,8 +63,8 @@ class Decoder:
         """Give each request a slot, with what of its prompt is held already."""
         if sum(request.slots for request in requests) > self.free:
             raise ValueError(f"{sum(request.slots for request in requests)} requests for {self.free} free slots")
-        if not self.active:
-            self._look()
+        if not self.active and self.model.streams is None:
+            self.program = self._newest.program()
         for one in _each(requests):
             slot = len(self.active)
             source, one.cached = self.nearest(one)
@@ -84,13 +82,6 @@ class Decoder:
             one.rest = tail(one.sequence, one.cached) if one.cached else one.sequence
             one.begun = True
             self.active.append(one)
-
-    def _look(self) -> None:
-        """The program of the model as it is now: what was said of it holds until a layer is exchanged or moved."""
-        made = made_of(self.model.stack)
-        if made != self._made_of:
-            self._made_of = made
-            self.program = None if self.model.streams is not None else Program.of(self.model.stack)
 
     def nearest(self, request: Request) -> tuple[int | None, int]:
         """The slot that holds most of the beginning of a prompt, and how many tokens; (None, 0) where it is too little

@@ -24,10 +24,10 @@ from sensorium.infer.likelihoods import Likelihoods, Question, choice
 from sensorium.infer.request import Drafter, Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.scheduler import Scheduler
+from sensorium.infer.scoring import Scorer
 from sensorium.models.wiring import Wiring
 from sensorium.nn.part import Features
 from sensorium.nn.pooler import Pooler
-from sensorium.objectives.language import log_likelihood
 from sensorium.render import Renderer
 from sensorium.sequence import Item, Media, Sample, Sequence
 
@@ -66,6 +66,7 @@ class Engine:
         load = None if renderer.load is None else self._load
         self._asking = Renderer(renderer.tokenizer, renderer.template, renderer.plan, load)
         self._scheduler: Scheduler | None = None
+        self._scorer: Scorer | None = None
         self.slots, self.tokens, self.items = slots, tokens, items
         self.context = context or (model.config.stack.positions if model.config.reads_text else None) or None
         tokenizer, template = renderer.tokenizer, renderer.template
@@ -179,6 +180,7 @@ class Engine:
         """Give back the memory of what was read."""
         if self._scheduler is not None and self._scheduler.idle:
             self._scheduler = None
+        self._scorer = None
         self.features = Kept(self.features.limit)
         if self.drafter is not None:
             self.drafter.rest()
@@ -246,35 +248,27 @@ class Engine:
         The prompt's segments must be on the trunk (branch 0). Raises UserError for a question without options.
         """
         results: list[Likelihoods] = []
-        pending: list[tuple[Sequence, int]] = []
+        pending: list[Sequence] = []
         for number, (prompt, options) in enumerate(questions):
             sequence = self.renderer.render(choice(number, prompt, options))
-            tokens = sum(len(member) for member, _ in pending) + len(sequence)
-            items = sum(len(member.spans) for member, _ in pending) + len(sequence.spans)
+            tokens = sum(map(len, pending)) + len(sequence)
+            items = sum(len(member.spans) for member in pending) + len(sequence.spans)
             if pending and (tokens > self.tokens or items > self.items):
                 results += self._score(pending)
                 pending = []
                 if progress is not None:
                     progress(len(results))
-            pending.append((sequence, len(options)))
+            pending.append(sequence)
         results += self._score(pending)
         if progress is not None:
             progress(len(results))
         return results
 
-    @torch.inference_mode()
-    def _score(self, pending: list[tuple[Sequence, int]]) -> list[Likelihoods]:
-        """On a CPU one question at a time: as in `_encode`, its numbers must not depend on those it came with."""
-        if len(pending) > 1 and self.model.reference().device.type == "cpu":
-            return [one for question in pending for one in self._score([question])]
-        if not pending:
-            return []
-        packed, outputs = self._forward([sequence for sequence, _ in pending])
-        sums, counts = (table.tolist() for table in log_likelihood(outputs, packed))
-        return [
-            Likelihoods(tuple(sums[row][1 : count + 1]), tuple(counts[row][1 : count + 1]))
-            for row, (_, count) in enumerate(pending)
-        ]
+    def _score(self, pending: list[Sequence]) -> list[Likelihoods]:
+        if self._scorer is None:
+            self._scorer = Scorer(self.model, self.prepare)
+        with self._evaluating():
+            return self._scorer.score(pending)
 
     # ---- numbers inside
 

@@ -178,6 +178,22 @@ class Program:
         return self._known[1], self._known[2]
 
 
+class Newest:
+    """The program of a backbone as it is now: another one once a layer was exchanged or moved."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._made_of: list[Any] | None = None
+        self._program: Program | None = None
+
+    def program(self) -> Program | None:
+        """None where this machine or the backbone has none (`Program.missing`)."""
+        made = made_of(self.backbone)
+        if made != self._made_of:
+            self._made_of, self._program = made, Program.of(self.backbone)
+        return self._program
+
+
 def made_of(module: nn.Module) -> list[Any]:
     """What tells whether a module is still what it was: its parts, and where the weights of each are and of what type.
 
