@@ -159,8 +159,7 @@ class Cache:
     """Preallocated keys and values for `slots` conversations of up to `capacity` tokens.
 
     lengths  tokens that each slot holds
-    dtype    of the store; on a CPU float32 whatever the model computes in, because one-row attention is several
-             times faster there than in bfloat16
+    dtype    of the store
     """
 
     def __init__(
@@ -176,7 +175,7 @@ class Cache:
         if slots < 1 or capacity < 1:
             raise ValueError(f"a cache needs at least one slot and one place, got {slots} slots of {capacity} places")
         shape = (slots, capacity, kv_heads, head_width)
-        self.slots, self.capacity = slots, capacity
+        self.slots, self.capacity, self.dtype = slots, capacity, dtype
         self.lengths = [0] * slots
         self.memory: list[list[tuple[int, int]]] = [[] for _ in range(slots)]
         """(token it stands at, number of its span) of each memory token that a slot holds."""
@@ -189,14 +188,15 @@ class Cache:
         self.reads: Reads = "before"
 
     @classmethod
-    def of(cls, backbone: Backbone, slots: int, capacity: int) -> Cache:
-        """A cache that fits a backbone, on its device."""
+    def of(cls, backbone: Backbone, slots: int, capacity: int, half: bool = False) -> Cache:
+        """A cache that fits a backbone, on its device, of the type that it computes in; on a CPU float32 in place of
+        halves, because torch attends with one row several times faster in it, unless `half`: torch does not decode."""
         attention = backbone.config.block.attention
         weight = next(backbone.parameters())
         head_width = attention.head_width or backbone.config.width // attention.heads
-        dtype = torch.float32 if weight.device.type == "cpu" and weight.itemsize < 4 else weight.dtype
-        kv_heads = attention.kv_heads or attention.heads
-        return cls(backbone.config.depth, slots, capacity, kv_heads, head_width, dtype, weight.device)
+        wide = weight.device.type == "cpu" and weight.itemsize < 4 and not half
+        shape = backbone.config.depth, slots, capacity, attention.kv_heads or attention.heads, head_width
+        return cls(*shape, torch.float32 if wide else weight.dtype, weight.device)
 
     @property
     def current(self) -> Step:

@@ -22,6 +22,12 @@ AHEAD = 256  # places reserved for an answer at first; longer answers grow the c
 MANY = 1 << 30
 
 
+def cache_of(model: Wiring, slots: int, capacity: int) -> Cache:
+    """A cache as a Decoder of this model reads it: where no step is torch's, of the type that the model computes in."""
+    kernels = model.streams is None and not model.watch({})[1] and Program.missing(model.stack) is None
+    return Cache.of(model.stack, slots, capacity, half=kernels)
+
+
 class Decoder:
     """Continuous batching (Yu et al. 2022, Orca section 4) over the slots of one cache.
 

@@ -16,7 +16,7 @@ from sensorium.infer.cache import Cache
 from sensorium.infer.choosing import Chooser
 from sensorium.infer.constrain import forget
 from sensorium.infer.cutting import marks_of
-from sensorium.infer.decoding import Decoder
+from sensorium.infer.decoding import Decoder, cache_of
 from sensorium.infer.drawing import Drawing, Drawn
 from sensorium.infer.driving import drive
 from sensorium.infer.kept import Kept
@@ -236,7 +236,7 @@ class Engine:
         )
 
     def cache(self, slots: int) -> Cache:
-        return Cache.of(self.model.stack, slots, 512)
+        return cache_of(self.model, slots, 512)
 
     # ---- likelihoods
 

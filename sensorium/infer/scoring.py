@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -28,35 +27,43 @@ ROOM = 4096  # places of the cache that these take, where a few do not take more
 class _Asked:
     """A question that kernels can read.
 
-    x       (T, D) embeddings of its tokens: the prompt's, then those of one option after another
-    counts  tokens of the prompt and of each option
-    before  tokens that others are predicted from, rising
-    marks   what the prompt's tokens stand for
-    states  (len(before), D) in pieces: what the kernels made of these
+    prompt   with what all options begin with
+    x        (T, D) embeddings of its tokens: the prompt's, then those of one option after another
+    same     (T) the token that is read in place of each: of what all options begin with the first one's
+    before   of these tokens those that others are predicted from, rising
+    options  (first, stop) of what is read of each option behind its prompt: none where nothing is predicted from it
+    marks    what the prompt's tokens stand for
+    states   (len(before), D) in pieces: what the kernels made of these
     """
 
     sequence: Sequence
     prompt: Sequence
     x: Tensor
-    counts: list[int]
+    same: Tensor
     before: list[int]
+    options: list[tuple[int, int]]
     marks: list[Mark]
     states: list[Tensor] = field(default_factory=list)
 
     @property
-    def abreast(self) -> int:
-        """Options that are read together: each goes on from a copy of the prompt."""
-        most = max(ROOM // (self.counts[0] + max(self.counts[1:])), 4)
-        return min(len(self.counts) - 1, SLOTS, most)
+    def places(self) -> int:
+        """That an option takes with its prompt, at most."""
+        return len(self.prompt) + max((stop - first for first, stop in self.options), default=0)
 
     @property
-    def size(self) -> int:
-        """Places of the cache that are written to."""
-        return self.abreast * (self.counts[0] + max(self.counts[1:]))
+    def abreast(self) -> int:
+        """Options that are read together: each goes on from a copy of the prompt."""
+        return max(min(len(self.options), SLOTS, max(ROOM // self.places, 4)), 1)
 
     def held(self, marks: list[Mark], rule: AttentionRule) -> int:
         """How many leading tokens need not be read again where a prompt of these marks was."""
         return min(shared(self.marks, marks, self.prompt, rule), self.before[0])
+
+    def part(self, round_: int, slot: int) -> Iterator[_Piece]:
+        """The options that are read in a round, each in a slot of its own from `slot` on."""
+        some = self.options[round_ * self.abreast : (round_ + 1) * self.abreast]
+        for place, (first, stop) in enumerate(some):
+            yield _Piece(self, first, stop, slot + place, len(self.prompt))
 
 
 class _Piece(NamedTuple):
@@ -114,30 +121,41 @@ class Scorer:
         if x is None:
             return None
         counts = torch.unique_consecutive(question.branch, return_counts=True)[1].tolist()
-        before = wanted(question)[0].unique().tolist()
-        prompt = head(question, counts[0])
-        return _Asked(question, prompt, x, counts, before, marks_of(prompt, self.rule) or [])
+        starts = list(itertools.accumulate(counts))
+        if any(span.start >= starts[0] for span in question.spans):
+            return None
+        ids = [question.ids[start : start + count].tolist() for start, count in zip(starts, counts[1:])]
+        columns = enumerate(zip(*ids))
+        alike = next((place for place, column in columns if len(set(column)) > 1), min(map(len, ids)))
+        same = torch.arange(len(question))
+        for start in starts[1:-1]:
+            same[start : start + alike] = torch.arange(starts[0], starts[0] + alike)
+        before = same[wanted(question)[0]].unique()
+        ends = [int(before[before < stop].max()) + 1 for stop in starts[1:]]
+        options = [(start + alike, end) for start, end in zip(starts, ends) if end > start + alike]
+        prompt = head(question, starts[0] + alike)
+        return _Asked(question, prompt, x, same, before.tolist(), options, marks_of(prompt, self.rule) or [])
 
     def _read(self, program: Program, group: list[_Asked]) -> None:
         """The prompts, of those that begin alike first one and then the rest of the others, then the options."""
         if self._cache is None:
-            self._cache = Cache.of(self.model.stack, SLOTS, 512)
+            self._cache = Cache.of(self.model.stack, SLOTS, 512, half=True)
         cache = self._cache
-        cache.reserve(max(one.counts[0] + max(one.counts[1:]) for one in group))
+        cache.reserve(max(one.places for one in group))
         slots = list(itertools.accumulate((one.abreast for one in group[:-1]), initial=0))
         (row, marks), self._held = self._held, (0, [])
         cache.exchange(row, 0)
         leader, at = group[0], 0
         known = leader.held(marks, self.rule)
         cache.truncate(0, known)
-        first, rest = [_Piece(leader, known, leader.counts[0], 0, known)], []
+        first, rest = [_Piece(leader, known, len(leader.prompt), 0, known)], []
         for one, slot in zip(group[1:], slots[1:]):
             known = one.held(leader.marks, self.rule)
             if known < LEAST:
                 leader, at = one, slot
-                first.append(_Piece(one, 0, one.counts[0], slot, 0))
+                first.append(_Piece(one, 0, len(one.prompt), slot, 0))
             else:
-                rest.append((at, _Piece(one, known, one.counts[0], slot, known)))
+                rest.append((at, _Piece(one, known, len(one.prompt), slot, known)))
         self._pass(program, cache, first)
         for source, piece in rest:
             cache.fork(source, piece.slot, piece.place)
@@ -145,11 +163,9 @@ class Scorer:
         for one, slot in zip(group, slots):
             for other in range(slot + 1, slot + one.abreast):
                 cache.fork(slot, other)
-        for round_ in range(max(-(-(len(one.counts) - 1) // one.abreast) for one in group)):
-            self._pass(
-                program, cache, [piece for one, slot in zip(group, slots) for piece in _options(one, slot, round_)]
-            )
-        cache.truncate(at, leader.counts[0])
+        for round_ in range(max(-(-len(one.options) // one.abreast) for one in group)):
+            self._pass(program, cache, [piece for one, slot in zip(group, slots) for piece in one.part(round_, slot)])
+        cache.truncate(at, len(leader.prompt))
         self._held = at, leader.marks
 
     def _pass(self, program: Program, cache: Cache, pieces: list[_Piece]) -> None:
@@ -175,34 +191,26 @@ class Scorer:
 def _groups(asked: list[_Asked]) -> Iterator[list[_Asked]]:
     """Questions that are read together: as many as there are slots for, and room."""
     group: list[_Asked] = []
-    for one in asked:
-        together = [*group, one]
-        full = sum(each.abreast for each in together) > SLOTS or sum(each.size for each in together) > ROOM
+    for asked_ in asked:
+        together = [*group, asked_]
+        full = sum(one.abreast for one in together) > SLOTS or sum(one.abreast * one.places for one in together) > ROOM
         if group and full:
             yield group
             group = []
-        group.append(one)
+        group.append(asked_)
     if group:
         yield group
-
-
-def _options(one: _Asked, slot: int, round_: int) -> Iterator[_Piece]:
-    """The options of a question that are read in a round, each in a slot of its own from `slot` on, as far as others
-    are predicted from them."""
-    stops = list(itertools.accumulate(one.counts))
-    for number in range(one.abreast):
-        option = round_ * one.abreast + number + 1
-        if option < len(stops):
-            first, stop = stops[option - 1], stops[option]
-            last = one.before[bisect_left(one.before, stop) - 1]
-            if last >= first:
-                yield _Piece(one, first, last + 1, slot + number, one.counts[0])
 
 
 def _outputs(program: Program, read: _Asked) -> Outputs:
     """What was read of a question, its vocabulary at the tokens that others are predicted from."""
     hidden, before = torch.cat(read.states), torch.tensor(read.before)
-    return Outputs(hidden, lambda index: program.logits(hidden[torch.searchsorted(before, index)]))
+
+    def logits(index: Tensor) -> Tensor:
+        rows, inverse = torch.searchsorted(before, read.same[index]).unique(return_inverse=True)
+        return program.logits(hidden[rows])[inverse]
+
+    return Outputs(hidden, logits)
 
 
 def _likelihoods(outputs: Outputs, packed: Sequence) -> list[Likelihoods]:

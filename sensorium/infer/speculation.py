@@ -7,10 +7,9 @@ from collections.abc import Sequence as Many
 import torch
 
 from sensorium.errors import UserError
-from sensorium.infer.cache import Cache
 from sensorium.infer.choosing import Chooser
 from sensorium.infer.cutting import Mark
-from sensorium.infer.decoding import Decoder
+from sensorium.infer.decoding import Decoder, cache_of
 from sensorium.infer.request import Request
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.models.wiring import Wiring
@@ -86,7 +85,7 @@ class DraftModel:
         if self._decoder is None:
             self.model.eval()
             device = self.model.reference().device
-            cache = Cache.of(self.model.stack, self.slots, 512)
+            cache = cache_of(self.model, self.slots, 512)
             self._decoder = Decoder(self.model, cache, lambda texts: [text.to(device) for text in texts])
         return self._decoder
 

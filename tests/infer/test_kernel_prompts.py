@@ -89,15 +89,42 @@ def test_tokens_are_said_behind_a_prompt_that_was_read():
     close(torch.cat(rows), full(backbone, x, position))
 
 
-def test_bfloat16_is_rounded_where_the_backbone_rounds():
+@pytest.mark.parametrize("half", [False, True])
+def test_bfloat16_is_rounded_where_the_backbone_rounds(half):
+    """Whether the kernels keep keys and values, which the backbone's are, in bfloat16 or not."""
     backbone = made(CASES["llama"]).to(torch.bfloat16)
-    program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64)
+    program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64, half=half)
     x, position = torch.randn(40, backbone.config.width).bfloat16(), positions_of(backbone, 40)
     got = read(program, cache, 0, x, position)
     assert got.dtype == torch.bfloat16
     exact = full(made(CASES["llama"]).to(torch.bfloat16).float(), x.float(), position)
     own = (full(backbone, x, position).float() - exact).abs().max()
     assert (got.float() - exact).abs().max() <= 1.5 * own
+
+
+@pytest.mark.parametrize("width", [12, 16, 24])
+@pytest.mark.parametrize("heads", [2, 4, 6])
+def test_keys_and_values_in_bfloat16_are_read_as_they_are(width, heads):
+    """One token and many read from halves what they read from the same numbers in float32, to the last bit. The new
+    tokens' own keys and values are zero, so that rounding does not tell them apart; their queries are biases."""
+    backbone = made(changed(attention={"bias": True, "heads": heads, "head_width": width}, depth=1))
+    for one in (backbone.blocks[0].attention.k, backbone.blocks[0].attention.v):
+        one.bias.data.zero_()
+    x, position = torch.randn(300, backbone.config.width), positions_of(backbone, 303)
+    new, places, more = torch.zeros(3, backbone.config.width), [300, 301, 302], position[300:]
+    wide, half = (Cache(1, 2, 320, 2, width, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    program = Program(backbone)
+    for cache in (wide, half):
+        read(program, cache, 1, x, position[:300])
+    for mine, exact in zip(half._stores()[:2], wide._stores()[:2]):
+        assert exact[1, :300].abs().amax() > 0.5
+        assert torch.equal(mine, exact.bfloat16())
+        exact.copy_(mine)
+    for pass_ in (program.step, program.read):
+        got, expected = (pass_(new, [1] * 3, places, more, cache) for cache in (half, wide))
+        assert torch.equal(got, expected)
+        assert expected.abs().max() > 0.1
+        assert not torch.equal(expected[0], expected[2])
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])

@@ -30,7 +30,8 @@ def changed(block=None, attention=None, ffn=None, **changes):
     """PLAIN with other settings of its parts."""
     value = PLAIN.block
     value = value.replace(
-        attention=value.attention.replace(head_width=12, **(attention or {})), ffn=value.ffn.replace(**(ffn or {}))
+        attention=value.attention.replace(**{"head_width": 12, **(attention or {})}),
+        ffn=value.ffn.replace(**(ffn or {})),
     )
     return PLAIN.replace(block=value.replace(**(block or {})), **changes)
 
@@ -287,7 +288,7 @@ def test_input_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="the cache holds heads"):
         program.step(x, [0], [0], at, Cache(2, 1, 4, 4, 9))
     with pytest.raises(ValueError, match="float32"):
-        program.step(x, [0], [0], at, Cache(2, 1, 4, 2, 10, torch.bfloat16))
+        program.step(x, [0], [0], at, Cache(2, 1, 4, 2, 10, torch.float16))
     assert program.step(x[:0], [], [], at[:0], cache).shape == (0, 40)
 
 

@@ -146,9 +146,10 @@ def test_misuse_is_refused(tiny):
         cache.truncate(0, 5)
 
 
-def test_half_precision_model_keeps_its_cache_in_float32_on_a_cpu(build):
+def test_half_precision_model_keeps_its_cache_in_float32_where_torch_reads_it_on_a_cpu(build):
     model, _ = build()
     assert Cache.of(model.backbone.to(torch.bfloat16), 1, 8).layer(0).keys.dtype == torch.float32
+    assert Cache.of(model.backbone, 1, 8, half=True).layer(0).keys.dtype == torch.bfloat16
     assert Cache.of(model.backbone.double(), 1, 8).layer(0).keys.dtype == torch.float64
 
 

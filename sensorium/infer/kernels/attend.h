@@ -9,17 +9,21 @@
 #define BESIDE 4  /* keys whose scores are summed at once */
 #define MIXED 8   /* values that are added at once */
 
-/* What one layer's attention reads and writes. Keys and values are (slots, capacity, kv heads, width). */
+/* What one layer's attention reads and writes. Keys and values are (slots, capacity, kv heads, width), FLOAT32 or
+BFLOAT16. */
 struct heads {
-    int heads, kv_heads, width, window; /* window 0: none */
-    float scale, cap;                   /* of the scores; cap 0: none */
-    float *keys, *values;
+    int heads, kv_heads, width, window, type; /* window 0: none */
+    float scale, cap;                         /* of the scores; cap 0: none */
+    void *keys, *values;
     int64_t capacity;
     const int64_t *slots, *places; /* of each new token */
 };
 
-INLINE float *held(const struct heads *h, float *store, int token, int64_t place, int head) {
-    return store + ((h->slots[token] * h->capacity + place) * h->kv_heads + head) * h->width;
+/* The bytes of one of them. */
+INLINE size_t held_size(const struct heads *h) { return h->type == BFLOAT16 ? 2 : 4; }
+INLINE void *held(const struct heads *h, void *store, int token, int64_t place, int head) {
+    const int64_t at = ((h->slots[token] * h->capacity + place) * h->kv_heads + head) * h->width;
+    return (char *)store + at * (int64_t)held_size(h);
 }
 
 struct span {
@@ -55,22 +59,31 @@ INLINE void fetch(struct next *next) {
     next->lines -= lines;
 }
 
-/* A vector at i of a head; `whole`: a head is a number of vectors, so none of them is cut. */
-INLINE vf load_head(const float *p, int i, int width, const int whole) {
-    return whole ? load(p + i) : load_some(p + i, width - i);
+/* How heads are read: the type of keys and values, and whether a head is `whole` vectors, so that none of them is cut. */
+struct way {
+    int type, whole;
+};
+/* A vector at i of a head that begins at `first`. */
+INLINE vf load_head(const void *p, const int type, size_t first, int i, int width, const int whole) {
+    if (type == BFLOAT16) {
+        const uint16_t *half = (const uint16_t *)p + first + i;
+        return whole ? load_bf16(half) : load_bf16_some(half, width - i);
+    }
+    const float *x = (const float *)p + first + i;
+    return whole ? load(x) : load_some(x, width - i);
 }
 
-/* score[h * room + j] of `some` neighbouring queries and `count` <= BESIDE keys that stand `apart` floats from each
-other. */
-INLINE void score_some(const float *q, const int some, const float *keys, size_t apart, int count, int width,
-                       const int whole, float *score, size_t room, struct next *next) {
+/* score[h * room + j] of `some` neighbouring queries and `count` <= BESIDE keys, the first at `at`, that stand `apart`
+numbers from each other. */
+INLINE void score_some(const float *q, const int some, const void *keys, size_t at, size_t apart, int count, int width,
+                       const struct way way, float *score, size_t room, struct next *next) {
     if (count < BESIDE) {
         for (int j = 0; j < count; j++)
             for (int h = 0; h < some; h++) {
                 vf sum = all(0);
                 for (int i = 0; i < width; i += LANES)
-                    sum = add_product(sum, load_head(q + h * width, i, width, whole),
-                                      load_head(keys + j * apart, i, width, whole));
+                    sum = add_product(sum, load_head(q, FLOAT32, (size_t)h * width, i, width, way.whole),
+                                      load_head(keys, way.type, at + j * apart, i, width, way.whole));
                 score[h * room + j] = total(sum);
             }
         return;
@@ -80,9 +93,9 @@ INLINE void score_some(const float *q, const int some, const float *keys, size_t
     for (int i = 0; i < width; i += LANES) {
         fetch(next);
         vf key[BESIDE];
-        UNROLL for (int j = 0; j < BESIDE; j++) key[j] = load_head(keys + j * apart, i, width, whole);
+        UNROLL for (int j = 0; j < BESIDE; j++) key[j] = load_head(keys, way.type, at + j * apart, i, width, way.whole);
         UNROLL for (int h = 0; h < some; h++) {
-            vf part = load_head(q + h * width, i, width, whole);
+            vf part = load_head(q, FLOAT32, (size_t)h * width, i, width, way.whole);
             UNROLL for (int j = 0; j < BESIDE; j++) sum[h][j] = add_product(sum[h][j], part, key[j]);
         }
     }
@@ -111,9 +124,10 @@ INLINE void soften(const struct heads *h, float *score, int count, float *most, 
     *sum = total(added);
 }
 
-/* out[h * beside] += sum over j < count of share[h * room + j] * values[j], for `some` neighbouring heads. */
-INLINE void mix_some(const float *share, size_t room, const int some, const float *values, size_t apart, int count,
-                     int width, float *out, size_t beside, struct next *next) {
+/* out[h * beside] += sum over j < count of share[h * room + j] * values[j], for `some` neighbouring heads; the first
+value stands at `at`. */
+INLINE void mix_some(const float *share, size_t room, const int some, const void *values, size_t at, size_t apart,
+                     int count, int width, const int type, float *out, size_t beside, struct next *next) {
     int i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES) {
         vf sum[3][4];
@@ -122,7 +136,7 @@ INLINE void mix_some(const float *share, size_t room, const int some, const floa
         for (int j = 0; j < count; j++) {
             fetch(next);
             UNROLL for (int k = 0; k < 4; k++) {
-                vf part = load(values + j * apart + i + k * LANES);
+                vf part = load_head(values, type, at + j * apart, i + k * LANES, width, 1);
                 UNROLL for (int h = 0; h < some; h++)
                     sum[h][k] = add_product(sum[h][k], all(share[h * room + j]), part);
             }
@@ -134,7 +148,7 @@ INLINE void mix_some(const float *share, size_t room, const int some, const floa
         for (int h = 0; h < some; h++) {
             vf sum = load_some(out + h * beside + i, width - i);
             for (int j = 0; j < count; j++)
-                sum = add_product(sum, all(share[h * room + j]), load_some(values + j * apart + i, width - i));
+                sum = add_product(sum, all(share[h * room + j]), load_head(values, type, at + j * apart, i, width, 0));
             store_some(out + h * beside + i, sum, width - i);
         }
 }
@@ -144,20 +158,21 @@ INLINE int together(int left) { return left == 3 ? 3 : left > 1 ? 2 : 1; }
 
 /* One piece of the keys, for all heads: keys and values are read in the order in which they lie. q (heads, width);
 score (heads, room); the partial results of heads stand `beside` floats apart. */
-INLINE void attend_whole(const struct heads *h, const float *q, const float *keys, const float *values, int count,
-                         const int whole, float *score, size_t room, float *partial, size_t beside,
+INLINE void attend_whole(const struct heads *h, const float *q, const void *keys, const void *values, int count,
+                         const struct way way, float *score, size_t room, float *partial, size_t beside,
                          struct next *next) {
     const int shared = h->heads / h->kv_heads, width = h->width;
     const size_t apart = (size_t)h->kv_heads * width;
     for (int j = 0; j < count; j += BESIDE) {
         const int some = count - j < BESIDE ? count - j : BESIDE;
         for (int head = 0, taken; head < h->heads; head += taken) {
-            const float *key = keys + j * apart + (size_t)(head / shared) * width, *mine = q + (size_t)head * width;
+            const float *mine = q + (size_t)head * width;
+            const size_t at = j * apart + (size_t)(head / shared) * width;
             float *to = score + head * room + j;
             taken = together(shared - head % shared);
-            if (taken == 3) score_some(mine, 3, key, apart, some, width, whole, to, room, next);
-            else if (taken == 2) score_some(mine, 2, key, apart, some, width, whole, to, room, next);
-            else score_some(mine, 1, key, apart, some, width, whole, to, room, next);
+            if (taken == 3) score_some(mine, 3, keys, at, apart, some, width, way, to, room, next);
+            else if (taken == 2) score_some(mine, 2, keys, at, apart, some, width, way, to, room, next);
+            else score_some(mine, 1, keys, at, apart, some, width, way, to, room, next);
         }
     }
     for (int head = 0; head < h->heads; head++) {
@@ -168,21 +183,28 @@ INLINE void attend_whole(const struct heads *h, const float *q, const float *key
     for (int j = 0; j < count; j += MIXED) {
         const int some = count - j < MIXED ? count - j : MIXED;
         for (int head = 0, taken; head < h->heads; head += taken) {
-            const float *value = values + j * apart + (size_t)(head / shared) * width;
+            const size_t at = j * apart + (size_t)(head / shared) * width;
             const float *share = score + head * room + j;
             float *out = partial + head * beside + 2;
             taken = together(shared - head % shared);
-            if (taken == 3) mix_some(share, room, 3, value, apart, some, width, out, beside, next);
-            else if (taken == 2) mix_some(share, room, 2, value, apart, some, width, out, beside, next);
-            else mix_some(share, room, 1, value, apart, some, width, out, beside, next);
+            if (taken == 3) mix_some(share, room, 3, values, at, apart, some, width, way.type, out, beside, next);
+            else if (taken == 2) mix_some(share, room, 2, values, at, apart, some, width, way.type, out, beside, next);
+            else mix_some(share, room, 1, values, at, apart, some, width, way.type, out, beside, next);
         }
     }
 }
 static void attend_piece(const struct heads *h, const float *q, int token, int64_t first, int count, float *score,
                          size_t room, float *partial, size_t beside, struct next *next) {
-    const float *keys = held(h, h->keys, token, first, 0), *values = held(h, h->values, token, first, 0);
-    if (h->width % LANES == 0) attend_whole(h, q, keys, values, count, 1, score, room, partial, beside, next);
-    else attend_whole(h, q, keys, values, count, 0, score, room, partial, beside, next);
+    const void *keys = held(h, h->keys, token, first, 0), *values = held(h, h->values, token, first, 0);
+    const int whole = h->width % LANES == 0;
+#define ATTEND(TYPE, WHOLE)                                                                                           \
+    if (h->type == (TYPE) && whole == (WHOLE))                                                                        \
+        attend_whole(h, q, keys, values, count, (struct way){TYPE, WHOLE}, score, room, partial, beside, next);
+    ATTEND(FLOAT32, 1)
+    else ATTEND(FLOAT32, 0)
+    else ATTEND(BFLOAT16, 1)
+    else ATTEND(BFLOAT16, 0)
+#undef ATTEND
 }
 
 /* One piece of one token, counted over all tokens. */
@@ -212,11 +234,10 @@ INLINE struct unit unit_at(const struct heads *h, int tokens, int64_t number) {
 /* What `u` reads, to be asked for while a piece of `count` keys is computed. */
 INLINE struct next next_of(const struct heads *h, const struct unit *u, int count) {
     if (!u->count) return (struct next){NULL, NULL, 0, 0};
-    const size_t lines = ((size_t)u->count * h->kv_heads * h->width + 15) / 16;
+    const size_t lines = ((size_t)u->count * h->kv_heads * h->width * held_size(h) + 63) / 64;
     const int shared = h->heads / h->kv_heads, turns = h->kv_heads * ((shared + 1) / (shared == 3 ? 3 : 2));
     const int steps = turns * (h->width / LANES * (count / BESIDE) + h->width / LANES / 4 * count) + 1;
-    return (struct next){(const char *)held(h, h->keys, u->token, u->first, 0),
-                         (const char *)held(h, h->values, u->token, u->first, 0), lines, lines / (size_t)steps + 1};
+    return (struct next){held(h, h->keys, u->token, u->first, 0), held(h, h->values, u->token, u->first, 0), lines, lines / (size_t)steps + 1};
 }
 
 /* The pieces of one head of one token -> out (width). */

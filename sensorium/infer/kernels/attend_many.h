@@ -12,10 +12,11 @@ is the same to the last bit wherever the prompt is cut. */
 #define TOKENS 48 /* that read together */
 #define BLOCK 128 /* keys, a multiple of BROAD */
 
-/* Floats that a thread needs: queries, what they read, scores, highest scores and sums of shares, a panel of keys. */
+/* Floats that a thread needs: queries, what they read, scores, highest scores and sums of shares, a panel of keys or
+values. */
 INLINE size_t together_floats(int heads, int kv_heads, int width) {
     const size_t rows = (size_t)TOKENS * (heads / kv_heads), wide = (size_t)(width + LANES);
-    return rows * (2 * wide + BLOCK + 2) + BROAD * wide + 4 * LANES;
+    return rows * (2 * wide + BLOCK + 2) + BROAD * (wide > BLOCK ? wide : BLOCK) + 4 * LANES;
 }
 
 /* Tokens from `first` on that stand one behind another in a slot, TOKENS at most. */
@@ -75,6 +76,25 @@ INLINE int before(int64_t place, int64_t first) {
     return place <= first ? 0 : place - first < BLOCK ? (int)(place - first) : BLOCK;
 }
 
+/* mixed (rows, width) += score (rows, BLOCK) times `keys` values that stand `apart` numbers from each other. */
+INLINE void mix_block(const int type, const void *values, size_t apart, int keys, int rows, const float *score,
+                      int width, float *panel, float *mixed) {
+    for (int i = 0; i < width; i += BROAD) {
+        const int some = width - i < BROAD ? width - i : BROAD;
+        const float *lines = (const float *)values + i;
+        size_t each = apart;
+        if (type == BFLOAT16) {
+            const uint16_t *half = (const uint16_t *)values + i;
+            for (int j = 0; j < keys; j++, half += apart)
+                for (int k = 0; k < BROAD; k += LANES)
+                    store(panel + j * BROAD + k, some > k ? load_bf16_some(half + k, some - k) : all(0));
+            lines = panel;
+            each = BROAD;
+        }
+        tiles(rows, score, BLOCK, lines, each, keys, 0, some, mixed + i, width);
+    }
+}
+
 /* `count` tokens from row `token` on, whose queries of all heads are at q, read one kv head -> out, as q. */
 static void attend_together(const struct heads *h, const float *q, int token, int count, int head, float *own,
                             float *out) {
@@ -92,9 +112,10 @@ static void attend_together(const struct heads *h, const float *q, int token, in
     int64_t from = h->window && place + 1 > h->window ? place + 1 - h->window : 0;
     for (int64_t first = from / BLOCK * BLOCK; first < end; first += BLOCK) {
         const int keys = before(end, first);
-        const float *key = held(h, h->keys, token, first, head), *value = held(h, h->values, token, first, head);
+        const void *key = held(h, h->keys, token, first, head), *value = held(h, h->values, token, first, head);
         for (int n = 0; n < keys; n += BROAD) {
-            lay_out(FLOAT32, key, apart, (size_t)n, keys - n, 0, width, panel);
+            if (h->type == BFLOAT16) lay_out(BFLOAT16, key, apart, (size_t)n, keys - n, 0, width, panel);
+            else lay_out(FLOAT32, key, apart, (size_t)n, keys - n, 0, width, panel);
             tiles(rows, query, width, panel, BROAD, width, 1, BROAD, score + n, BLOCK);
         }
         for (int r = 0; r < rows; r++) {
@@ -104,8 +125,8 @@ static void attend_together(const struct heads *h, const float *q, int token, in
             float *y = mixed + (size_t)r * width;
             for (int i = 0; factor != 1 && i < width; i++) y[i] *= factor;
         }
-        for (int i = 0; i < width; i += BROAD)
-            tiles(rows, score, BLOCK, value + i, apart, keys, 0, width - i < BROAD ? width - i : BROAD, mixed + i, width);
+        if (h->type == BFLOAT16) mix_block(BFLOAT16, value, apart, keys, rows, score, width, panel, mixed);
+        else mix_block(FLOAT32, value, apart, keys, rows, score, width, panel, mixed);
     }
     for (int r = 0; r < rows; r++) {
         float *y = out + r / shared * line + ((size_t)head * shared + r % shared) * width;

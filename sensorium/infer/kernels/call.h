@@ -48,10 +48,11 @@ struct call {
     int64_t own_bytes, capacity;
     float *partial; /* pieces of attention */
     int64_t *slots, *places;
-    float *const *keys, *const *values; /* of each layer */
+    void *const *keys, *const *values; /* of each layer */
     struct table tables[2];
     const int32_t *kept; /* rows that go on behind operation `last`, in rising order; NULL: all do */
     int32_t kept_rows, last, room; /* rows that registers have room for */
+    int32_t kept_type;             /* of keys and values */
 };
 
 #endif

@@ -55,7 +55,7 @@ class CCall(ctypes.Structure):
         ("own_bytes", c_int64), ("capacity", c_int64), ("partial", c_void_p), ("slots", POINTER(c_int64)),
         ("places", POINTER(c_int64)), ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)),
         ("tables", CTable * 2), ("kept", POINTER(c_int32)), ("kept_rows", c_int32), ("last", c_int32),
-        ("room", c_int32),
+        ("room", c_int32), ("kept_type", c_int32),
     ]  # fmt: skip
 
 

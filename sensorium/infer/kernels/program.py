@@ -113,7 +113,7 @@ class Program:
         call.capacity = cache.capacity
         call.slots = (c_int64 * rows)(*(cache.rows[slot] for slot in slots))
         call.places = (c_int64 * rows)(*places)
-        call.keys, call.values = keys, values
+        call.keys, call.values, call.kept_type = keys, values, TYPES[cache.dtype]
         for told, table in zip(call.tables, tables):
             if table is not None:
                 told.cosine, told.sine, told.row = table[0].data_ptr(), table[1].data_ptr(), (c_int64 * rows)(*table[2])
@@ -168,8 +168,9 @@ class Program:
             layers = [cache.layer(index) for index in range(depth)]
             for layer in layers:
                 for store in (layer.keys, layer.values):
-                    if store.dtype != torch.float32 or store.device.type != "cpu" or not store.is_contiguous():
-                        raise ValueError(f"kernels keep float32 on a CPU, the cache is {store.dtype} on {store.device}")
+                    if store.dtype not in TYPES or store.device.type != "cpu" or not store.is_contiguous():
+                        raise ValueError(f"kernels keep float32 or bfloat16 on a CPU, the cache is {store.dtype} on "
+                                         f"{store.device}")  # fmt: skip
                     if store.shape[2:] != self._shape:
                         raise ValueError(f"the cache holds heads {tuple(store.shape[2:])}, the model's: {self._shape}")
             of = c_void_p * depth

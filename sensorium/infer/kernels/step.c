@@ -188,7 +188,7 @@ static void norms(const struct call *c, const struct op *op, int thread, int thr
 }
 
 INLINE struct heads heads_of(const struct call *c, const struct op *op) {
-    struct heads h = {op->heads, op->kv_heads, op->head_width, op->window, op->score_scale, op->cap,
+    struct heads h = {op->heads, op->kv_heads, op->head_width, op->window, c->kept_type, op->score_scale, op->cap,
                       c->keys[op->layer], c->values[op->layer], c->capacity, c->slots, c->places};
     return h;
 }
@@ -215,8 +215,13 @@ static void prepare_heads(const struct call *c, const struct op *op, int thread,
                 rotate(x, op->turned, t->cosine + at, t->sine + at);
             }
         }
-        if (key || value)
-            memcpy(held(&h, value ? h.values : h.keys, row, h.places[row], head), x, sizeof(float) * (size_t)width);
+        if (!key && !value) continue;
+        void *to = held(&h, value ? h.values : h.keys, row, h.places[row], head);
+        for (int i = 0; i < width; i += LANES) {
+            const vf v = load_some(x + i, width - i);
+            if (h.type == BFLOAT16) store_bf16_some((uint16_t *)to + i, v, width - i);
+            else store_some((float *)to + i, v, width - i);
+        }
     }
 }
 
