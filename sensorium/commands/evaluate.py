@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 import sensorium
@@ -33,11 +32,10 @@ from sensorium.recipes.common import evaluations_of
 from sensorium.report.data import ReportData, TaskRecords
 from sensorium.report.environment import environment
 from sensorium.report.write import write_report
-from sensorium.train.ask import subject_of
+from sensorium.train.ask import Asking, subject_of
 from sensorium.train.checkpoint import latest
 from sensorium.train.finish import evaluate
 from sensorium.train.judge import judge_of
-from sensorium.train.log import Progress
 
 COUNT = 300
 """Items of each task, of runs whose recipe names no evaluations."""
@@ -119,9 +117,8 @@ def _recipe_evaluations(asked: Evaluating) -> None:
     recipe = recipe.replace(evaluations=tuple(task.replace(n=asked.limit or task.n) for task in chosen))
     assert model.tokenizer is not None
     subject = subject_of(recipe, model.network, model.tokenizer, cache_root() / "features", judge_of(recipe, console))
-    with Progress("evaluate", len(recipe.evaluations), console=console) as bar:
-        results = evaluate(recipe, subject, lambda label, done, total: None)
-        bar.note(f"{len(results)} tasks evaluated")
+    with Asking(console) as asking:
+        results = evaluate(recipe, subject, asking)
     found = [one for result in results for one in result.evaluations]
     if asked.json:
         quantize = {"quantize": asked.quantize} if asked.quantize else {}
@@ -238,15 +235,10 @@ def _place(asked: Evaluating) -> Path:
 def _results(
     task: Asked, answerer: Answerer, judge: Answerer | None, out: Path, cache: AnswerCache | None, console: Console
 ) -> TaskResult:
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()]
-    with Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        if not console.is_terminal:
-            console.print(f"{task.name} {task.split}", markup=False)
-        line = bar.add_task(f"{task.name} {task.split}", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(line, completed=done, total=total)
-
+    label = f"{task.name} {task.split}"
+    with Asking(console) as asking:
+        asking.begin(label)
+        progress = partial(asking, label)
         if task.metric.judge_needed:
             if not isinstance(judge, Local):
                 raise UserError(f"{task.name} needs the vectors of a contrastive model: --judge RUN, not an address")

@@ -25,7 +25,7 @@ from sensorium.report.data import PartRow, ReportData, SkippedRows, task_records
 from sensorium.report.environment import environment
 from sensorium.report.write import report_json, write_report
 from sensorium.sequence import MediaError, Sample, Segment
-from sensorium.train.ask import answers, subject_of
+from sensorium.train.ask import Asking, answers, subject_of
 from sensorium.train.history import read_run
 from sensorium.train.judge import judge_of
 from sensorium.train.recipe import Recipe, Stage
@@ -56,8 +56,8 @@ def complete(run: Run, console: Console | None = None) -> dict[str, Any]:
         with run.phases("judge"):
             judge = judge_of(run.recipe, console)
     subject = subject_of(run.recipe, run.model, run.tokenizer, cache_root() / "features", judge)
-    with run.phases("evaluate"):
-        results = evaluate(run.recipe, subject)
+    with run.phases("evaluate"), Asking(console) as asking:
+        results = evaluate(run.recipe, subject, asking)
         _note_text_loss(run, "after training")
     with run.phases("examples"):
         speaks = run.recipe.stages and run.recipe.model.speaks

@@ -16,6 +16,7 @@ from sensorium.hub.cache import cache_root
 from sensorium.recipes.common import FEW, NAMED
 from sensorium.recipes.llava import llava
 from sensorium.train import checkpoint
+from sensorium.train.ask import Asking
 from sensorium.train.finish import caption_examples, evaluate, report, subject_of
 from sensorium.train.loader import Batches
 from sensorium.train.recipe import Recipe
@@ -157,7 +158,8 @@ def quickstart(
     subject = subject_of(recipe, run.model, run.tokenizer, cache_root() / "features")
     engine = subject.engine
     with run.phases("evaluate"):
-        results = evaluate(recipe, subject, lambda task, done, of: _say(console, task, done, of))
+        with Asking(console) as asking:
+            results = evaluate(recipe, subject, asking)
         notes.append(f"Loss on the same text after training: {text_loss(engine):.3f} nats per token.")
     with run.phases("examples"):
         examples = [one for task in recipe.evaluations[:2] for one in caption_examples(engine, task.split)]
@@ -170,8 +172,3 @@ def quickstart(
         )
     console.print(f"report: {out / 'report.html'}\nchat:   sensorium chat {out}")
     return data
-
-
-def _say(console: Console, task: str, done: int, of: int) -> None:
-    if done == of or console.is_terminal:
-        console.print(f"  evaluating {task}: {done} of {of} prompts", end="\r" if done < of else "\n")
