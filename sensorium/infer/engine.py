@@ -22,6 +22,7 @@ from sensorium.infer.driving import drive
 from sensorium.infer.kept import Kept
 from sensorium.infer.likelihoods import Likelihoods, Question, choice
 from sensorium.infer.request import Drafter, Request
+from sensorium.infer.room import give_back
 from sensorium.infer.sampling import Sampling, Text
 from sensorium.infer.scheduler import Scheduler
 from sensorium.infer.scoring import Scorer
@@ -349,6 +350,8 @@ class Engine:
                 made.setdefault(kind, {}).update(new)
                 for key, item in waiting.items():
                     self.features.put(kind, item.key, new[key])
+                if device.type == "cpu":
+                    give_back()  # an encoder's states: tens of megabytes beside some of features
         coded = self.model.config.codecs  # a codec may read the same items, later
         return [self.model.config.written(_filled(sequence, made, coded)) for sequence in sequences]
 
