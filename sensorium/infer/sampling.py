@@ -22,7 +22,7 @@ class Sampling(Config):
     min_p               only tokens with at least this share of the likeliest token's probability, at this temperature
                         (Nguyen et al. 2024, arXiv 2407.01082, section 3); 0 keeps all
     repetition_penalty  logits of tokens seen before, in the prompt or the answer, are divided (positive) or multiplied
-                        (negative) by it (Keskar et al. 2019, section 4.1); 1 changes nothing
+                        (negative) by it (Keskar et al. 2019, section 4.1); 1 changes nothing, 0.01 to 100
     presence_penalty    subtracted from the logits of tokens that the answer so far has
     frequency_penalty   subtracted from them once for each time it has them
     logit_bias          {id: number added to its logit}; -100 rules a token out, 100 all others
@@ -42,7 +42,7 @@ class Sampling(Config):
     top_k: int | None = Field(default=None, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     logit_bias: dict[int, float] = {}

@@ -117,7 +117,7 @@ class Asked(Wire):
     top_p: Real | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, le=2**31 - 1, description="0 or -1: all tokens")
     min_p: Real | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: Real | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: Real | None = Field(default=None, ge=0.01, le=10)
     presence_penalty: Real | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: Real | None = Field(default=None, ge=-2, le=2)
     logit_bias: dict[str, Annotated[Real, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=1024)

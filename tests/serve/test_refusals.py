@@ -78,6 +78,7 @@ def test_another_type_than_json(served, kind):
         ({"temperature": True}, "temperature"),
         ({"temperature": -0.1}, "temperature"),
         ({"top_p": 1.01}, "top_p"),
+        ({"repetition_penalty": 1e-45}, "repetition_penalty"),  # a logit divided by it is infinite
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
