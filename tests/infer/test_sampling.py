@@ -13,7 +13,8 @@ from sensorium.tokenizer import Tokenizer
 
 @pytest.mark.parametrize("wrong", [
     {"temperature": -1}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"max_tokens": 0},
-    {"repetition_penalty": 0}, {"repetition_penalty": 1e-45}, {"repetition_penalty": 101}, {"stop": ""}, {"stop": ("a", "")}, {"beams": 4},
+    {"repetition_penalty": 0}, {"repetition_penalty": 1e-45}, {"repetition_penalty": 101},
+    {"stop": ""}, {"stop": ("a", "")}, {"beams": 4},
 ])  # fmt: skip
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ValidationError):
