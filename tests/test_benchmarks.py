@@ -180,7 +180,14 @@ def test_a_benchmark_runs_in_a_process_of_its_own(capfd):
     assert "usage" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {"stages"}))
+LATE = ("claims", "quantize")
+"""Those that import much."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.slow) if one in LATE else one for one in sorted({*BENCHMARKS} - {"stages"})],
+)
 def test_every_benchmark_says_what_it_does(name, capsys, monkeypatch):
     """`stages` is left out: it imports transformers' models first, which takes ten seconds."""
     monkeypatch.setattr("sys.argv", [name, "--help"])

@@ -100,6 +100,7 @@ def test_greedy_answers_are_the_references(both, text, numbers):
     assert len(answer) > 3
 
 
+@pytest.mark.slow
 def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, tmp_path):
     folder, reference, processor, _ = both
     opened = open_published(folder)

@@ -118,6 +118,7 @@ def test_greedy_text_is_the_references(both):
         assert answer == processor.tokenizer.decode(said, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("came", [True, False], ids=["with what it came with", "from its value alone"])
 def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, tmp_path, came):
     folder, reference, processor, model = both

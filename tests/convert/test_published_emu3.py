@@ -163,6 +163,7 @@ def test_codes_become_the_references_pictures(both):
     assert len(to_pictures(again[0], codec.config.transform)) == frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("came", [True, False], ids=["with what it came with", "from its value alone"])
 def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, tmp_path, came):
     folder, reference, processor, model = both

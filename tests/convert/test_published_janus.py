@@ -144,6 +144,7 @@ def test_codes_are_made_read_said_and_shown_as_in_the_reference(both):
         torch.testing.assert_close(shown, theirs.vqmodel.decode(codes), rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("came", [True, False], ids=["with what it came with", "from its value alone"])
 def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, tmp_path, came):
     folder, reference, processor, model = both

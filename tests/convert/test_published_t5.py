@@ -98,6 +98,7 @@ def test_a_prompt_is_one_text(both):
         model.chat(turns)
 
 
+@pytest.mark.slow
 def test_what_is_written_back_is_the_same_to_the_last_bit_and_opens_there(both, tmp_path):
     folder, reference, _ = both
     opened = open_published(folder)

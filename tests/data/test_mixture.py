@@ -49,6 +49,7 @@ def mixed(*sizes_and_weights: tuple[int, float], **options) -> module.MixtureSou
     return Mixture(parts=parts, **options).build()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=1, max_size=6),
@@ -67,6 +68,7 @@ def test_every_share_is_within_one_sample_after_any_number_of_samples(parts, epo
     assert source.counts(samples) == np.bincount(order[:, 0], minlength=len(parts)).tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=1, max_size=4), st.integers(0, 2**40))
 def test_no_row_repeats_before_all_rows_of_its_part_came(parts, seed: int):

@@ -315,7 +315,8 @@ def train_sources(holdout_dev):
     yield SceneQuestions(count=1500, questions_per_picture=4, holdout_dev=holdout_dev)
 
 
-@pytest.mark.parametrize("holdout_dev", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("holdout_dev", [False, True])
 def test_no_train_source_shows_or_names_a_held_out_concept(holdout_dev):
     forbidden = held_out_names(holdout_dev)
     limit = 0.80 if holdout_dev else 0.85
@@ -358,6 +359,7 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_in_every_process():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_questions; print(test_questions.fingerprint())"
     root = Path(__file__).parents[2]

@@ -94,6 +94,7 @@ def test_an_error_does_not_send_everything_back(served):
     assert len(answer.content) < 10_000
 
 
+@pytest.mark.slow
 def test_nothing_of_an_answered_request_waits_for_the_garbage_collector(served):
     asked = [hello(), hello(stream=True), hello(guided_regex="("), hello(max_tokens=10**6), hello(logit_bias={"a": 1})]
     asked += [hello(messages=shown(data_url(b"no picture"))), hello(n=2, stream=True), hello(model="nobody")]
@@ -114,6 +115,7 @@ def test_nothing_of_an_answered_request_waits_for_the_garbage_collector(served):
         gc.enable()
 
 
+@pytest.mark.slow
 def test_a_server_without_work_gives_memory_back_once(hosted, monkeypatch):
     given = []
     monkeypatch.setattr("sensorium.serve.run.give_back", lambda: given.append(1))

@@ -250,7 +250,7 @@ def outline(batch):
     return batch.sequence.ids.tolist(), keys, batch.position, batch.samples, batch.bad
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("broken", [(), (5,), (2, 9, 10, 17, 23)])
 def test_ranks_share_out_the_batches_of_one_process_whatever_breaks(world, broken):
     data = Pictures(count=26, unreadable=(3,), broken=broken, endless=(11,))
