@@ -33,9 +33,9 @@ def test_a_prompt_is_one_pass_of_the_backbone(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("width", [40, 800])
+@pytest.mark.parametrize("width", [40, 800, 1600])
 def test_neither_company_nor_threads_nor_strips_change_a_bit(dtype, width, monkeypatch):
-    """Widths that are no multiple of a vector, and one that takes two panels."""
+    """Widths that are no multiple of a vector, and those that take two panels and more, also where a place of one is a pair."""
     backbone = made(CASES["llama"].replace(width=width)).to(dtype)
     program, cache = Program(backbone), Cache.of(backbone, slots=3, capacity=64)
     x, position = torch.randn(50, width).to(dtype), positions_of(backbone, 50)
@@ -90,14 +90,17 @@ def test_tokens_are_said_behind_a_prompt_that_was_read():
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_bfloat16_is_rounded_where_the_backbone_rounds(half):
-    """Whether the kernels keep keys and values, which the backbone's are, in bfloat16 or not."""
-    backbone = made(CASES["llama"]).to(torch.bfloat16)
+@pytest.mark.parametrize("hidden", [72, 71])
+def test_bfloat16_is_rounded_where_the_backbone_rounds(hidden, half):
+    """Whether the kernels keep keys and values, which the backbone's are, in bfloat16 or not, and whether a layer's
+    inputs make pairs, which some CPUs multiply at once."""
+    config = changed(ffn={"hidden": hidden})
+    backbone = made(config).to(torch.bfloat16)
     program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64, half=half)
     x, position = torch.randn(40, backbone.config.width).bfloat16(), positions_of(backbone, 40)
     got = read(program, cache, 0, x, position)
     assert got.dtype == torch.bfloat16
-    exact = full(made(CASES["llama"]).to(torch.bfloat16).float(), x.float(), position)
+    exact = full(made(config).to(torch.bfloat16).float(), x.float(), position)
     own = (full(backbone, x, position).float() - exact).abs().max()
     assert (got.float() - exact).abs().max() <= 1.5 * own
 

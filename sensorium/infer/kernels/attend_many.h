@@ -34,7 +34,7 @@ INLINE void tiles(int rows, const float *x, size_t stride, const float *panel, s
     int m = 0;
 #define TILES(TAKEN)                                                                                                  \
     for (; m + (TAKEN) <= rows; m += (TAKEN), y += (TAKEN) * ld)                                                      \
-        tall_tile(TAKEN, x + m * stride, stride, panel, apart, deep, begin, count, y, ld, y, ld);
+        tall_tile(0, TAKEN, x + m * stride, stride, panel, apart, deep, begin, count, y, ld, y, ld);
     TILES(TALL)
     TILES(2)
     TILES(1)

@@ -14,6 +14,28 @@ chain than that of linear.h, so a call takes either. */
 #define BROAD (2 * LANES)                            /* outputs of a panel */
 #define DEEP 768 /* places of k in a panel: it stays in the second-level cache, and sums are rarely put down */
 
+/* Where the CPU multiplies pairs of bfloat16, two neighbours of a line are one word, laid out and moved as a float is:
+lines of an even k are lines of k / 2 words. */
+INLINE int paired(int type, int k) {
+#if defined(__AVX512BF16__)
+    return type == BFLOAT16 && k % 2 == 0;
+#else
+    (void)type, (void)k;
+    return 0;
+#endif
+}
+/* sum + the word at x, which may be a pair, times those of `line`. */
+INLINE vf add_word(const int pairs, vf sum, const float *x, vf line) {
+#if defined(__AVX512BF16__)
+    int32_t word;
+    memcpy(&word, x, sizeof word);
+    if (pairs) return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(word), (__m512bh)line);
+#else
+    (void)pairs;
+#endif
+    return add_product(sum, all(*x), line);
+}
+
 typedef uint16_t quarter __attribute__((vector_size(8)));
 typedef uint32_t words __attribute__((vector_size(16)));
 
@@ -61,9 +83,9 @@ INLINE void lay_out(int type, const void *lines, size_t apart, size_t n, int cou
 }
 
 /* `rows` <= TALL rows times `count` <= BROAD columns, whose lines stand `apart` floats from each other; sums go on from y
-unless `begin`, and are put at `to`, which may be y. */
-INLINE void tall_tile(const int rows, const float *x, size_t stride, const float *panel, size_t apart, int deep,
-                      int begin, int count, const float *y, size_t ld, float *to, size_t skip) {
+unless `begin`, and are put at `to`, which may be y. `pairs`: floats of x and of the panel are pairs of bfloat16. */
+INLINE void tall_tile(const int pairs, const int rows, const float *x, size_t stride, const float *panel, size_t apart,
+                      int deep, int begin, int count, const float *y, size_t ld, float *to, size_t skip) {
     vf sum[TALL][2];
     for (int m = 0; m < rows; m++)
         for (int half = 0; half < 2; half++) {
@@ -75,9 +97,8 @@ INLINE void tall_tile(const int rows, const float *x, size_t stride, const float
         const float *line = panel + i * apart;                                                                        \
         const vf left = LEFT, right = RIGHT;                                                                          \
         _Pragma("GCC unroll 12") for (int m = 0; m < rows; m++) {                                                     \
-            const vf a = all(x[m * stride + i]);                                                                      \
-            sum[m][0] = add_product(sum[m][0], a, left);                                                              \
-            sum[m][1] = add_product(sum[m][1], a, right);                                                             \
+            sum[m][0] = add_word(pairs, sum[m][0], x + m * stride + i, left);                                         \
+            sum[m][1] = add_word(pairs, sum[m][1], x + m * stride + i, right);                                        \
         }                                                                                                             \
     }
     if (count == BROAD) {
@@ -135,12 +156,14 @@ INLINE void ask(struct coming *c) {
 }
 
 /* Outputs n.. of a part, a panel of them, for all rows. input (rows, width) float32, rounded already where the weight's
-type wants it. `weight` is a struct quant where it is codes. `then`: what this thread lays out next. */
+type wants it; of pairs, each row fills the first half of its place. `weight` is a struct quant where it is codes.
+`then`: what this thread lays out next. */
 static void many_panel(const struct call *c, const struct op *op, int which, int n, const void *weight,
                        const float *input, struct coming then) {
     float panel[BROAD * DEEP] __attribute__((aligned(64))), made[TALL * BROAD] __attribute__((aligned(64)));
     const struct part *part = &op->part[which];
-    const int type = part->type, k = op->width, rows = c->rows;
+    const int pairs = paired(part->type, op->width), type = pairs ? FLOAT32 : part->type, k = op->width >> pairs;
+    const int rows = c->rows;
     const int count = part->outputs - n < BROAD ? part->outputs - n : BROAD;
     const size_t outputs = (size_t)part->outputs;
     float *y = reg(c, part->to) + n, *to = target(c, op, which) + n;
@@ -156,8 +179,11 @@ static void many_panel(const struct call *c, const struct op *op, int which, int
         float *here = y + m * outputs;                                                                                \
         ask(&next);                                                                                                   \
         for (int row = 0; last && row < (TAKEN); row++) __builtin_prefetch(to + (m + row) * outputs, 1);              \
-        tall_tile(TAKEN, input + (size_t)m * k + from, k, panel, BROAD, deep, from == 0, count, here, outputs,        \
-                  last ? made : here, last ? BROAD : outputs);                                                        \
+        const float *x = input + (size_t)m * op->width + from;                                                        \
+        float *sums = last ? made : here;                                                                             \
+        const size_t skip = last ? BROAD : outputs;                                                                   \
+        if (pairs) tall_tile(1, TAKEN, x, op->width, panel, BROAD, deep, from == 0, count, here, outputs, sums, skip); \
+        else tall_tile(0, TAKEN, x, op->width, panel, BROAD, deep, from == 0, count, here, outputs, sums, skip);      \
         if (last) finish(c, op, which, m, m + (TAKEN), n, n + count, made, BROAD);                                    \
     }
         TILES(TALL)

@@ -144,7 +144,7 @@ INLINE struct job job_behind(const struct op *op, struct job job, struct barrier
 
 /* The same for many rows, whose inputs all threads make together, where steps keep what is the first thread's own. */
 static void linear_many(const struct call *c, const struct op *op, int thread, int threads, struct barrier *barrier) {
-    const int type = op->part[0].type, width = op->width;
+    const int type = op->part[0].type, width = op->width, pairs = paired(type, width);
     float *input = (float *)c->own;
     int64_t first, end;
     share_of(c->rows, 1, thread, threads, &first, &end);
@@ -153,8 +153,11 @@ static void linear_many(const struct call *c, const struct op *op, int thread, i
         float *y = input + row * width;
         for (int i = 0; i < width; i += LANES) store_some(y + i, load_some(x + i, width - i) * op->factor, width - i);
         if (op->norm.kind) norm_row(&op->norm, y, y, width, 0);
-        for (int i = 0; type == BFLOAT16 && i < width; i += LANES)
-            store_some(y + i, round_bf16(load_some(y + i, width - i)), width - i);
+        for (int i = 0; type == BFLOAT16 && i < width; i += LANES) {
+            const vf v = load_some(y + i, width - i);
+            if (pairs) store_bf16_some((uint16_t *)y + i, v, width - i); /* never beyond what was read */
+            else store_some(y + i, round_bf16(v), width - i);
+        }
     }
     meet(barrier, threads);
     for (struct job job = job_behind(op, (struct job){-1, 0}, barrier), then; job.part >= 0; job = then) {
@@ -164,7 +167,8 @@ static void linear_many(const struct call *c, const struct op *op, int thread, i
         then = job_behind(op, job, barrier);
         if (then.part >= 0) {
             follows = &op->part[then.part];
-            coming = coming_at(type, follows->weight, width, then.n, follows->outputs, 0, c->rows);
+            coming = coming_at(pairs ? FLOAT32 : type, follows->weight, width >> pairs, then.n, follows->outputs, 0,
+                               c->rows);
         }
         many_panel(c, op, job.part, job.n, type > BFLOAT16 ? &codes : part->weight, input, coming);
     }
