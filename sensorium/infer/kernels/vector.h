@@ -157,8 +157,9 @@ INLINE vf load_bf16_some(const uint16_t *p, int count) {
     return load_bf16(some);
 }
 INLINE void store_bf16_some(uint16_t *p, vf x, int count) {
-    vh half = __builtin_convertvector(bf16_bits(x) >> 16, vh);
-    memcpy(p, &half, 2 * (size_t)(count < LANES ? count : LANES));
+    const vh half = __builtin_convertvector(bf16_bits(x) >> 16, vh);
+    if (count >= LANES) *(vh_loose *)p = half;
+    else memcpy(p, &half, 2 * (size_t)count);
 }
 
 /* Up to LANES numbers of either type from the index on. */
