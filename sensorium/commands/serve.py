@@ -7,10 +7,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensorium.commands.output import console_for
 from sensorium.errors import UserError
+
+if TYPE_CHECKING:
+    from sensorium.serve.hosted import Hosted
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 KEYS = "SENSORIUM_API_KEYS"
@@ -57,23 +60,31 @@ def run_serve(asked: Serving, json: bool) -> None:
             from sensorium.serve.page import mount_page
 
             mount_page(app, f"{url}/v1", list(named), keyed=bool(app.state.serving.keys))
-        _announce(url, list(named), asked.ui, json)
+        _announce(url, app.state.serving.models, asked, json)
         run(app, sock, asked.drain)
     finally:
         sock.close()
 
 
-def _announce(url: str, names: list[str], ui: bool, json: bool) -> None:
+def _announce(url: str, models: Sequence[Hosted], asked: Serving, json: bool) -> None:
     if json:
         from json import dumps
 
-        page = {"page": f"{url}/ui"} if ui else {}
-        print(dumps({"url": url, "models": names, **page}), flush=True)
+        page = {"page": f"{url}/ui"} if asked.ui else {}
+        print(dumps({"url": url, "models": [one.name for one in models], **page}), flush=True)
         return
+    from sensorium.nn.wide import native_bfloat16
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
     console = console_for(False)
-    console.print(f"{url}/v1 answers for {', '.join(names)}", markup=False, soft_wrap=True)
-    if ui:
-        console.print(f"{url}/ui is the page; Ctrl-C ends both", markup=False, soft_wrap=True)
+    coded = f", {asked.quantize} weights" if asked.quantize else ""
+    say(f"{url}/v1 answers for {', '.join(f'{one.name} ({one.numbers}{coded})' for one in models)}")
+    if asked.precision == "auto" and asked.device == "cpu" and not native_bfloat16():
+        say("fp32, as this CPU does not multiply bf16; --precision bf16 takes half the memory and decodes faster")
+    if asked.ui:
+        say(f"{url}/ui is the page; Ctrl-C ends both")
 
 
 def app_of(asked: Serving, named: dict[str, str]) -> Any:

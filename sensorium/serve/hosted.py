@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
+
 from sensorium.api import Model
 from sensorium.errors import UserError
 from sensorium.infer.engine import Engine
@@ -62,6 +64,12 @@ class Hosted:
     def context(self) -> int:
         """Tokens of prompt and answer together."""
         return min(self.engine.context or self.limits.context, self.limits.context)
+
+    @property
+    def numbers(self) -> str:
+        """What it computes in, as --precision says it."""
+        dtype = self.model.network.reference().dtype
+        return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(dtype, str(dtype).removeprefix("torch."))
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def test_a_prompt_is_one_pass_of_the_backbone(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [40, 800, 1600])
 def test_neither_company_nor_threads_nor_strips_change_a_bit(dtype, width, monkeypatch):
-    """Widths that are no multiple of a vector, and those that take two panels and more, also where a place of one is a pair."""
+    """Widths that are no multiple of a vector, and those that take two panels and more, also where places are pairs."""
     backbone = made(CASES["llama"].replace(width=width)).to(dtype)
     program, cache = Program(backbone), Cache.of(backbone, slots=3, capacity=64)
     x, position = torch.randn(50, width).to(dtype), positions_of(backbone, 50)

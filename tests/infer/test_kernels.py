@@ -8,7 +8,7 @@ from torch import nn
 from sensorium.infer.cache import Cache
 from sensorium.infer.engine import Engine
 from sensorium.infer.kernels import build
-from sensorium.infer.kernels.program import Program
+from sensorium.infer.kernels.program import Newest, Program
 from sensorium.infer.kernels.quantize import QuantLinear, QuantWeight
 from sensorium.infer.sampling import Sampling
 from sensorium.mask import Layout
@@ -255,19 +255,21 @@ def test_what_has_no_operation_is_said(words):
     assert Program.of(backbone) is None
 
 
-def test_other_layers_and_types_are_said():
+def test_other_layers_and_types_are_said_and_found():
     backbone = made(PLAIN)
-    program = Program.of(backbone)
+    newest = Newest(backbone)
+    program = newest.program()
     assert program is not None
     assert Program.missing(backbone) is None
-    assert program.fits()
+    assert newest.program() is program
+    backbone.bfloat16()
+    moved = newest.program()
+    assert moved is not None
+    assert moved is not program
+    assert newest.program() is moved
     add_lora(backbone, {"blocks.1.ffn.up": LoRA(rank=2)})
-    assert not program.fits()
+    assert newest.program() is None
     assert "blocks.1.ffn.up is a LoRALinear" in str(Program.missing(backbone))
-    moved = made(PLAIN)
-    program = Program(moved)
-    moved.bfloat16()
-    assert not program.fits()
     assert "float64" in str(Program.missing(made(PLAIN).double()))
     assert "meta" in str(Program.missing(PLAIN.build().to("meta")))
 

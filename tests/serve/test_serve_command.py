@@ -84,6 +84,18 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(monkeypatch, capsys):
     assert "there is no folder or file nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_what_a_model_computes_in_is_said(run, native, monkeypatch, capsys):
+    for place in ("sensorium.nn.wide", "sensorium.api"):
+        monkeypatch.setattr(f"{place}.native_bfloat16", lambda: native)
+    monkeypatch.setattr("sensorium.serve.run.run", lambda app, sock, drain: app.state.serving.models[0].close())
+    monkeypatch.setattr("sensorium.serve.run.log_to_stderr", lambda: None)
+    run_serve(Serving((f"tiny={run}",), port=0, quantize="int8"), False)
+    said = capsys.readouterr().out
+    assert f"answers for tiny ({'bf16' if native else 'fp32'}, int8 weights)" in said
+    assert ("--precision bf16" in said) == (not native)
+
+
 @contextmanager
 def process(run, *options):
     """A server of its own: process, address. Killed at the end, unless it ended before."""

@@ -22,7 +22,7 @@ TABLE = 1 << 16  # positions whose sines are kept; those beyond are computed in 
 
 
 class Program:
-    """Reads weights where they are, so it holds as long as they stay there (`fits`). Of one thread at a time.
+    """Reads weights where they are, so it holds as long as they stay there (`Newest`). Of one thread at a time.
 
     Numbers inside are float32; the input of a bfloat16 layer is rounded to bfloat16, as torch does. What a row gets
     never depends on the other rows, nor on the number of threads (torch.get_num_threads()).
@@ -35,7 +35,6 @@ class Program:
         head = lower_head(backbone)
         self._head = _Runner(head, lower_only=True) if head is not None else None
         self._turns = [None if rope is None else _Turns(rope) for rope in (backbone.rope, backbone.local_rope)]
-        self._made_of = made_of(backbone)
         self._known: tuple[Tensor, ctypes.Array, ctypes.Array] | None = None
         attention = backbone.config.block.attention
         self._shape = attention.kv_heads or attention.heads, attention.width_of_head(backbone.config.width)
@@ -60,10 +59,6 @@ class Program:
         except (Unsupported, Unavailable) as error:
             return str(error)
         return None
-
-    def fits(self) -> bool:
-        """Whether the backbone is still what it was: no layer exchanged, no weight moved or of another type."""
-        return made_of(self.backbone) == self._made_of
 
     @torch.inference_mode()
     def step(self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache) -> Tensor:
