@@ -1,4 +1,5 @@
-/* Products of many rows: a panel of a weight is laid out in columns once, and all rows meet it while it is in the cache.
+/* Products of many rows with float32 or bfloat16: a panel of a weight is laid out in columns once, and all rows meet it while it
+is in the cache.
 
 Each output is one chain of sums over k in rising order, the same for every number of rows and threads; it is another
 chain than that of linear.h, so a call takes either. */
@@ -6,7 +7,6 @@ chain than that of linear.h, so a call takes either. */
 #define SENSORIUM_MANY_H
 
 #include "call.h"
-#include "quant.h"
 #include "rows.h"
 #include "vector.h"
 
@@ -112,26 +112,6 @@ INLINE void tall_tile(const int pairs, const int rows, const float *x, size_t st
             if (count > half * LANES) store_some(to + m * skip + half * LANES, sum[m][half], count - half * LANES);
 }
 
-/* The same of codes: the weights of outputs n.. at places `from` (the first of a group) to `from + deep`. */
-INLINE void lay_codes(const int bits, const struct quant *w, int n, int from, int deep, float *panel) {
-    const size_t groups = (size_t)quant_groups(w->k);
-    const int some = BROAD < QUANT_PANEL ? BROAD : QUANT_PANEL;
-    for (int one = 0; one < BROAD; one += some)
-        for (int i = 0; i < deep; i += QUANT_GROUP) {
-            float values[QUANT_GROUP * QUANT_PANEL] __attribute__((aligned(64))) = {0}, *to = panel + i * BROAD + one;
-            float *made = BROAD == QUANT_PANEL ? to : values;
-            const size_t at = (size_t)((n + one) / QUANT_PANEL) * groups + (size_t)(from + i) / QUANT_GROUP;
-            if (n + one < w->n && bits == 8)
-                q8_values((const int8_t *)w->codes + at * QUANT_GROUP * QUANT_PANEL,
-                          (const uint16_t *)w->scales + at * QUANT_PANEL, made);
-            else if (n + one < w->n)
-                q4_values((const uint16_t *)w->codes + at * QUANT_GROUP * QUANT_PANEL / 4,
-                          (const uint16_t *)w->scales + at * 2 * QUANT_PANEL, made);
-            for (int row = 0; made == values && row < QUANT_GROUP; row++)
-                memcpy(to + row * BROAD, values + row * QUANT_PANEL + (n + one) % QUANT_PANEL, 4u * (size_t)some);
-        }
-}
-
 /* The panel that is laid out next is asked for while the tiles of one are computed, some lines of 64 bytes behind each. */
 struct coming {
     const char *line;  /* of outputs that lie `apart` bytes from each other, NULL: none */
@@ -141,7 +121,7 @@ struct coming {
 /* The panel of outputs n.. of n1 at places `from` on, for tiles of so many rows. */
 INLINE struct coming coming_at(int type, const void *weight, int k, int n, int n1, int from, int rows) {
     const int size = type == FLOAT32 ? 4 : 2;
-    if (n + BROAD > n1 || type > BFLOAT16) return (struct coming){NULL, 0, 0, 0, 0, 0};
+    if (n + BROAD > n1) return (struct coming){NULL, 0, 0, 0, 0, 0};
     const int deep = k - from < DEEP ? k - from : DEEP, each = (deep * size + 63) / 64;
     const char *line = (const char *)weight + ((size_t)n * k + from) * size;
     return (struct coming){line, (size_t)k * size, each, 0, 0, each * BROAD / (rows / TALL + 1) + 1};
@@ -156,12 +136,12 @@ INLINE void ask(struct coming *c) {
 }
 
 /* Outputs n.. of a part, a panel of them, for all rows. input (rows, width) float32, rounded already where the weight's
-type wants it; of pairs, each row fills the first half of its place. `weight` is a struct quant where it is codes.
-`then`: what this thread lays out next. */
-static void many_panel(const struct call *c, const struct op *op, int which, int n, const void *weight,
-                       const float *input, struct coming then) {
+type wants it; of pairs, each row fills the first half of its place. `then`: what this thread lays out next. */
+static void many_panel(const struct call *c, const struct op *op, int which, int n, const float *input,
+                       struct coming then) {
     float panel[BROAD * DEEP] __attribute__((aligned(64))), made[TALL * BROAD] __attribute__((aligned(64)));
     const struct part *part = &op->part[which];
+    const void *weight = part->weight;
     const int pairs = paired(part->type, op->width), type = pairs ? FLOAT32 : part->type, k = op->width >> pairs;
     const int rows = c->rows;
     const int count = part->outputs - n < BROAD ? part->outputs - n : BROAD;
@@ -171,8 +151,7 @@ static void many_panel(const struct call *c, const struct op *op, int which, int
         const int deep = k - from < DEEP ? k - from : DEEP, last = from + deep == k;
         struct coming next = last ? then : coming_at(type, weight, k, n, part->outputs, from + DEEP, rows);
         if (type == FLOAT32) lay_out(FLOAT32, weight, k, n, count, from, deep, panel);
-        else if (type == BFLOAT16) lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
-        else lay_codes(type == EIGHT_BITS ? 8 : 4, weight, n, from, deep, panel);
+        else lay_out(BFLOAT16, weight, k, n, count, from, deep, panel);
         int m = 0;
 #define TILES(TAKEN)                                                                                                  \
     for (; m + (TAKEN) <= rows; m += (TAKEN)) {                                                                       \

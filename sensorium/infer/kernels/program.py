@@ -75,8 +75,8 @@ class Program:
         self, x: Tensor, slots: list[int], places: list[int], position: Tensor, cache: Cache,
         kept: list[int] | None = None,
     ) -> Tensor:  # fmt: skip
-        """The same for the many tokens of prompts. Sums have another order than in `step`, and again one that is the
-        same whatever else is read, and wherever a prompt is cut.
+        """The same for the many tokens of prompts. Sums have another order than in `step` (of weights of codes, the
+        same), and again one that is the same whatever else is read, and wherever a prompt is cut.
 
         kept: the tokens, in rising order, whose result is given back (default: all); in the last block the others
         leave their keys and values and go no further.

@@ -142,17 +142,21 @@ INLINE struct job job_behind(const struct op *op, struct job job, struct barrier
     return (struct job){-1, 0};
 }
 
-/* The same for many rows, whose inputs all threads make together, where steps keep what is the first thread's own. */
-static void linear_many(const struct call *c, const struct op *op, int thread, int threads, struct barrier *barrier) {
-    const int type = op->part[0].type, width = op->width, pairs = paired(type, width);
-    float *input = (float *)c->own;
+/* The same for many rows, whose inputs all threads make together, where steps keep what is the first thread's own.
+Weights of codes are met as in steps, which keeps many rows busy too; others in panels. */
+static void linear_many(const struct call *c, const struct op *op, int thread, int threads, char *own,
+                        struct barrier *barrier) {
+    const int type = op->part[0].type, codes = type >= EIGHT_BITS, width = op->width, pairs = paired(type, width);
+    const size_t stride = codes ? quant_input_bytes(width) : 4 * (size_t)width;
     int64_t first, end;
     share_of(c->rows, 1, thread, threads, &first, &end);
     for (int64_t row = first; row < end; row++) {
         const float *x = reg(c, op->from) + row * width;
-        float *y = input + row * width;
+        char *input = c->own + stride * row;
+        float *y = (float *)(codes ? own + stride * c->rows : input);
         for (int i = 0; i < width; i += LANES) store_some(y + i, load_some(x + i, width - i) * op->factor, width - i);
         if (op->norm.kind) norm_row(&op->norm, y, y, width, 0);
+        if (codes) quant_input(y, width, input);
         for (int i = 0; type == BFLOAT16 && i < width; i += LANES) {
             const vf v = load_some(y + i, width - i);
             if (pairs) store_bf16_some((uint16_t *)y + i, v, width - i); /* never beyond what was read */
@@ -161,16 +165,21 @@ static void linear_many(const struct call *c, const struct op *op, int thread, i
     }
     meet(barrier, threads);
     for (struct job job = job_behind(op, (struct job){-1, 0}, barrier), then; job.part >= 0; job = then) {
-        const struct part *part = &op->part[job.part], *follows;
-        const struct quant codes = {part->weight, part->scales, part->outputs, width};
+        const struct part *part = &op->part[job.part];
         struct coming coming = {NULL, 0, 0, 0, 0, 0};
         then = job_behind(op, job, barrier);
+        if (codes) {
+            const int n1 = job.n + BROAD < part->outputs ? job.n + BROAD : part->outputs;
+            product(c, part, width, c->own, stride, job.n, n1);
+            finish(c, op, job.part, 0, c->rows, job.n, n1, reg(c, part->to) + job.n, (size_t)part->outputs);
+            continue;
+        }
         if (then.part >= 0) {
-            follows = &op->part[then.part];
+            const struct part *follows = &op->part[then.part];
             coming = coming_at(pairs ? FLOAT32 : type, follows->weight, width >> pairs, then.n, follows->outputs, 0,
                                c->rows);
         }
-        many_panel(c, op, job.part, job.n, type > BFLOAT16 ? &codes : part->weight, input, coming);
+        many_panel(c, op, job.part, job.n, (const float *)c->own, coming);
     }
 }
 
@@ -320,7 +329,7 @@ static void run_thread(const struct call *call, struct barrier *barrier) {
         switch (op->kind) {
         case OP_NORM: norms(c, op, thread, threads, own); break;
         case OP_LINEAR:
-            if (c->many && alike(op)) linear_many(c, op, thread, threads, barrier);
+            if (c->many && alike(op)) linear_many(c, op, thread, threads, own, barrier);
             else linear(c, op, thread, threads, own);
             break;
         case OP_HEADS: prepare_heads(c, op, thread, threads); break;
