@@ -1,5 +1,5 @@
-/* Products of many rows with float32 or bfloat16: a panel of a weight is laid out in columns once, and all rows meet it while it
-is in the cache.
+/* Products of many rows with float32 or bfloat16: a panel of a weight is laid out in columns once, and all rows meet it
+while it is in the cache.
 
 Each output is one chain of sums over k in rising order, the same for every number of rows and threads; it is another
 chain than that of linear.h, so a call takes either. */
