@@ -101,10 +101,12 @@ def refusal(status: int, body: bytes, headers: httpx.Headers) -> str:
 
 
 def _sentence(value: Any) -> str | None:
-    """What an error says for people: its first letter a capital, and a full stop."""
+    """What an error says for people: its first letter a capital, and a full stop. Which field of the request it is
+    about, which nobody wrote here, is left out."""
     error = value.get("error") if isinstance(value, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
+    message, field = (error.get("message"), error.get("param")) if isinstance(error, dict) else (error, None)
     if not isinstance(message, str) or not message.strip():
         return None
     message = " ".join(message.split())
+    message = message.removeprefix(f"{field}: ") or message
     return message[0].upper() + message[1:] + ("" if message[-1] in ".!?" else ".")

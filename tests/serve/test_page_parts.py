@@ -197,6 +197,7 @@ def test_no_server_is_a_sentence(tmp_path: Path):
         (b"data: [1]\n\n", "not OpenAI's"),
         (b'data: {"choices": []}\n\n', "broke before"),
         (b"", "broke before"),
+        (b'data: {"error": {"message": "x[0]: a reads no pictures", "param": "x[0]"}}\n\n', "A reads no pictures."),
     ],
 )
 def test_a_server_of_another_kind_is_a_sentence(tmp_path: Path, content: bytes, sentence: str):
