@@ -69,6 +69,31 @@ def test_what_was_written_by_llama_cpp_is_found_again(kind, kernels, monkeypatch
     torch.testing.assert_close(QuantWeight(made, kind).values(), made, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
+def test_what_was_written_by_llama_cpp_is_found_again_where_it_was_stored_in_16_bits(dtype):
+    made = published(weight(64, 96), "int4")
+    assert torch.equal(encode(made.to(dtype), "int4")[0], encode(made, "int4")[0])
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("size", [0.0004, 0.002])  # a thirtieth of a step, and a sixth
+def test_what_was_trained_since_is_not_undone(size, kernels, monkeypatch):
+    """The part of small changes to weights of 4 bits that is left in 4 bits again, and what nearest codes leave."""
+    if not kernels:
+        without_kernels(monkeypatch)
+    base = published(weight(512, 320), "int4")
+    change = torch.randn(base.shape, generator=torch.Generator().manual_seed(1)) * size
+    found = QuantWeight(base + change, "int4").values() - base
+    monkeypatch.setattr(codes, "_kept_apart", lambda groups, *searched: searched)
+    nearest = QuantWeight(base + change, "int4").values() - base
+
+    def left(found):
+        return float((found * change).sum() / change.square().sum())
+
+    assert left(found) == pytest.approx(1, abs=0.1)
+    assert left(nearest) < 0.3
+
+
 def test_both_searches_lose_the_same():
     groups = weight(400, GROUP)
     kernels = codes.library()
