@@ -196,14 +196,14 @@ def made_of(module: nn.Module) -> list[Any]:
     Unequal where a layer was exchanged or a weight moved; a weight that was changed in its place is still there.
     """
     told: list[Any] = []
-    left = [module]
-    while left:
-        one = left.pop()
+    parts = [module]
+    for one in parts:  # which grows; every request begins with this, so empty dictionaries are not asked for values
         told.append(id(one))
-        for tensor in (*one._parameters.values(), *one._buffers.values()):
-            if tensor is not None:
-                told += (tensor.data_ptr(), tensor.dtype)
-        left += [inner for inner in one._modules.values() if inner is not None]
+        for held in (one._parameters, one._buffers):
+            if held:
+                told += [(tensor.data_ptr(), tensor.dtype) for tensor in held.values() if tensor is not None]
+        if one._modules:
+            parts += [inner for inner in one._modules.values() if inner is not None]
     return told
 
 
