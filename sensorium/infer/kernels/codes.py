@@ -141,7 +141,8 @@ def _kept_apart(groups: Tensor, codes: Tensor, scale: Tensor, least: Tensor) -> 
     steps = ((high - low) / 16).half()
     begin = ((low + high) / 2 + (shift - 8) * steps.float()).half()
     scale[trained], least[trained] = steps, begin
-    codes[trained] = ((some - begin.float()) / steps.float()).round_().clamp_(0, 15).to(codes.dtype)
+    nearest = ((some - begin.float()) / steps.float()).nan_to_num_(0)  # steps may be too small for half precision
+    codes[trained] = nearest.round_().clamp_(0, 15).to(codes.dtype)
     return codes, scale, least
 
 

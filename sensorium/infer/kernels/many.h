@@ -74,9 +74,9 @@ INLINE void lay_out(int type, const void *lines, size_t apart, size_t n, int cou
         for (; i < deep; i++)
             for (int j = 0; j < 4; j++) {
                 float value = 0;
-                if (one + j < count)
-                    value = type == FLOAT32 ? ((const float *)lines)[at + j * apart + i]
-                                            : from_bf16(((const uint16_t *)lines)[at + j * apart + i]);
+                const size_t place = at + j * apart + i;
+                if (one + j < count && type == BFLOAT16) value = from_bf16(((const uint16_t *)lines)[place]);
+                else if (one + j < count) memcpy(&value, (const char *)lines + 4 * place, sizeof value);
                 panel[(size_t)i * BROAD + one + j] = value;
             }
     }

@@ -130,13 +130,15 @@ INLINE int alike(const struct op *op) {
 struct job {
     int part, n;
 };
+INLINE int job_outputs(const struct op *op) { return op->part[0].type >= EIGHT_BITS ? 2 * QUANT_PANEL : BROAD; }
 /* The panels that a thread computes: where outputs of both parts meet, one of either; part -1: none is left. */
 INLINE struct job job_behind(const struct op *op, struct job job, struct barrier *barrier) {
     if (op->out == OUT_GATED && job.part == 0) return (struct job){1, job.n};
     int panel = take(barrier);
+    const int each = job_outputs(op);
     for (int p = 0; p < (op->out == OUT_GATED ? 1 : op->parts); p++) {
-        const int panels = (op->part[p].outputs + BROAD - 1) / BROAD;
-        if (panel < panels) return (struct job){p, panel * BROAD};
+        const int panels = (op->part[p].outputs + each - 1) / each;
+        if (panel < panels) return (struct job){p, panel * each};
         panel -= panels;
     }
     return (struct job){-1, 0};
@@ -169,7 +171,7 @@ static void linear_many(const struct call *c, const struct op *op, int thread, i
         struct coming coming = {NULL, 0, 0, 0, 0, 0};
         then = job_behind(op, job, barrier);
         if (codes) {
-            const int n1 = job.n + BROAD < part->outputs ? job.n + BROAD : part->outputs;
+            const int until = job.n + job_outputs(op), n1 = until < part->outputs ? until : part->outputs;
             product(c, part, width, c->own, stride, job.n, n1);
             finish(c, op, job.part, 0, c->rows, job.n, n1, reg(c, part->to) + job.n, (size_t)part->outputs);
             continue;
