@@ -36,7 +36,7 @@ def story(number: int) -> list[dict[str, Any]]:
 def words(number: int, count: int) -> list[dict[str, Any]]:
     """A conversation with `count` random words in the user's turn."""
     chance = random.Random(f"{number} {count}")
-    first = f"{chance.choice(WORDS)} {chance.choice(WORDS)}"
+    first = f"say {chance.choice(WORDS)} {chance.choice(WORDS)}"  # a word without a space before it may be two tokens
     return [_said("system", first), _said("user", "list " + " ".join(chance.choice(WORDS) for _ in range(count)))]
 
 
