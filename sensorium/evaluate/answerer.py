@@ -121,7 +121,8 @@ class Local:
         except UserError as error:
             if len(questions) == 1:
                 return [Said("", str(error))]
-            return [found for question in questions for found in self._scored([question])]
+            half = len(questions) // 2
+            return self._scored(questions[:half]) + self._scored(questions[half:])
 
     def _must_speak(self) -> None:
         if not self.subject.model.config.speaks:
