@@ -73,7 +73,6 @@ def _announce(url: str, models: Sequence[Hosted], asked: Serving, json: bool) ->
         page = {"page": f"{url}/ui"} if asked.ui else {}
         print(dumps({"url": url, "models": [one.name for one in models], **page}), flush=True)
         return
-    from sensorium.nn.wide import native_bfloat16
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
@@ -81,7 +80,7 @@ def _announce(url: str, models: Sequence[Hosted], asked: Serving, json: bool) ->
     console = console_for(False)
     coded = f", {asked.quantize} weights" if asked.quantize else ""
     say(f"{url}/v1 answers for {', '.join(f'{one.name} ({one.numbers}{coded})' for one in models)}")
-    if asked.precision == "auto" and asked.device == "cpu" and not native_bfloat16():
+    if asked.precision == "auto" and asked.device == "cpu" and any(one.numbers == "fp32" for one in models):
         say("fp32, as this CPU does not multiply bf16; --precision bf16 takes half the memory and decodes faster")
     if asked.ui:
         say(f"{url}/ui is the page; Ctrl-C ends both")

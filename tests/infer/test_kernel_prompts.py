@@ -90,11 +90,10 @@ def test_tokens_are_said_behind_a_prompt_that_was_read():
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("hidden", [72, 71])
-def test_bfloat16_is_rounded_where_the_backbone_rounds(hidden, half):
+@pytest.mark.parametrize("config", [CASES["llama"], changed(ffn={"hidden": 71})], ids=["even", "odd"])
+def test_bfloat16_is_rounded_where_the_backbone_rounds(config, half):
     """Whether the kernels keep keys and values, which the backbone's are, in bfloat16 or not, and whether a layer's
     inputs make pairs, which some CPUs multiply at once."""
-    config = changed(ffn={"hidden": hidden})
     backbone = made(config).to(torch.bfloat16)
     program, cache = Program(backbone), Cache.of(backbone, slots=1, capacity=64, half=half)
     x, position = torch.randn(40, backbone.config.width).bfloat16(), positions_of(backbone, 40)

@@ -86,8 +86,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(monkeypatch, capsys):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_what_a_model_computes_in_is_said(run, native, monkeypatch, capsys):
-    for place in ("sensorium.nn.wide", "sensorium.api"):
-        monkeypatch.setattr(f"{place}.native_bfloat16", lambda: native)
+    monkeypatch.setattr("sensorium.api.native_bfloat16", lambda: native)
     monkeypatch.setattr("sensorium.serve.run.run", lambda app, sock, drain: app.state.serving.models[0].close())
     monkeypatch.setattr("sensorium.serve.run.log_to_stderr", lambda: None)
     run_serve(Serving((f"tiny={run}",), port=0, quantize="int8"), False)

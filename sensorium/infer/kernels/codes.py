@@ -93,7 +93,7 @@ def library() -> ctypes.CDLL | None:
     found.quant_product.restype = number
     found.quant_transposed.argtypes = [number, pointer, pointer, number, number, number, number, pointer, number]
     found.quant_transposed.restype = None
-    found.quant_search.argtypes = [pointer, long, pointer, number, number, pointer, pointer, pointer, number]
+    found.quant_search.argtypes = [pointer, long, pointer, number, number, *[pointer] * 4, number]
     found.quant_search.restype = None
     return found
 
@@ -124,15 +124,18 @@ def _nibbles(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _kept_apart(groups, *(_searched(groups) if found is None else _searched_in_c(found, groups)))
 
 
-def _kept_apart(groups: Tensor, codes: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _kept_apart(
+    groups: Tensor, codes: Tensor, scale: Tensor, least: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same, but where weights lie nearer to 16 levels than by chance, and not on them: they were in 4 bits once and
     were trained since. Their nearest codes are those of before, which undo the training. These groups get levels a
     sixteenth of their range apart, shifted by another part of a step in each (dither: Schuchman 1964), so that where a
     weight lies between two levels has nothing to do with what it was, and small changes are kept on the average."""
-    step, square = scale.float(), groups.square().mean(1, keepdim=True)
-    error = torch.addcmul(least.float(), codes.float(), step).sub_(groups).square_().mean(1, keepdim=True)
-    near = (error / (step.square() / 12)).nanmedian() < NEAR
-    trained = (near & (error > STORED * square))[:, 0].nonzero()[:, 0]
+    error = error / GROUP
+    near = (error / (scale.float().square() / 12)).nanmedian() < NEAR
+    if not near:
+        return codes, scale, least
+    trained = (error > STORED * groups.square().mean(1, keepdim=True))[:, 0].nonzero()[:, 0]
     if not len(trained):
         return codes, scale, least
     some = groups[trained]
@@ -146,18 +149,20 @@ def _kept_apart(groups: Tensor, codes: Tensor, scale: Tensor, least: Tensor) -> 
     return codes, scale, least
 
 
-def _searched_in_c(found: ctypes.CDLL, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _searched_in_c(found: ctypes.CDLL, groups: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes, scale, least, and the squared error of each group."""
     codes = torch.empty(groups.shape, dtype=torch.uint8)
     scale, least = (torch.empty(len(groups), 1, dtype=torch.half) for _ in range(2))
+    error = torch.empty(len(groups), 1)
     cuts = torch.tensor([(1 - part) / 2 for part in SHRINKS for _ in range(2)])
     found.quant_search(
         groups.data_ptr(), len(groups), cuts.data_ptr(), len(SHRINKS), REFITS, codes.data_ptr(), scale.data_ptr(),
-        least.data_ptr(), torch.get_num_threads(),
+        least.data_ptr(), error.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return codes, scale, least
+    return codes, scale, least, error
 
 
-def _searched(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _searched(groups: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
     best = groups.new_full((len(groups), 1), torch.inf)
     kept = torch.zeros_like(groups), best.new_full(best.shape, torch.nan), best.new_full(best.shape, torch.nan)
@@ -173,7 +178,7 @@ def _searched(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if turn < REFITS:
                 scale, least = _line(codes, groups, scale, least)
     codes, scale, least = kept
-    return codes.to(torch.uint8), scale.half(), least.half()
+    return codes.to(torch.uint8), scale.half(), least.half(), best
 
 
 def _line(codes: Tensor, groups: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:

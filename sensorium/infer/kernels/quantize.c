@@ -132,7 +132,7 @@ static inline struct line refitted(const float *x, const float *codes, struct li
 /* codes.py's search, of `count` groups of 32 numbers: from each of `starts` pairs of parts of the range, which are cut off
    below and above, `refits` times codes and their line in turns; the least squared error stays. */
 EXPORT void quant_search(const float *groups, int64_t count, const float *cuts, int starts, int refits, uint8_t *codes,
-                         uint16_t *scales, uint16_t *leasts, int threads) {
+                         uint16_t *scales, uint16_t *leasts, float *errors, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t group = 0; group < count; group++) {
         const float *x = groups + group * QUANT_GROUP;
@@ -156,6 +156,6 @@ EXPORT void quant_search(const float *groups, int64_t count, const float *cuts, 
             }
             if (best == 0.0f) break;
         }
-        scales[group] = half_of(kept.scale), leasts[group] = half_of(kept.least);
+        scales[group] = half_of(kept.scale), leasts[group] = half_of(kept.least), errors[group] = best;
     }
 }
